@@ -1,0 +1,83 @@
+"""The data section and its sources."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfllm.config.registry import Registry
+from tfllm.config.setting import setting
+
+SOURCES = Registry("data source")
+
+_ON_ERROR = ("raise", "skip")
+
+
+@SOURCES.register("python_docs")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PythonDocsConfig:
+    """The English that CPython carries: language reference and standard library docstrings."""
+
+    type: str = "python_docs"
+
+
+@SOURCES.register("text_files")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextFilesConfig:
+    """Plain or gzip text files, a document each."""
+
+    type: str = "text_files"
+    path: tuple[str, ...] = setting(help="file, glob, or a list of them")
+    encoding: str = setting("utf-8", "text encoding of the files")
+    split_on: str | None = setting(None, "text that separates documents inside a file")
+    on_error: str = setting("raise", "what to do with bytes that are not text", choices=(*_ON_ERROR, "replace"))
+
+
+@SOURCES.register("jsonl")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JsonlConfig:
+    """One JSON object a line, the text under `text_key`."""
+
+    type: str = "jsonl"
+    path: tuple[str, ...] = setting(help="file, glob, or a list of them")
+    text_key: str = setting("text", "key of the text")
+    on_error: str = setting("raise", "what to do with a broken line", choices=_ON_ERROR)
+
+
+@SOURCES.register("tfds")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TfdsConfig:
+    """A TensorFlow Datasets text dataset."""
+
+    type: str = "tfds"
+    name: str = setting(help="dataset name, e.g. imdb_reviews/plain_text:1.0.0")
+    split: str = setting("train", "split, tfds slicing allowed, e.g. train[:90%]")
+    text_key: str = setting("text", "feature that holds the text")
+    data_dir: str | None = setting(None, "where tfds keeps prepared data")
+
+
+@SOURCES.register("tfrecord")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TfRecordConfig:
+    """TFRecord files of tf.train.Example."""
+
+    type: str = "tfrecord"
+    path: tuple[str, ...] = setting(help="file, glob, or a list of them")
+    text_key: str = setting("text", "bytes feature that holds the text")
+    compression: str | None = setting(None, "compression of the files", choices=("GZIP", "ZLIB"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which text, and how it becomes rows."""
+
+    train: Any = setting(help="the training text", registry=SOURCES)
+    validation: Any | None = setting(
+        None, "the held-out text; null: a share of data.train's documents", registry=SOURCES
+    )
+    validation_fraction: float = setting(
+        0.05, "share of documents held out when data.validation is null", above=0.0, below=1.0
+    )
+    seq_len: int = setting(256, "tokens a row", minimum=2)
+    packing: bool = setting(True, "several documents a row; false: one, padded to a bucket")
+    cache_dir: str | None = setting(None, "where tokenised rows are kept; null: $TFLLM_CACHE or ~/.cache/tfllm")

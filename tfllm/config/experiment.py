@@ -1,0 +1,72 @@
+"""The whole config: every section, and the rules between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tfllm.config.data import DataConfig
+from tfllm.config.errors import Problem
+from tfllm.config.model import MODELS
+from tfllm.config.optimizer import OPTIMIZERS
+from tfllm.config.sections import (
+    DISTRIBUTIONS,
+    TASKS,
+    TOKENIZERS,
+    ExportConfig,
+    GenerationConfig,
+    TrainingConfig,
+)
+from tfllm.config.setting import setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """One experiment: text in, a model out."""
+
+    name: str = setting(help="a short name; the run folder is runs/<name>")
+    seed: int = setting(0, "start of every random number", minimum=0, maximum=2**31 - 1)
+    task: Any = setting("causal_lm", registry=TASKS)
+    tokenizer: Any = setting("byte_bpe", registry=TOKENIZERS)
+    model: Any = setting("decoder", registry=MODELS)
+    data: DataConfig = setting()
+    optimizer: Any = setting("adamw", registry=OPTIMIZERS)
+    training: TrainingConfig = setting({})
+    distribution: Any = setting("one_device", registry=DISTRIBUTIONS)
+    generation: GenerationConfig = setting({})
+    export: ExportConfig = setting({})
+
+    @property
+    def context_length(self) -> int:
+        """The longest context of the model, in tokens."""
+        return self.model.max_seq_len or self.data.seq_len
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between sections."""
+        del path
+        if not re.fullmatch(r"[\w][\w.-]*", self.name):
+            yield Problem("name", self.name, "is not a folder name", "use letters, digits, dot, dash, underscore")
+        if self.data.seq_len > self.context_length:
+            rule = f"exceeds model.max_seq_len={self.model.max_seq_len}"
+            yield Problem("data.seq_len", self.data.seq_len, rule, "lower it, or raise model.max_seq_len")
+        if self.generation.max_new_tokens >= self.context_length:
+            rule = f"leaves no room for a prompt in a context of {self.context_length}"
+            mend = f"write at most {self.context_length - 1}"
+            yield Problem("generation.max_new_tokens", self.generation.max_new_tokens, rule, mend)
+        warmup, steps = self.optimizer.schedule.warmup_steps, self.training.steps
+        if warmup > steps:
+            rule = f"exceeds training.steps={steps}"
+            yield Problem("optimizer.schedule.warmup_steps", warmup, rule, f"write at most {steps}")
+        yield from self._check_batch()
+
+    def _check_batch(self) -> Iterator[Problem]:
+        batch, replicas = self.training.global_batch_size, self.distribution.replicas
+        share = replicas * (self.training.microbatch_size or 1)
+        if batch % share:
+            words = f"distribution.num_devices={replicas}"
+            if self.training.microbatch_size:
+                words += f" x training.microbatch_size={self.training.microbatch_size}"
+            mend = f"try {max(share, batch // share * share)} or {(batch // share + 1) * share}"
+            yield Problem("training.global_batch_size", batch, f"must be divisible by {words}", mend)

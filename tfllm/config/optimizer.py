@@ -1,0 +1,102 @@
+"""The optimizer section and its schedules."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfllm.config.registry import Registry
+from tfllm.config.setting import setting
+
+OPTIMIZERS = Registry("optimizer", default="adamw")
+SCHEDULES = Registry("schedule", default="cosine")
+
+
+@SCHEDULES.register("constant")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConstantConfig:
+    """Warm up, then stay."""
+
+    type: str = "constant"
+    warmup_steps: int = setting(0, "steps of linear rise from 0", minimum=0)
+
+
+@SCHEDULES.register("linear")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearConfig:
+    """Warm up, then fall in a straight line to the end of training."""
+
+    type: str = "linear"
+    warmup_steps: int = setting(0, "steps of linear rise from 0", minimum=0)
+    final_fraction: float = setting(0.0, "share of the peak at the end", minimum=0.0, maximum=1.0)
+
+
+@SCHEDULES.register("cosine")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CosineConfig:
+    """Warm up, then fall along half a cosine to the end of training."""
+
+    type: str = "cosine"
+    warmup_steps: int = setting(0, "steps of linear rise from 0", minimum=0)
+    final_fraction: float = setting(0.1, "share of the peak at the end", minimum=0.0, maximum=1.0)
+
+
+@SCHEDULES.register("wsd")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WSDConfig:
+    """Warm up, stay, then fall in a straight line over the last `decay_fraction` of training."""
+
+    type: str = "wsd"
+    warmup_steps: int = setting(0, "steps of linear rise from 0", minimum=0)
+    decay_fraction: float = setting(0.2, "share of the steps spent falling", above=0.0, maximum=1.0)
+    final_fraction: float = setting(0.0, "share of the peak at the end", minimum=0.0, maximum=1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Shared:
+    type: str = "?"
+    learning_rate: float = setting(1e-3, "peak learning rate", above=0.0)
+    schedule: Any = setting("cosine", "course of the learning rate", registry=SCHEDULES)
+    clip_norm: float | None = setting(1.0, "largest global gradient norm; null: no clipping", above=0.0)
+    weight_decay: float = setting(0.1, "decoupled decay a unit of learning rate", minimum=0.0)
+    decay_embeddings: bool = setting(False, "apply weight decay to embeddings too")
+
+
+@OPTIMIZERS.register("adamw")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamWConfig(_Shared):
+    """AdamW (Loshchilov & Hutter 2019)."""
+
+    type: str = "adamw"
+    beta_1: float = setting(0.9, "decay of the mean", minimum=0.0, below=1.0)
+    beta_2: float = setting(0.95, "decay of the square", minimum=0.0, below=1.0)
+    epsilon: float = setting(1e-8, "added to the root of the square", above=0.0)
+
+
+@OPTIMIZERS.register("lion")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LionConfig(_Shared):
+    """Lion (Chen et al. 2023); wants a learning rate 3 to 10 times smaller than AdamW."""
+
+    type: str = "lion"
+    beta_1: float = setting(0.9, "decay in the update", minimum=0.0, below=1.0)
+    beta_2: float = setting(0.99, "decay of the mean", minimum=0.0, below=1.0)
+
+
+@OPTIMIZERS.register("adafactor")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdafactorConfig(_Shared):
+    """Adafactor (Shazeer & Stern 2018): square statistics by row and column only."""
+
+    type: str = "adafactor"
+    relative_step: bool = setting(False, "Adafactor's own scaling of the learning rate by the step")
+
+
+@OPTIMIZERS.register("sgd")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGDConfig(_Shared):
+    """Stochastic gradient descent."""
+
+    type: str = "sgd"
+    momentum: float = setting(0.0, "decay of the velocity", minimum=0.0, below=1.0)
+    nesterov: bool = setting(False, "look ahead along the velocity")

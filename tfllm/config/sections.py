@@ -1,0 +1,125 @@
+"""The small sections: task, tokenizer, training, distribution, generation, export."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from tfllm.config.errors import Problem
+from tfllm.config.registry import Registry
+from tfllm.config.setting import setting
+
+TASKS = Registry("task", default="causal_lm")
+TOKENIZERS = Registry("tokenizer", default="byte_bpe")
+DISTRIBUTIONS = Registry("distribution", default="one_device")
+
+
+@TASKS.register("causal_lm")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalLMConfig:
+    """Predict each next token."""
+
+    type: str = "causal_lm"
+
+
+@TOKENIZERS.register("byte")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByteTokenizerConfig:
+    """One token a UTF-8 byte; needs no file."""
+
+    type: str = "byte"
+
+
+@TOKENIZERS.register("byte_bpe")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByteBPETokenizerConfig:
+    """Byte-level byte-pair encoding, GPT-2 style."""
+
+    type: str = "byte_bpe"
+    vocab_size: int = setting(
+        4096, "tokens to learn, special ones included; unused with a path", minimum=260
+    )
+    path: str | None = setting(None, "a tokenizer.json to use instead of training one on data.train")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long, how large, how exact, and what is written when."""
+
+    steps: int = setting(1000, "optimizer updates in the whole run", minimum=1)
+    global_batch_size: int = setting(16, "sequences an update, over all devices", minimum=1)
+    microbatch_size: int | None = setting(
+        None, "sequences a device computes at once; gradients add up over the rest", minimum=1
+    )
+    precision: str = setting("float32", "compute type", choices=("float32", "mixed_bfloat16"))
+    jit_compile: bool = setting(True, "compile the step with XLA")
+    deterministic: bool = setting(False, "same digits on every run on the same machine")
+    steps_per_call: int = setting(10, "steps inside one compiled loop, between looks at the clock", minimum=1)
+    log_every: int = setting(10, "steps between lines of metrics.jsonl", minimum=1)
+    evaluate_every: int | None = setting(None, "steps between evaluations; null: only at the end", minimum=1)
+    sample_every: int | None = setting(None, "steps between samples; null: only at the end", minimum=1)
+    checkpoint_every: int = setting(100, "steps between checkpoints", minimum=1)
+    keep_checkpoints: int = setting(3, "newest checkpoints kept on disk", minimum=1)
+    histogram_every: int | None = setting(None, "steps between weight histograms in TensorBoard", minimum=1)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        if self.microbatch_size and self.global_batch_size % self.microbatch_size:
+            rule = f"must divide {path}.global_batch_size={self.global_batch_size}"
+            mend = f"try {_nearest_divisor(self.global_batch_size, self.microbatch_size)}"
+            yield Problem(f"{path}.microbatch_size", self.microbatch_size, rule, mend)
+
+
+@DISTRIBUTIONS.register("one_device")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneDeviceConfig:
+    """The first GPU, or the CPU where there is none."""
+
+    type: str = "one_device"
+
+    @property
+    def replicas(self) -> int:
+        """Devices that share a batch, where the config says so."""
+        return 1
+
+
+@DISTRIBUTIONS.register("mirrored")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MirroredConfig:
+    """Copies of the model on several devices of one machine, each with a share of the batch."""
+
+    type: str = "mirrored"
+    num_devices: int | None = setting(
+        None, "GPUs to use; on a machine without, logical CPU devices; null: every GPU", minimum=1
+    )
+
+    @property
+    def replicas(self) -> int:
+        """Devices that share a batch, where the config says so."""
+        return self.num_devices or 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """Defaults of samples written in training, of `tfllm generate` and of the export."""
+
+    prompts: tuple[str, ...] = setting((), "prompts continued in samples/")
+    max_new_tokens: int = setting(64, "tokens to add at most", minimum=1)
+    temperature: float = setting(0.8, "0 takes the likeliest token", minimum=0.0)
+    top_k: int = setting(0, "keep the k likeliest tokens; 0 keeps all", minimum=0)
+    top_p: float = setting(0.95, "keep the likeliest tokens up to this probability", above=0.0, maximum=1.0)
+    repetition_penalty: float = setting(1.0, "divide the logits of tokens seen; 1 is off", above=0.0)
+    seed: int = setting(0, "same seed, same text", minimum=0, maximum=2**31 - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What the SavedModel accepts."""
+
+    at_end: bool = setting(False, "export when training ends")
+    max_new_tokens: int = setting(256, "largest max_new_tokens a request may ask for", minimum=1)
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    return min(divisors, key=lambda d: abs(d - wanted))
