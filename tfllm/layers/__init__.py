@@ -1,1 +1,1 @@
-"""tfllm.layers"""
+"""Layers: TensorFlow and Keras only, flat keyword arguments, no config objects."""

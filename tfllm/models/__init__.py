@@ -1,1 +1,1 @@
-"""tfllm.models"""
+"""Models: one generic decoder; families are settings of it."""

@@ -1,0 +1,116 @@
+"""Grouped-query attention: one path for training, prefill and cached decoding."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from tfllm.layers import kv_cache
+from tfllm.layers.positions import rotate
+from tfllm.layers.projection import Projection
+
+# Large enough to vanish in a float32 softmax, finite so that a row with nothing to see stays finite.
+_MASKED = -1e9
+
+
+class Attention(keras.layers.Layer):
+    """Multi-head attention with shared key-value heads (Ainslie et al. 2023).
+
+    Args:
+        num_heads: Query heads N.
+        num_kv_heads: Key and value heads K; divides `num_heads`. None is `num_heads`.
+        head_dim: Width H of a head.
+        use_bias: Biases in the four projections.
+        initializer_range: Standard deviation of new kernels.
+        output_initializer_range: The same for `output`; None is `initializer_range`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_heads: int,
+        head_dim: int,
+        num_kv_heads: int | None = None,
+        use_bias: bool = False,
+        initializer_range: float = 0.02,
+        output_initializer_range: float | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.head_dim = head_dim
+        if num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads={num_heads} must be divisible by num_kv_heads={self.num_kv_heads}")
+        self._shared = {"use_bias": use_bias, "dtype": self.dtype_policy}
+        self._output_initializer_range = output_initializer_range or initializer_range
+        narrow = self.num_kv_heads * head_dim
+        self.query = self._projection("query", num_heads * head_dim, initializer_range)
+        self.key = self._projection("key", narrow, initializer_range)
+        self.value = self._projection("value", narrow, initializer_range)
+
+    def build(self, input_shape):
+        """Makes `query`, `key`, `value` and `output`."""
+        # Keras layers already have an `output` attribute, hence the underscore; the path has none.
+        self._output = self._projection("output", input_shape[-1], self._output_initializer_range)
+        for projection in (self.query, self.key, self.value):
+            projection.build(input_shape)
+        self._output.build((*input_shape[:-1], self.num_heads * self.head_dim))
+
+    def call(
+        self,
+        x: tf.Tensor,
+        mask: tf.Tensor,
+        angles: tuple[tf.Tensor, tf.Tensor] | None = None,
+        cache: kv_cache.KVPair | None = None,
+        slot: tf.Tensor | None = None,
+        num_slots: int | tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor, kv_cache.KVPair | None]:
+        """Attends.
+
+        Args:
+            x: float [B, T, D].
+            mask: bool [1 or B, T, S], true where attention is allowed.
+            angles: Rotary angles of the T positions; None for no rotation.
+            cache: Keys and values of S slots; the T = 1 new ones go into `slot` first.
+            slot: int32 scalar; needed with `cache`.
+            num_slots: Without `cache`: start one with this many slots (prefill).
+
+        Returns:
+            The output float [B, T, D], the attention scores float32 [B, N, T, S], and the cache (None
+            unless `cache` or `num_slots` was given).
+        """
+        query = self._heads(self.query(x), self.num_heads)
+        key = self._heads(self.key(x), self.num_kv_heads)
+        value = self._heads(self.value(x), self.num_kv_heads)
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        if cache is not None:
+            cache = kv_cache.write(cache, key, value, slot)
+            key, value = cache
+        else:
+            if num_slots is not None:
+                cache = kv_cache.from_prefill(key, value, num_slots)
+            # [B, S, K, H] -> [B, K, S, H]
+            key, value = tf.transpose(key, [0, 2, 1, 3]), tf.transpose(value, [0, 2, 1, 3])
+        scores = self._scores(query, key, mask)
+        mixed = tf.einsum("BKGTS,BKSH->BTKGH", tf.cast(scores, value.dtype), value)
+        shape = tf.shape(x)
+        mixed = tf.reshape(mixed, [shape[0], shape[1], self.num_heads * self.head_dim])
+        whole = tf.reshape(scores, [shape[0], self.num_heads, shape[1], tf.shape(key)[2]])
+        return self._output(mixed), whole, cache
+
+    def _projection(self, name: str, units: int, initializer_range: float) -> Projection:
+        return Projection(units=units, initializer_range=initializer_range, name=name, **self._shared)
+
+    def _heads(self, x: tf.Tensor, count: int) -> tf.Tensor:
+        shape = tf.shape(x)  # [B, T, N * H] -> [B, T, N, H]
+        return tf.reshape(x, [shape[0], shape[1], count, self.head_dim])
+
+    def _scores(self, query: tf.Tensor, key: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(query)
+        groups = self.num_heads // self.num_kv_heads
+        query = tf.reshape(query, [shape[0], shape[1], self.num_kv_heads, groups, self.head_dim])
+        query = query * tf.cast(self.head_dim**-0.5, query.dtype)
+        logits = tf.cast(tf.einsum("BTKGH,BKSH->BKGTS", query, key), tf.float32)
+        return tf.nn.softmax(tf.where(mask[:, None, None], logits, _MASKED), axis=-1)

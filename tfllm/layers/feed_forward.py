@@ -1,0 +1,68 @@
+"""The position-wise feed-forward network, plain or gated."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from tfllm.layers.projection import Projection
+
+_ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "gelu": functools.partial(tf.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(tf.nn.gelu, approximate=True),
+    "relu": tf.nn.relu,
+    "swiglu": tf.nn.silu,
+    "geglu": functools.partial(tf.nn.gelu, approximate=True),
+}
+GATED = ("swiglu", "geglu")
+
+
+class FeedForward(keras.layers.Layer):
+    """`down(act(up(x)))`, or gated `down(act(gate(x)) * up(x))` (Shazeer 2020).
+
+    Args:
+        intermediate_dim: Width F inside.
+        activation: gelu (exact), gelu_tanh, relu, or gated swiglu, geglu.
+        use_bias: Biases in the projections.
+        initializer_range: Standard deviation of new kernels.
+        output_initializer_range: The same for `down`; None is `initializer_range`.
+    """
+
+    def __init__(
+        self,
+        *,
+        intermediate_dim: int,
+        activation: str = "gelu",
+        use_bias: bool = False,
+        initializer_range: float = 0.02,
+        output_initializer_range: float | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"activation={activation!r} is not known; use one of {sorted(_ACTIVATIONS)}")
+        self.activation = activation
+        self._down_range = output_initializer_range or initializer_range
+        self._shared = {"use_bias": use_bias, "dtype": self.dtype_policy}
+        widths = {"units": intermediate_dim, "initializer_range": initializer_range, **self._shared}
+        self.gate = Projection(name="gate", **widths) if activation in GATED else None
+        self.up = Projection(name="up", **widths)
+
+    def build(self, input_shape):
+        """Makes `up`, `down` and, where gated, `gate`."""
+        self.down = Projection(
+            units=input_shape[-1], initializer_range=self._down_range, name="down", **self._shared
+        )
+        if self.gate is not None:
+            self.gate.build(input_shape)
+        self.up.build(input_shape)
+        self.down.build((*input_shape[:-1], self.up.units))
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Transforms float [B, T, D] -> the same."""
+        act = _ACTIVATIONS[self.activation]
+        inside = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
+        return self.down(inside)

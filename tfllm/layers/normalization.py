@@ -1,0 +1,67 @@
+"""LayerNorm and RMSNorm, computed in float32 whatever the policy."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+
+class RMSNorm(keras.layers.Layer):
+    """Root-mean-square normalization (Zhang & Sennrich 2019), as Llama uses it.
+
+    Args:
+        epsilon: Added to the mean square.
+    """
+
+    def __init__(self, *, epsilon: float = 1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        """Makes `scale`, float [D]."""
+        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="ones")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalizes over the last axis: float [..., D] -> the same."""
+        y = tf.cast(x, tf.float32)
+        y = y * tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + self.epsilon)
+        return tf.cast(y * tf.cast(self.scale, tf.float32), x.dtype)
+
+
+class LayerNorm(keras.layers.Layer):
+    """Layer normalization (Ba et al. 2016).
+
+    Args:
+        epsilon: Added to the variance.
+        use_bias: Adds a learned offset.
+    """
+
+    def __init__(self, *, epsilon: float = 1e-5, use_bias: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.use_bias = use_bias
+
+    def build(self, input_shape):
+        """Makes `scale` and, where asked for, `bias`, float [D]."""
+        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="ones")
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(input_shape[-1],), initializer="zeros")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalizes over the last axis: float [..., D] -> the same."""
+        y = tf.cast(x, tf.float32)
+        y = y - tf.reduce_mean(y, axis=-1, keepdims=True)
+        y = y * tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + self.epsilon)
+        y = y * tf.cast(self.scale, tf.float32)
+        if self.use_bias:
+            y = y + tf.cast(self.bias, tf.float32)
+        return tf.cast(y, x.dtype)
+
+
+def make_norm(kind: str, *, epsilon: float, use_bias: bool, **kwargs) -> keras.layers.Layer:
+    """Returns the layer called `kind`: `layer_norm` or `rms_norm`."""
+    if kind == "rms_norm":
+        return RMSNorm(epsilon=epsilon, **kwargs)
+    if kind == "layer_norm":
+        return LayerNorm(epsilon=epsilon, use_bias=use_bias, **kwargs)
+    raise ValueError(f"norm={kind!r} is not known; use layer_norm or rms_norm")

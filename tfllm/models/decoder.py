@@ -1,0 +1,251 @@
+"""The decoder-only Transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfllm.layers.dropout import Dropout
+from tfllm.layers.embedding import TokenEmbedding
+from tfllm.layers.feed_forward import GATED
+from tfllm.layers.kv_cache import KVCache
+from tfllm.layers.masks import causal_mask
+from tfllm.layers.normalization import make_norm
+from tfllm.layers.positions import LearnedPositions, rotary_angles
+from tfllm.layers.projection import Projection
+from tfllm.layers.transformer_block import TransformerBlock
+
+
+@keras.saving.register_keras_serializable(package="tfllm")
+class Decoder(keras.Model):
+    """A causal language model; GPT-2, Llama and their like are settings of it.
+
+    Args:
+        vocab_size: Tokens V.
+        num_layers: Blocks.
+        hidden_dim: Width D.
+        num_heads: Query heads N.
+        num_kv_heads: Key and value heads K; None is `num_heads`.
+        head_dim: Width of a head H; None is `hidden_dim // num_heads`.
+        intermediate_dim: Feed-forward width F; None is 4 D, or 8/3 D rounded up to 64 when gated.
+        max_seq_len: Longest context in tokens.
+        norm: layer_norm or rms_norm.
+        norm_epsilon: Added to the variance.
+        positions: learned, rotary or none.
+        rope_theta: Base of the rotary frequencies.
+        activation: gelu, gelu_tanh, relu, swiglu or geglu.
+        use_bias: Biases in projections and LayerNorm.
+        tie_embeddings: The output layer shares the token embedding.
+        dropout: Share of embedding and residual values dropped in training.
+        initializer_range: Standard deviation of new weights; what is added to the residual stream
+            gets it divided by sqrt(2 num_layers) (Radford et al. 2019).
+
+    Example:
+        >>> model = Decoder(vocab_size=300, num_layers=2, hidden_dim=64, num_heads=4, max_seq_len=32)
+        >>> model({"token_ids": tf.constant([[1, 2, 3]])})["logits"].shape
+        TensorShape([1, 3, 300])
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        num_layers: int,
+        hidden_dim: int,
+        num_heads: int,
+        max_seq_len: int,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        intermediate_dim: int | None = None,
+        norm: str = "rms_norm",
+        norm_epsilon: float = 1e-5,
+        positions: str = "rotary",
+        rope_theta: float = 10_000.0,
+        activation: str = "swiglu",
+        use_bias: bool = False,
+        tie_embeddings: bool = True,
+        dropout: float = 0.0,
+        initializer_range: float = 0.02,
+        name: str = "decoder",
+        **kwargs,
+    ):
+        # What get_config returns: the constructor's own arguments, whatever they come to be.
+        arguments = {key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")}
+        super().__init__(name=name, **kwargs)
+        self._arguments = arguments
+        if positions not in ("learned", "rotary", "none"):
+            raise ValueError(f"positions={positions!r} is not known; use learned, rotary or none")
+        if head_dim is None and hidden_dim % num_heads:
+            raise ValueError(f"num_heads={num_heads} must divide hidden_dim={hidden_dim}, or give head_dim")
+        self.vocab_size = vocab_size
+        self.num_layers = num_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.head_dim = head_dim or hidden_dim // num_heads
+        self.intermediate_dim = intermediate_dim or _default_intermediate_dim(hidden_dim, activation)
+        self.max_seq_len = max_seq_len
+        self.position_kind = positions
+        self.rope_theta = rope_theta
+        self.tie_embeddings = tie_embeddings
+        policy = self.dtype_policy
+        shared = {"initializer_range": initializer_range, "dtype": policy}
+        self.token_embedding = TokenEmbedding(
+            vocab_size=vocab_size, hidden_dim=hidden_dim, name="token_embedding", **shared
+        )
+        self.position_embedding = None
+        if positions == "learned":
+            self.position_embedding = LearnedPositions(
+                max_seq_len=max_seq_len, hidden_dim=hidden_dim, name="position_embedding", **shared
+            )
+        self.embedding_dropout = Dropout(rate=dropout, name="embedding_dropout", dtype=policy)
+        self.blocks = [
+            TransformerBlock(
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                head_dim=self.head_dim,
+                intermediate_dim=self.intermediate_dim,
+                norm=norm,
+                norm_epsilon=norm_epsilon,
+                activation=activation,
+                use_bias=use_bias,
+                dropout=dropout,
+                output_initializer_range=initializer_range / (2 * num_layers) ** 0.5,
+                name=f"block_{index:02d}",
+                **shared,
+            )
+            for index in range(num_layers)
+        ]
+        self.final_norm = make_norm(
+            norm, epsilon=norm_epsilon, use_bias=use_bias, name="final_norm", dtype=policy
+        )
+        self.output_projection = None
+        if not tie_embeddings:
+            self.output_projection = Projection(units=vocab_size, name="output_projection", **shared)
+
+    def build(self, input_shape=None):
+        """Makes every variable; the shape of the features does not matter."""
+        hidden = (None, None, self.hidden_dim)
+        self.token_embedding.build((None, None))
+        if self.position_embedding is not None:
+            self.position_embedding.build((None, None))
+        for layer in (*self.blocks, self.final_norm):
+            layer.build(hidden)
+        if self.output_projection is not None:
+            self.output_projection.build(hidden)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for Keras serialization."""
+        return {**super().get_config(), **self._arguments}
+
+    def call(
+        self,
+        features: dict[str, tf.Tensor],
+        training: bool = False,
+        attention_scores: bool | Collection[str] = False,
+    ) -> dict[str, Any]:
+        """Runs the whole sequence.
+
+        Args:
+            features: `token_ids` int32 [B, T]; optional `padding_mask` bool [B, T], `segment_ids` int32
+                [B, T], `positions` int32 [B, T] (default 0, 1, 2 …, counted past left padding), and
+                `row_seeds` int32 [B], without which nothing is dropped.
+            training: Apply dropout.
+            attention_scores: True, or the names of the blocks wanted, e.g. `["block_00"]`.
+
+        Returns:
+            `hidden_states` float [B, T, D] after the last norm, `logits` float32 [B, T, V], and on
+            request `attention_scores`: {"block_00": float32 [B, N, T, S], …}. In a graph the logits
+            cost nothing when nobody reads them.
+        """
+        token_ids = features["token_ids"]
+        padding_mask, segment_ids = features.get("padding_mask"), features.get("segment_ids")
+        mask = causal_mask(tf.shape(token_ids)[1], padding_mask=padding_mask, segment_ids=segment_ids)
+        positions = features.get("positions")
+        if positions is None:
+            positions = _default_positions(token_ids, padding_mask)
+        row_seeds = features.get("row_seeds") if training else None
+        x, angles = self._embed(token_ids, positions)
+        x = self.embedding_dropout(x, row_seeds)
+        captured = {}
+        for block in self.blocks:
+            x, scores, _ = block(x, mask, angles=angles, row_seeds=row_seeds)
+            if attention_scores is True or (attention_scores and block.name in attention_scores):
+                captured[block.name] = scores
+        hidden_states = self.final_norm(x)
+        outputs: dict[str, Any] = {"hidden_states": hidden_states, "logits": self.logits(hidden_states)}
+        return {**outputs, "attention_scores": captured} if captured else outputs
+
+    def logits(self, hidden_states: tf.Tensor) -> tf.Tensor:
+        """Projects float [B, T, D] onto the vocabulary -> float32 [B, T, V]."""
+        project = self.token_embedding.project if self.output_projection is None else self.output_projection
+        return tf.cast(project(hidden_states), tf.float32)
+
+    def prefill(
+        self, token_ids: tf.Tensor, padding_mask: tf.Tensor, num_slots: int | tf.Tensor
+    ) -> tuple[tf.Tensor, KVCache]:
+        """Reads left-padded prompts into a new cache.
+
+        Args:
+            token_ids: int32 [B, T], prompts at the right end.
+            padding_mask: bool [B, T], true for real tokens.
+            num_slots: Slots of the cache, at least T.
+
+        Returns:
+            Hidden states of the last position, float [B, 1, D], and the cache.
+        """
+        positions = _default_positions(token_ids, padding_mask)
+        mask = causal_mask(tf.shape(token_ids)[1], padding_mask=padding_mask)
+        x, angles = self._embed(token_ids, positions)
+        caches = []
+        for block in self.blocks:
+            x, _, cache = block(x, mask, angles=angles, num_slots=num_slots)
+            caches.append(cache)
+        return self.final_norm(x[:, -1:]), tuple(caches)
+
+    def decode_step(
+        self,
+        token_ids: tf.Tensor,
+        positions: tf.Tensor,
+        slot: tf.Tensor,
+        slot_mask: tf.Tensor,
+        cache: KVCache,
+    ) -> tuple[tf.Tensor, KVCache]:
+        """Runs one new token a row against the cache.
+
+        Args:
+            token_ids: int32 [B, 1].
+            positions: int32 [B, 1].
+            slot: int32 scalar, where the token goes in the cache.
+            slot_mask: bool [B, S], the slots each row may see, the new one included.
+            cache: From `prefill` or the step before.
+
+        Returns:
+            Hidden states float [B, 1, D] and the cache.
+        """
+        x, angles = self._embed(token_ids, positions)
+        caches = []
+        for block, pair in zip(self.blocks, cache, strict=True):
+            x, _, pair = block(x, slot_mask[:, None, :], angles=angles, cache=pair, slot=slot)
+            caches.append(pair)
+        return self.final_norm(x), tuple(caches)
+
+    def _embed(self, token_ids: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        x = self.token_embedding(token_ids)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        rotary = self.position_kind == "rotary"
+        return x, rotary_angles(positions, self.head_dim, self.rope_theta) if rotary else None
+
+
+def _default_positions(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> tf.Tensor:
+    if padding_mask is None:
+        return tf.range(tf.shape(token_ids)[1])[None, :] + tf.zeros_like(token_ids)
+    return tf.maximum(tf.cumsum(tf.cast(padding_mask, tf.int32), axis=1) - 1, 0)
+
+
+def _default_intermediate_dim(hidden_dim: int, activation: str) -> int:
+    return -(-8 * hidden_dim // 3 // 64) * 64 if activation in GATED else 4 * hidden_dim
