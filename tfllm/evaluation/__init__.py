@@ -1,1 +1,1 @@
-"""tfllm.evaluation"""
+"""Evaluation: sums over a whole split, then metrics."""

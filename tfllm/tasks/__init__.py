@@ -1,1 +1,1 @@
-"""tfllm.tasks"""
+"""Tasks: what a model is trained for."""

@@ -1,0 +1,9 @@
+"""Errors of a run that its user can mend."""
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why, what is kept and what to do."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that cannot be written or read."""
