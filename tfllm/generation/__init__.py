@@ -1,1 +1,1 @@
-"""tfllm.generation"""
+"""Generation: a prompt, a cache of fixed size, one loop."""

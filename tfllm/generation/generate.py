@@ -1,0 +1,224 @@
+"""Prefill once, then one loop over a cache of fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.generation.samplers import Sampling, sample
+
+
+class Generated(NamedTuple):
+    """What a call of `generate_tokens` returns.
+
+    Args:
+        token_ids: int32 [B, N], `pad_id` after the end.
+        lengths: int32 [B], tokens before the end; a stop token does not count.
+    """
+
+    token_ids: tf.Tensor
+    lengths: tf.Tensor
+
+
+def generate_tokens(
+    model: Any,
+    token_ids: tf.Tensor,
+    padding_mask: tf.Tensor,
+    *,
+    max_new_tokens: tf.Tensor,
+    num_new: int | tf.Tensor,
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+    pad_id: int,
+) -> Generated:
+    """Continues prompts; a pure graph, the same under XLA and in a SavedModel.
+
+    Args:
+        model: Gives `prefill`, `decode_step`, `logits` and `vocab_size`.
+        token_ids: int32 [B, P], prompts at the right end (left-padded).
+        padding_mask: bool [B, P], true for real tokens; at least one a row.
+        max_new_tokens: int32 [B], at most `num_new`.
+        num_new: Width N of the result.
+        sampling: The settings, one value a row.
+        stop_ids: Tokens that end a row.
+        pad_id: Fills the result after the end.
+
+    Returns:
+        The new tokens and their number.
+    """
+    batch, prompt_slots = tf.shape(token_ids)[0], tf.shape(token_ids)[1]
+    num_slots = prompt_slots + num_new
+    hidden, cache = model.prefill(token_ids, padding_mask, num_slots)
+    prompt_lengths = tf.reduce_sum(tf.cast(padding_mask, tf.int32), axis=1)
+    first_slot = prompt_slots - prompt_lengths
+    slots, vocabulary = tf.range(num_slots), tf.range(model.vocab_size)
+
+    def choose(hidden, index, seen, ended, result):
+        token = sample(model.logits(hidden)[:, 0], seen, index, sampling)
+        stopped = tf.reduce_any(token[:, None] == tf.constant(list(stop_ids), tf.int32)[None, :], axis=1)
+        ended = ended | stopped | (index >= max_new_tokens)
+        token = tf.where(ended, pad_id, token)
+        here = tf.range(num_new)[None, :] == index
+        result = Generated(tf.where(here, token[:, None], result[0]), result[1] + tf.cast(~ended, tf.int32))
+        return token, seen | (vocabulary[None, :] == token[:, None]), ended, result
+
+    def body(index, token, seen, ended, result, cache):
+        slot = prompt_slots + index - 1
+        visible = (slots[None, :] >= first_slot[:, None]) & (slots <= slot)[None, :]
+        positions = (prompt_lengths + index - 1)[:, None]
+        hidden, cache = model.decode_step(token[:, None], positions, slot, visible, cache)
+        token, seen, ended, result = choose(hidden, index, seen, ended, result)
+        return index + 1, token, seen, ended, result, cache
+
+    seen = _tokens_seen(token_ids, padding_mask, model.vocab_size)
+    result = Generated(tf.fill([batch, num_new], pad_id), tf.zeros([batch], tf.int32))
+    ended = tf.zeros([batch], tf.bool)
+    token, seen, ended, result = choose(hidden, tf.constant(0), seen, ended, result)
+    state = (tf.constant(1), token, seen, ended, result, cache)
+    invariants = tf.nest.map_structure(_loose_shape, state)
+    state = tf.while_loop(
+        lambda index, token, seen, ended, *_: (index < num_new) & ~tf.reduce_all(ended), body, state, invariants
+    )
+    return state[4]
+
+
+class Generator:
+    """Generates from Python: buckets lengths, compiles once a bucket.
+
+    Args:
+        model: As in `generate_tokens`, with `max_seq_len`.
+        stop_ids: Tokens that end a row.
+        pad_id: Fills up rows.
+        jit_compile: Compile with XLA.
+    """
+
+    def __init__(self, model: Any, *, stop_ids: Sequence[int], pad_id: int, jit_compile: bool = True):
+        self.model = model
+        self.pad_id = pad_id
+        self.num_traces = 0
+
+        def run(token_ids, padding_mask, max_new_tokens, sampling, num_new):
+            self.num_traces += 1  # Python: runs when TensorFlow traces, not when it calls
+            return generate_tokens(
+                model,
+                token_ids,
+                padding_mask,
+                max_new_tokens=max_new_tokens,
+                num_new=num_new,
+                sampling=sampling,
+                stop_ids=stop_ids,
+                pad_id=pad_id,
+            )
+
+        self._run = tf.function(run, jit_compile=jit_compile)
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 0.95,
+        repetition_penalty: float = 1.0,
+        seed: int | Sequence[int] = 0,
+    ) -> list[list[int]]:
+        """Continues token ids.
+
+        Args:
+            prompts: Token ids, at least one a prompt; lengths may differ.
+            max_new_tokens: Tokens to add at most.
+            temperature: 0 takes the likeliest token.
+            top_k: 0 keeps all.
+            top_p: In (0, 1].
+            repetition_penalty: 1 is off.
+            seed: One for all rows, or one a row.
+
+        Returns:
+            The new token ids of each prompt, without the stop token.
+
+        Raises:
+            ValueError: when a prompt is empty, or does not fit the context with the new tokens.
+        """
+        self._check(prompts, max_new_tokens)
+        width = bucket(max(len(prompt) for prompt in prompts))
+        token_ids, padding_mask = left_padded(prompts, width, self.pad_id)
+        rows = len(prompts)
+        sampling = Sampling(
+            temperature=tf.fill([rows], float(temperature)),
+            top_k=tf.fill([rows], int(top_k)),
+            top_p=tf.fill([rows], float(top_p)),
+            repetition_penalty=tf.fill([rows], float(repetition_penalty)),
+            seed=tf.constant(np.broadcast_to(np.asarray(seed, np.int32), [rows])),
+        )
+        limits = tf.fill([rows], max_new_tokens)
+        tokens, lengths = self._run(token_ids, padding_mask, limits, sampling, bucket(max_new_tokens))
+        return [row[:n].tolist() for row, n in zip(tokens.numpy(), lengths.numpy(), strict=True)]
+
+    def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+        for number, prompt in enumerate(prompts, 1):
+            if not len(prompt):
+                raise ValueError(f"prompt {number} has no tokens; start it with the tokenizer's bos_id")
+            if len(prompt) + max_new_tokens > self.model.max_seq_len:
+                room = self.model.max_seq_len - len(prompt)
+                mend = f"write max_new_tokens={room} or less" if room > 0 else "shorten the prompt"
+                raise ValueError(
+                    f"prompt {number} has {len(prompt)} tokens; with max_new_tokens={max_new_tokens} it exceeds"
+                    f" the context of {self.model.max_seq_len}; {mend}"
+                )
+
+
+def left_padded(prompts: Sequence[Sequence[int]], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Puts prompts at the right end of rows -> int32 [B, width] and bool [B, width]."""
+    token_ids = np.full([len(prompts), width], pad_id, np.int32)
+    mask = np.zeros([len(prompts), width], bool)
+    for row, prompt in enumerate(prompts):
+        token_ids[row, width - len(prompt) :] = prompt
+        mask[row, width - len(prompt) :] = True
+    return token_ids, mask
+
+
+def to_left_padded(token_ids: tf.Tensor, padding_mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Moves the padding of each row, wherever it is, to the left; keeps the order of real tokens.
+
+    Args:
+        token_ids: int32 [B, P].
+        padding_mask: bool [B, P].
+
+    Returns:
+        Both, rearranged.
+    """
+    order = tf.argsort(tf.cast(padding_mask, tf.int32), axis=1, stable=True)
+    return tf.gather(token_ids, order, batch_dims=1), tf.gather(padding_mask, order, batch_dims=1)
+
+
+def bucket(length: int) -> int:
+    """The next power of two, at least 16: lengths in between share one compiled graph."""
+    return max(16, 1 << (length - 1).bit_length())
+
+
+def _tokens_seen(token_ids: tf.Tensor, padding_mask: tf.Tensor, vocab_size: int) -> tf.Tensor:
+    """bool [B, V]: the tokens of each prompt."""
+    batch, width = tf.shape(token_ids)[0], tf.shape(token_ids)[1]
+    rows = tf.repeat(tf.range(batch)[:, None], width, axis=1)
+    counts = tf.scatter_nd(
+        tf.stack([rows, token_ids], axis=-1), tf.cast(padding_mask, tf.int32), [batch, vocab_size]
+    )
+    return counts > 0
+
+
+def _loose_shape(x: tf.Tensor) -> tf.TensorShape:
+    """The static shape with batch and slots left open, where a cache pair or a row tensor has them."""
+    shape = x.shape.as_list()
+    if len(shape) == 4:
+        return tf.TensorShape([None, shape[1], None, shape[3]])
+    if len(shape) == 2:
+        return tf.TensorShape([None, None])
+    return tf.TensorShape([None] * len(shape))
+
+

@@ -1,0 +1,51 @@
+"""`metrics.jsonl`: one JSON object a line, cut back to the checkpoint when a run goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# What the clock decides; everything else in a line repeats digit for digit.
+TIMED = ("tokens_per_second", "mfu", "seconds")
+
+
+class MetricsLog:
+    """Appends lines to `metrics.jsonl`.
+
+    Args:
+        path: The file.
+        step: Updates already done; later lines, from a run that was killed, are cut off.
+    """
+
+    def __init__(self, path: str | Path, *, step: int = 0):
+        self.path = Path(path)
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step and step > 0]
+        self.path.write_text("".join(_line(entry) for entry in kept))
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Appends one line; it is in the file when this returns."""
+        with self.path.open("a") as file:
+            file.write(_line(entry))
+
+
+def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Yields the lines of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    path = Path(path)
+    if not path.exists():
+        return
+    with path.open() as file:
+        for text in file:
+            try:
+                entry = json.loads(text)
+            except ValueError:
+                continue
+            yield entry
+
+
+def _line(entry: dict[str, Any]) -> str:
+    # JSON has no NaN or infinity; null says "no number".
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
+    return json.dumps(finite) + "\n"
