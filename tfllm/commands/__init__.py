@@ -1,1 +1,1 @@
-"""tfllm.commands"""
+"""The command line: thin commands over `tfllm.experiment` and `tfllm.load`."""

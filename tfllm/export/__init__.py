@@ -1,1 +1,1 @@
-"""tfllm.export"""
+"""Export: SavedModels that a stock TensorFlow Serving runs."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfllm.generation.errors import GenerationError
 from tfllm.generation.samplers import Sampling, sample
 
 
@@ -141,9 +142,13 @@ class Generator:
             The new token ids of each prompt, without the stop token.
 
         Raises:
-            ValueError: when a prompt is empty, or does not fit the context with the new tokens.
+            GenerationError: when a setting is out of range, a prompt is empty, or does not fit the context with the new tokens.
         """
         self._check(prompts, max_new_tokens)
+        _check_range("temperature", temperature, temperature >= 0, "must be at least 0")
+        _check_range("top_k", top_k, top_k >= 0, "must be at least 0; 0 keeps all")
+        _check_range("top_p", top_p, 0 < top_p <= 1, "must be in (0, 1]")
+        _check_range("repetition_penalty", repetition_penalty, repetition_penalty > 0, "must be above 0")
         width = bucket(max(len(prompt) for prompt in prompts))
         token_ids, padding_mask = left_padded(prompts, width, self.pad_id)
         rows = len(prompts)
@@ -159,18 +164,22 @@ class Generator:
         return [row[:n].tolist() for row, n in zip(tokens.numpy(), lengths.numpy(), strict=True)]
 
     def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+        _check_range("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "must be at least 1")
         for number, prompt in enumerate(prompts, 1):
             if not len(prompt):
-                raise ValueError(f"prompt {number} has no tokens; start it with the tokenizer's bos_id")
+                raise GenerationError(f"prompt {number} has no tokens; start it with the tokenizer's bos_id")
             if len(prompt) + max_new_tokens > self.model.max_seq_len:
                 room = self.model.max_seq_len - len(prompt)
                 mend = f"write max_new_tokens={room} or less" if room > 0 else "shorten the prompt"
-                raise ValueError(
+                raise GenerationError(
                     f"prompt {number} has {len(prompt)} tokens; with max_new_tokens={max_new_tokens} it exceeds"
                     f" the context of {self.model.max_seq_len}; {mend}"
                 )
+
+
+def _check_range(name: str, value: Any, holds: bool, rule: str) -> None:
+    if not holds:
+        raise GenerationError(f"{name}={value} {rule}")
 
 
 def left_padded(prompts: Sequence[Sequence[int]], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

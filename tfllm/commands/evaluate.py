@@ -1,0 +1,25 @@
+"""tfllm evaluate: loss, perplexity and bits a byte of a run on its validation split."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from tfllm.commands.arguments import add_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add_run(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluates and prints one JSON object."""
+    import tfllm
+    from tfllm import experiment
+
+    lm = tfllm.load(arguments.run)
+    rows = experiment.prepare(lm.config, lm.tokenizer).validation
+    evaluator = experiment.make_evaluator(lm.config, lm.model, experiment.make_task(lm.tokenizer), rows)
+    print(json.dumps({"step": lm.step, **evaluator.evaluate()}))
+    return 0

@@ -1,0 +1,39 @@
+"""tfllm generate: continue prompts with a trained model."""
+
+from __future__ import annotations
+
+import argparse
+
+from tfllm.commands.arguments import add_run
+
+_SETTINGS = {
+    "max-new-tokens": (int, "tokens to add at most"),
+    "temperature": (float, "0 takes the likeliest token"),
+    "top-k": (int, "keep the k likeliest tokens; 0 keeps all"),
+    "top-p": (float, "keep the likeliest tokens up to this probability"),
+    "repetition-penalty": (float, "1 is off"),
+    "seed": (int, "same seed, same text"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add_run(parser)
+    parser.add_argument("prompts", metavar="PROMPT", nargs="+", help="text to continue")
+    for name, (kind, words) in _SETTINGS.items():
+        parser.add_argument(f"--{name}", type=kind, help=f"{words} (default: the run's config)")
+    parser.add_argument("--no-jit", action="store_true", help="do not compile with XLA: a faster first answer")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints each prompt with its continuation."""
+    import tfllm
+
+    lm = tfllm.load(arguments.run, jit_compile=not arguments.no_jit)
+    names = [name.replace("-", "_") for name in _SETTINGS]
+    settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    for prompt, text in zip(
+        arguments.prompts, lm.generate(arguments.prompts, **settings), strict=True
+    ):
+        print(f"{prompt}{text}")
+    return 0

@@ -1,0 +1,105 @@
+"""tfllm inspect: parameters by part, memory, FLOPs a token, config and data of a run or a config."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tfllm.commands.arguments import OVERRIDES
+from tfllm.config import ExperimentConfig, load_config
+from tfllm.config.build import to_mapping
+from tfllm.run_folder import RunFolder
+
+EPILOG = OVERRIDES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("run", metavar="RUN_OR_CONFIG", help="the folder of a run, or a YAML file")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="overrides, for a YAML file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the tables."""
+    path = Path(arguments.run)
+    is_run = path.is_dir()
+    config = RunFolder(path).load_config() if is_run else load_config(path, arguments.overrides)
+
+    import yaml
+
+    from tfllm import experiment
+    from tfllm.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(RunFolder(path).tokenizer) if is_run else None
+    prepared = experiment.prepare(config, tokenizer)
+    model = experiment.make_model(config, prepared.tokenizer.vocab_size)
+    _print_parameters(model)
+    _print_costs(config, model, experiment.flops_per_token(model, config.data.seq_len))
+    print("\nDATA")
+    for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
+        print(
+            f"  {name:<11} {rows.num_documents:,} documents, {rows.num_bytes:,} bytes, {rows.num_tokens:,} tokens,"
+            f" {rows.num_rows:,} rows of {rows.seq_len}"
+        )
+    epochs = config.training.steps * config.training.global_batch_size / prepared.train.num_rows
+    print(f"  {'epochs':<11} {epochs:.2f} in {config.training.steps:,} steps")
+    if is_run:
+        _print_run(RunFolder(path))
+    print("\nCONFIG")
+    print("  " + yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True).replace("\n", "\n  ").rstrip())
+    return 0
+
+
+def _print_parameters(model: Any) -> None:
+    parts: Counter[str] = Counter()
+    for variable in model.variables:
+        parts[_part(variable.path)] += math.prod(variable.shape)
+    total = sum(parts.values())
+    print("PARAMETERS")
+    for part, count in parts.items():
+        print(f"  {part:<36} {count:>14,} {count / total:>7.1%}")
+    print(f"  {'total':<36} {total:>14,}")
+
+
+def _part(path: str) -> str:
+    """`decoder/block_03/attention/query/kernel` → `blocks/attention`."""
+    names = path.split("/")[1:]
+    return f"blocks/{names[1]}" if names[0].startswith("block_") else names[0]
+
+
+def _print_costs(config: ExperimentConfig, model: Any, flops: float) -> None:
+    count = sum(math.prod(v.shape) for v in model.variables)
+    slots = {"adamw": 2.0, "lion": 1.0, "sgd": 1.0 if getattr(config.optimizer, "momentum", 0) else 0.0}
+    kv_width = 2 * model.num_layers * model.num_kv_heads * model.head_dim
+    print("\nMEMORY (float32)")
+    print(f"  {'weights':<36} {_bytes(4 * count):>14}")
+    if config.optimizer.type in slots:
+        states = 4 * count * (1 + slots[config.optimizer.type])
+        print(f"  {'gradients and optimizer state':<36} {_bytes(states):>14}")
+    print(f"  {'key-value cache, a full context':<36} {_bytes(4 * kv_width * model.max_seq_len):>14}")
+    print("\nARITHMETIC")
+    print(f"  {'training, FLOPs a token':<36} {flops:>14,.0f}")
+    step_tokens = config.training.global_batch_size * config.data.seq_len
+    print(f"  {'training, FLOPs a step':<36} {flops * step_tokens:>14,.0f}")
+    print(f"  {'generation, FLOPs a token':<36} {flops / 3:>14,.0f}")
+
+
+def _print_run(folder: RunFolder) -> None:
+    from tfllm.training.checkpoint import checkpoint_paths
+    from tfllm.training.metrics_log import read_metrics
+
+    print("\nRUN")
+    print(f"  checkpoints {', '.join(p.name for p in checkpoint_paths(folder.checkpoints)) or 'none'}")
+    last: dict[str, dict[str, Any]] = {}
+    for entry in read_metrics(folder.metrics):
+        last[entry["split"]] = entry
+    for split, entry in last.items():
+        numbers = {k: v for k, v in entry.items() if k not in ("step", "split")}
+        print(f"  {split:<11} step {entry['step']}: " + ", ".join(f"{k} {v}" for k, v in numbers.items()))
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

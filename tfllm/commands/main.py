@@ -1,0 +1,71 @@
+"""`tfllm <command>`: parses, dispatches, and turns errors into one message."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tfllm.commands import evaluate, export, generate, inspect, prepare, train
+from tfllm.config import ConfigError
+from tfllm.data.errors import DataError
+from tfllm.export.errors import ExportError
+from tfllm.generation.errors import GenerationError
+from tfllm.tokenizers import TokenizerError
+from tfllm.training.errors import TrainingError
+from tfllm.version import __version__
+
+COMMANDS = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "generate": generate,
+    "export": export,
+    "inspect": inspect,
+}
+USER_ERRORS = (ConfigError, DataError, ExportError, GenerationError, TokenizerError, TrainingError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The words after `tfllm`; None takes them from the command line.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 bad usage or config, 130 interrupted.
+    """
+    parser = argparse.ArgumentParser(
+        prog="tfllm", description="Train, tune, understand and serve language models with TensorFlow."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        summary = (module.__doc__ or "").splitlines()[0].partition(": ")[2]
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=getattr(module, "EPILOG", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+    parsed = parser.parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notices say nothing to a user
+    try:
+        return COMMANDS[parsed.command].run(parsed)
+    except USER_ERRORS as error:
+        print(f"tfllm {parsed.command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(f"tfllm {parsed.command}: cannot use{where}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"tfllm {parsed.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
