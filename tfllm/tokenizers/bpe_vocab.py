@@ -32,11 +32,6 @@ def check_vocab(
             f"the vocabulary must hold all 256 byte characters of GPT-2's alphabet; missing: {missing[:5]};"
             " take a byte-level vocabulary"
         )
-    if sorted(whole.values()) != list(range(len(whole))):
-        raise TokenizerError(
-            f"ids must be 0..{len(whole) - 1}, each once, over vocabulary and special tokens; the highest is"
-            f" {max(whole.values())}; number them without gaps"
-        )
     for left, right in merges:
         for token in (left, right, left + right):
             if token not in vocab:
@@ -52,6 +47,11 @@ def check_vocab(
                 f"special token {name!r} must not be a token of the text; name it like '<|bos|>', which no"
                 " merge makes"
             )
+    if sorted(whole.values()) != list(range(len(whole))):
+        raise TokenizerError(
+            f"ids must be 0..{len(whole) - 1}, each once, over vocabulary and special tokens; the highest is"
+            f" {max(whole.values())}; number them without gaps"
+        )
 
 
 def ordinary_bytes(token: str) -> bytes:

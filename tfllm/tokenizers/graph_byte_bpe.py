@@ -45,9 +45,7 @@ class GraphByteBPETokenizer(GraphTokenizer):
         self._whole_hashes = constant(hashes[order])  # int64, ascending
         self._whole_ids = constant(np.array(whole, np.int32)[order])
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False)
-    def encode(self, texts):
-        """Encode string [B] to int32 [B, None]; see `GraphTokenizer.encode`."""
+    def _encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
         with tf.device(DEVICE):
             words = self._split(texts)  # string [B, None]
             distinct, which = tf.unique(words.flat_values, out_idx=tf.int64)  # string [U], int64 [words]

@@ -31,11 +31,14 @@ class GraphTokenizer(tf.Module):
         self.vocab_size = tokenizer.vocab_size
         self.bos_id, self.eos_id, self.pad_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
         self._token_texts = constant(np.array(tokenizer.token_bytes, dtype=object))  # string [V]
-        self._is_special = constant(
-            np.isin(np.arange(self.vocab_size), list(tokenizer.special_ids))
-        )  # bool [V]
+        special = np.isin(np.arange(self.vocab_size), list(tokenizer.special_ids))
+        self._is_special = constant(special)  # bool [V]
+        # Made from the bound method: a decorator would hold this object by a weak reference only, and
+        # `tokenizer.in_graph().encode(texts)` must work, where nothing else holds it.
+        self._encode_function = tf.function(
+            self._encode, input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False
+        )
 
-    @abstractmethod
     def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Encode texts.
 
@@ -45,6 +48,11 @@ class GraphTokenizer(tf.Module):
         Returns:
             int32 [B, None], without special tokens; the row splits are int64.
         """
+        return self._encode_function(texts)
+
+    @abstractmethod
+    def _encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Trace the operations of `encode`."""
 
     def decode(
         self, token_ids: tf.RaggedTensor | tf.Tensor, *, skip_special_tokens: bool = True
