@@ -1,1 +1,12 @@
-"""tfllm.tokenizers"""
+"""Tokenizers: text to token ids and back, offline (Rust or NumPy) and inside a TensorFlow graph, id for id
+the same.
+
+Importing this package does not import TensorFlow; `Tokenizer.in_graph` does.
+"""
+
+from tfllm.tokenizers.byte import ByteTokenizer
+from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
+from tfllm.tokenizers.folder import load_tokenizer
+from tfllm.tokenizers.tokenizer import Tokenizer, TokenizerError
+
+__all__ = ["ByteBPETokenizer", "ByteTokenizer", "Tokenizer", "TokenizerError", "load_tokenizer"]

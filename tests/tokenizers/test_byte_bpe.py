@@ -1,0 +1,190 @@
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+from hard_texts import HARD_CASES, random_texts
+
+from tfllm.tokenizers import ByteBPETokenizer, TokenizerError, load_tokenizer
+from tfllm.tokenizers.repair import repair_text
+
+TEXT = ["low lower lowest newer wider " * 20]
+
+
+def saved_json(tokenizer, folder):
+    tokenizer.save(folder)
+    return folder / "tokenizer.json"
+
+
+@pytest.fixture
+def small():
+    return ByteBPETokenizer.train(TEXT, vocab_size=270)
+
+
+def test_training_learns_the_vocabulary_asked_for(byte_bpe):
+    assert byte_bpe.vocab_size == 600 == len(byte_bpe.merges) + 256 + 4
+    assert byte_bpe.special_tokens == {"<|bos|>": 596, "<|eos|>": 597, "<|pad|>": 598, "<|user|>": 599}
+    assert len(byte_bpe.encode(" return")) == 1
+
+
+def test_training_stops_where_the_text_does():
+    tokenizer = ByteBPETokenizer.train(["ab ab"], vocab_size=1000)
+    assert tokenizer.vocab_size == 256 + 1 + 3
+    assert tokenizer.encode("ab") == [256]
+
+
+def test_training_on_nothing_leaves_bytes():
+    tokenizer = ByteBPETokenizer.train([], vocab_size=300)
+    assert tokenizer.vocab_size == 259
+    assert tokenizer.decode(tokenizer.encode("é\0")) == "é\0"
+
+
+def test_training_is_deterministic(training_text, byte_bpe):
+    again = ByteBPETokenizer.train(iter([training_text]), vocab_size=600, extra_special_tokens=["<|user|>"])
+    assert again.fingerprint == byte_bpe.fingerprint
+    assert ByteBPETokenizer.train(TEXT, vocab_size=300).fingerprint != byte_bpe.fingerprint
+
+
+def test_training_survives_lone_surrogates():
+    tokenizer = ByteBPETokenizer.train(["a\ud800"] * 5, vocab_size=262)
+    assert tokenizer.decode(tokenizer.encode("a\ud800")) == "a\ufffd"
+
+
+def test_too_small_a_vocabulary_is_refused():
+    with pytest.raises(TokenizerError, match="vocab_size=258 must be at least 259"):
+        ByteBPETokenizer.train(TEXT, vocab_size=258)
+
+
+def test_a_special_name_that_was_learned_is_refused():
+    with pytest.raises(TokenizerError, match="special token 'low' must not be a token of the text"):
+        ByteBPETokenizer.train(TEXT, vocab_size=280, pad_token="low")
+
+
+def test_labels(byte_bpe):
+    assert [byte_bpe.token_label(i) for i in byte_bpe.encode(" return\n")] == ["␣return", "⏎"]
+    assert byte_bpe.token_label(byte_bpe.encode("🤗")[0]) == "\\xF0"
+    assert byte_bpe.token_label(byte_bpe.pad_id) == "<|pad|>"
+
+
+def test_the_library_reads_the_saved_file(tokenizer, tmp_path):
+    if tokenizer.type != "byte_bpe":
+        pytest.skip("writes no file for the library")
+    library = tokenizers.Tokenizer.from_file(str(saved_json(tokenizer, tmp_path)))
+    assert library.get_vocab_size() == tokenizer.vocab_size
+    for name, token_id in tokenizer.special_tokens.items():
+        assert library.token_to_id(name) == token_id
+        assert library.encode(name, add_special_tokens=False).ids == [token_id]
+    library.encode_special_tokens = True
+    texts = HARD_CASES + random_texts(2000, seed=2)
+    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        assert library.encode(repair_text(text), add_special_tokens=False).ids == ids.tolist()
+
+
+def test_gpt2(gpt2):
+    assert gpt2.vocab_size == 50257
+    assert gpt2.bos_id == gpt2.eos_id == gpt2.pad_id == 50256
+    # The ids that GPT-2's own encoder gives.
+    assert gpt2.encode("Hello world") == [15496, 995]
+    assert gpt2.encode("<|endoftext|>") == [27, 91, 437, 1659, 5239, 91, 29]
+    assert [gpt2.token_label(i) for i in gpt2.encode("Hello the\n")] == ["Hello", "␣the", "⏎"]
+
+
+def test_a_file_without_the_usual_special_tokens_needs_their_names(small, tmp_path):
+    path = saved_json(ByteBPETokenizer.train(TEXT, vocab_size=270, bos_token="<s>"), tmp_path)
+    with pytest.raises(
+        TokenizerError, match=r"bos_token='<\|bos\|>' or '<\|endoftext\|>' must be in the vocab"
+    ):
+        ByteBPETokenizer.from_file(path)
+    assert ByteBPETokenizer.from_file(path, bos_token="<s>").bos_token == "<s>"
+    # A name that is a token of the text cannot be special.
+    with pytest.raises(TokenizerError, match="special token 'low' must not be a token of the text"):
+        ByteBPETokenizer.from_file(path, bos_token="low")
+
+
+def change(content, path, value):
+    *parents, last = path.split(".")
+    for key in parents:
+        content = content[key]
+    content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.type", "WordPiece", "model.type='WordPiece' must be 'BPE'"),
+        ("model", None, "model.type=None must be 'BPE'"),
+        ("model.dropout", 0.1, "model.dropout=0.1 must be None"),
+        ("model.end_of_word_suffix", "</w>", "model.end_of_word_suffix='</w>' must be None"),
+        ("model.ignore_merges", True, "model.ignore_merges=True must be False"),
+        ("model.vocab", {"a": 0}, "must hold all 256 byte characters"),
+        ("model.vocab", [], "must be well formed"),
+        ("model.merges", [["l", "o", "w"]], "must be well formed"),
+        ("model.merges", ["l q"], "merge 'l' 'q': 'lq' must be in the vocabulary"),
+        ("normalizer", {"type": "NFC"}, "normalizer=.* must be null"),
+        ("pre_tokenizer", None, "must be GPT-2's split"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "must be GPT-2's split"),
+        ("pre_tokenizer.add_prefix_space", True, "must be GPT-2's split"),
+        ("pre_tokenizer.use_regex", False, "must be GPT-2's split"),
+    ],
+)
+def test_another_kind_of_file_is_refused(small, tmp_path, path, value, message):
+    file = saved_json(small, tmp_path)
+    content = json.loads(file.read_text())
+    change(content, path, value)
+    file.write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_ids_with_a_gap_are_refused(small):
+    vocab = {token: i + (i > 260) for token, i in small.vocab.items()}
+    roles = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>"}
+    special = {name: vocab[name] for name in small.special_tokens}
+    with pytest.raises(TokenizerError, match=r"ids must be 0..269, each once"):
+        ByteBPETokenizer(vocab, small.merges, special_tokens=special, **roles)
+
+
+def test_an_added_token_that_is_not_special_is_refused(small, tmp_path):
+    file = saved_json(small, tmp_path)
+    library = tokenizers.Tokenizer.from_file(str(file))
+    library.add_tokens(["lower case"])
+    library.save(str(file))
+    with pytest.raises(TokenizerError, match="added token 'lower case' must be special"):
+        ByteBPETokenizer.from_file(file)
+
+
+def test_missing_and_corrupt_files_are_refused(small, tmp_path):
+    with pytest.raises(TokenizerError, match=r"tokenizer.json: must be a readable file"):
+        ByteBPETokenizer.from_file(tmp_path / "tokenizer.json")
+    file = saved_json(small, tmp_path)
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(TokenizerError, match=r"tokenizer.json: must be UTF-8 JSON"):
+        load_tokenizer(tmp_path)
+
+
+def test_files_of_two_saves_are_refused(small, byte_bpe, tmp_path):
+    small.save(tmp_path)
+    config = (tmp_path / "tokenizer_config.json").read_text()
+    byte_bpe.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(TokenizerError, match="not from one save"):
+        load_tokenizer(tmp_path)
+
+
+def test_vocab_and_merges_files(small, tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps(small.vocab))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in small.merges), ""]
+    (tmp_path / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    read = ByteBPETokenizer.from_vocab_and_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    assert read.fingerprint == small.fingerprint
+    (tmp_path / "merges.txt").write_text("l o w\n")
+    with pytest.raises(TokenizerError, match="each line must be two tokens"):
+        ByteBPETokenizer.from_vocab_and_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    with pytest.raises(TokenizerError, match="must be a readable file"):
+        ByteBPETokenizer.from_vocab_and_merges(tmp_path / "vocab.json", tmp_path / "none.txt")
+
+
+def test_batches_keep_their_order(gpt2):
+    texts = [f"text number {i} " * (i % 7) for i in range(300)]
+    for text, ids in zip(texts, gpt2.encode_batch(texts), strict=True):
+        np.testing.assert_array_equal(ids, gpt2.encode(text))

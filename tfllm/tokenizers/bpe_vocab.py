@@ -1,0 +1,65 @@
+"""What makes a byte-level BPE vocabulary and its merges sound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, token_to_bytes
+from tfllm.tokenizers.special_tokens import check_special_name
+from tfllm.tokenizers.tokenizer import TokenizerError
+
+
+def check_vocab(
+    whole: Mapping[str, int],
+    vocab: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    special_tokens: Mapping[str, int],
+) -> None:
+    """Check that a byte-level BPE can encode any text with these, one way only.
+
+    Args:
+        whole: token to id, special tokens included.
+        vocab: token to id; special tokens may be included.
+        merges: pairs of tokens.
+        special_tokens: name to id.
+
+    Raises:
+        TokenizerError: a byte, a merge's token or an id is missing, or a special name is a token of the text.
+    """
+    missing = [c for c in BYTE_CHARACTERS if c not in vocab]
+    if missing:
+        raise TokenizerError(
+            f"the vocabulary must hold all 256 byte characters of GPT-2's alphabet; missing: {missing[:5]};"
+            " take a byte-level vocabulary"
+        )
+    for left, right in merges:
+        for token in (left, right, left + right):
+            if token not in vocab:
+                raise TokenizerError(
+                    f"merge {left!r} {right!r}: {token!r} must be in the vocabulary; take merges and"
+                    " vocabulary of one training"
+                )
+    ordinary = {left + right for left, right in merges} | set(BYTE_CHARACTERS)
+    for name, token_id in special_tokens.items():
+        check_special_name(name)
+        if name in ordinary or vocab.get(name, token_id) != token_id:
+            raise TokenizerError(
+                f"special token {name!r} must not be a token of the text; name it like '<|bos|>', which no"
+                " merge makes"
+            )
+    if sorted(whole.values()) != list(range(len(whole))):
+        raise TokenizerError(
+            f"ids must be 0..{len(whole) - 1}, each once, over vocabulary and special tokens; the highest is"
+            f" {max(whole.values())}; number them without gaps"
+        )
+
+
+def ordinary_bytes(token: str) -> bytes:
+    """Return the bytes of a token that is not special; TokenizerError if it is not in the byte alphabet."""
+    try:
+        return token_to_bytes(token)
+    except KeyError as error:
+        raise TokenizerError(
+            f"token {token!r} must be written in GPT-2's byte alphabet, {chr(error.args[0])!r} is not in it;"
+            " mark the token as special, or take a byte-level vocabulary"
+        ) from error

@@ -1,0 +1,81 @@
+"""Byte-level BPE inside a TensorFlow graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
+from tfllm.tokenizers.graph_merge import GraphMerge
+from tfllm.tokenizers.graph_split import GraphSplit
+from tfllm.tokenizers.graph_tokenizer import DEVICE, GraphTokenizer, constant, text_bytes
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
+
+_HASH_BUCKETS = 2**63 - 1
+
+
+class GraphByteBPETokenizer(GraphTokenizer):
+    """`ByteBPETokenizer` as TensorFlow operations; see `GraphTokenizer`.
+
+    Texts are split into words; each different word of a batch is looked up in the vocabulary, and merged byte
+    by byte only if it is not a token by itself.
+    """
+
+    def __init__(self, tokenizer: ByteBPETokenizer):
+        super().__init__(tokenizer)
+        vocab = tokenizer.vocab
+        self._split = GraphSplit()
+        self._merge = GraphMerge(
+            np.array([vocab[c] for c in BYTE_CHARACTERS], np.int32),
+            [(vocab[left], vocab[right], vocab[left + right]) for left, right in tokenizer.merges],
+            tokenizer.token_byte_lengths(),
+        )
+        # Not every token is what its own bytes merge to: special tokens are not, and odd orders of merges
+        # have more.
+        whole = [i for i, ids in enumerate(tokenizer.encode_words(tokenizer.token_bytes)) if ids == [i]]
+        with tf.init_scope():
+            hashes = _hashes(
+                constant(np.array([tokenizer.token_bytes[i] for i in whole], dtype=object))
+            ).numpy()
+        order = np.argsort(hashes, kind="stable")
+        self._whole_hashes = constant(hashes[order])  # int64, ascending
+        self._whole_ids = constant(np.array(whole, np.int32)[order])
+
+    def _encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        with tf.device(DEVICE):
+            words = self._split(texts)  # string [B, None]
+            distinct, which = tf.unique(words.flat_values, out_idx=tf.int64)  # string [U], int64 [words]
+            pool, starts, lengths = self._encode_words(distinct)
+            starts, lengths = tf.gather(starts, which), tf.gather(lengths, which)
+            taken = tf.ragged.range(starts, starts + lengths)  # int64 [words, None], places in the pool
+            return tf.RaggedTensor.from_row_splits(
+                tf.gather(pool, taken.flat_values),
+                tf.gather(taken.row_splits, words.row_splits),
+                validate=False,
+            )
+
+    def _encode_words(self, words):
+        """Return a pool of ids, int32 [P], and for words, string [U], their starts and lengths in it."""
+        whole_ids = self._look_up(words)  # int32 [U], -1 where there is none
+        rest = tf.where(whole_ids < 0)
+        merged = self._merge(*text_bytes(tf.gather(words, rest[:, 0])))
+        num_words = tf.size(words, out_type=tf.int64)
+        starts = tf.tensor_scatter_nd_update(tf.range(num_words), rest, num_words + merged.row_starts())
+        lengths = tf.tensor_scatter_nd_update(tf.ones_like(starts), rest, merged.row_lengths())
+        return tf.concat([whole_ids, merged.flat_values], 0), starts, lengths
+
+    def _look_up(self, words):
+        """Return int32 [U]: the id of each word that is one token, else -1."""
+        hashes = _hashes(words)
+        found = tf.minimum(tf.searchsorted(self._whole_hashes, hashes), self._whole_hashes.shape[0] - 1)
+        ids = tf.gather(self._whole_ids, found)
+        # Comparing the text as well makes a collision of hashes a miss, never a wrong id.
+        return tf.where(tf.gather(self._token_texts, ids) == words, ids, -1)
+
+
+def _hashes(texts):
+    return tf.strings.to_hash_bucket_fast(texts, _HASH_BUCKETS)
