@@ -1,9 +1,10 @@
 """The same as `tfllm prepare`, from a checkout that is not installed."""
 
+import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# The checkout, instead of this folder, whose names would hide modules of the standard library.
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tfllm.commands.main import main
 
