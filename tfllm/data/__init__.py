@@ -1,1 +1,34 @@
-"""tfllm.data"""
+"""Data: sources of documents, fixed rows on disk, and the tf.data pipeline that reads them.
+
+Text flows `sources` (documents) → `split` → tokenizer → `packing` (fixed rows) → `store` (rows on disk) →
+`pipeline` (shuffle, read, batch, prefetch). Everything up to the store is numpy and imports no TensorFlow;
+`tfllm.data.pipeline` is imported by name where batches are needed.
+"""
+
+from tfllm.data.errors import DataError
+from tfllm.data.packing import RowPacker, positions_from_segments
+from tfllm.data.sources import (
+    JsonlSource,
+    PythonDocsSource,
+    Source,
+    TextFilesSource,
+    TfdsSource,
+    TfRecordSource,
+)
+from tfllm.data.split import split_of
+from tfllm.data.store import RowStore, prepare_rows
+
+__all__ = [
+    "DataError",
+    "JsonlSource",
+    "PythonDocsSource",
+    "RowPacker",
+    "RowStore",
+    "Source",
+    "TextFilesSource",
+    "TfRecordSource",
+    "TfdsSource",
+    "positions_from_segments",
+    "prepare_rows",
+    "split_of",
+]

@@ -1,0 +1,235 @@
+import errno
+import json
+import logging
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data.fakes import ByteTokenizer, ListSource, words
+from tfllm.data import DataError, RowStore, prepare_rows
+from tfllm.data import store as store_module
+
+
+def prepare(folder, texts=None, **settings):
+    settings = {"tokenizer": ByteTokenizer(), "seq_len": 16, "cache_dir": folder, **settings}
+    return prepare_rows(source=ListSource(words(20) if texts is None else texts), **settings)
+
+
+def test_rows_hold_the_documents_and_are_counted(tmp_path):
+    texts = ["héllo", "", "wörld " * 9]
+    store = prepare(tmp_path, texts)
+    data = [text.encode() for text in texts if text]
+    assert store.num_documents == 2
+    assert store.num_bytes == sum(map(len, data))
+    assert store.num_tokens == sum(map(len, data)) + 2
+    assert store.num_rows == -(-store.num_tokens // 16)
+    assert store.row_bytes == 3 * 16 * 2 and store.dtype == "uint16"
+    rows = store.read(range(store.num_rows))
+    real = rows["segment_ids"] > 0
+    expected = np.concatenate([[*text, 257] for text in data])
+    np.testing.assert_array_equal(rows["targets"][real], expected)
+    assert rows["token_ids"][0, 0] == 256 and (rows["token_ids"][~real] == 258).all()
+    assert all(array.dtype == np.int32 for array in rows.values())
+    np.testing.assert_array_equal(store.read([2, 0])["targets"], rows["targets"][[2, 0]])
+    for index in (-1, store.num_rows):
+        with pytest.raises(IndexError):
+            store.read([index])
+
+
+def test_many_batches_of_text_make_the_same_rows(tmp_path, monkeypatch):
+    whole = prepare(tmp_path / "a")
+    monkeypatch.setattr(store_module, "_BATCH_BYTES", 50)
+    tokenizer, seen = ByteTokenizer(), []
+    pieces = prepare(tmp_path / "b", tokenizer=tokenizer, progress=lambda *counts: seen.append(counts))
+    assert tokenizer.calls > 5
+    assert whole.path.read_bytes() == pieces.path.read_bytes()
+    assert seen == sorted(seen) and seen[-1] == (pieces.num_documents, pieces.num_tokens)
+
+
+def test_large_vocabularies_take_int32(tmp_path):
+    small = prepare(tmp_path, tokenizer=ByteTokenizer(vocab_size=65536))
+    large = prepare(tmp_path, tokenizer=ByteTokenizer(vocab_size=65537))
+    assert (small.dtype, large.dtype) == ("uint16", "int32")
+    assert large.row_bytes == 2 * small.row_bytes
+    for name, array in small.read([0, 1]).items():
+        np.testing.assert_array_equal(array, large.read([0, 1])[name])
+
+
+def test_the_second_call_tokenises_nothing(tmp_path):
+    tokenizer = ByteTokenizer()
+    first = prepare(tmp_path, tokenizer=tokenizer)
+    calls = tokenizer.calls
+    assert calls and prepare(tmp_path, tokenizer=tokenizer) == first
+    assert tokenizer.calls == calls
+
+
+def test_every_setting_is_in_the_key(tmp_path):
+    changed_ids = ByteTokenizer()
+    changed_ids.pad_id = 0
+    settings = [
+        {},
+        {"texts": words(21)},
+        {"tokenizer": ByteTokenizer(fingerprint="bytes-2")},
+        {"tokenizer": ByteTokenizer(vocab_size=70000)},
+        {"tokenizer": changed_ids},
+        {"seq_len": 17},
+        {"packing": False},
+        {"split": ("train", 0.2, 0)},
+        {"split": ("validation", 0.2, 0)},
+        {"split": ("train", 0.3, 0)},
+        {"split": ("train", 0.2, 1)},
+    ]
+    stores = [prepare(tmp_path, **changes) for changes in settings]
+    assert len({store.path for store in stores}) == len(settings)
+
+
+def test_the_two_sides_of_a_split_make_the_whole(tmp_path):
+    texts = words(100) + words(100)
+    sides = [prepare(tmp_path, texts, split=(side, 0.3, 7)) for side in ("train", "validation")]
+    whole = prepare(tmp_path, texts)
+    assert sum(side.num_documents for side in sides) == whole.num_documents == 200
+    assert sum(side.num_bytes for side in sides) == whole.num_bytes
+    documents = [set(_documents(side)) for side in sides]
+    assert not documents[0] & documents[1]
+
+
+def _documents(store):
+    rows = store.read(range(store.num_rows))
+    stream = rows["targets"][rows["segment_ids"] > 0].astype(np.uint16)
+    return bytes(np.where(stream == 257, 0, stream).astype(np.uint8)).split(b"\0")[:-1]
+
+
+@pytest.mark.parametrize(
+    "damage", ["short", "long", "json", "keys", "format", "no meta", "no rows", "a file"]
+)
+def test_a_damaged_store_is_built_again_with_a_notice(tmp_path, damage, caplog):
+    store = prepare(tmp_path)
+    good, folder = store.path.read_bytes(), store.path.parent
+    meta = json.loads((folder / "meta.json").read_text())
+    if damage in ("short", "long"):
+        store.path.write_bytes(good[:-1] if damage == "short" else good + b"x")
+    elif damage == "json":
+        (folder / "meta.json").write_text('{"num_rows": ')
+    elif damage == "keys":
+        (folder / "meta.json").write_text(json.dumps({"format": 1}))
+    elif damage == "format":
+        (folder / "meta.json").write_text(json.dumps({**meta, "format": 0}))
+    else:
+        for file in folder.iterdir():
+            if damage == "a file" or file.name == {"no meta": "meta.json", "no rows": "rows.bin"}[damage]:
+                file.unlink()
+        if damage == "a file":
+            folder.rmdir()
+            folder.write_text("")
+    tokenizer = ByteTokenizer()
+    with caplog.at_level(logging.WARNING):
+        assert prepare(tmp_path, tokenizer=tokenizer) == store
+    assert tokenizer.calls and store.path.read_bytes() == good
+    [notice] = caplog.messages
+    assert notice.startswith("building rows again") and "\n" not in notice
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing is left over
+
+
+def test_a_folder_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file.*cannot be written.*data\.cache_dir"):
+        prepare(tmp_path / "file")
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    def no_space(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_module, "_write_meta", no_space)
+    with pytest.raises(
+        DataError, match=r"after [\d,]+ bytes.*No space left.*bytes are free.*data\.cache_dir"
+    ):
+        prepare(tmp_path)
+    assert list((tmp_path / "rows").iterdir()) == []
+
+
+def test_a_source_that_fails_is_not_taken_for_a_full_disk(tmp_path):
+    class Failing(ListSource):
+        def documents(self):
+            yield "text"
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(DataError, match=r"a list of 0 texts: cannot be read.*check the source"):
+        prepare_rows(source=Failing([]), tokenizer=ByteTokenizer(), seq_len=4, cache_dir=tmp_path)
+    assert list((tmp_path / "rows").iterdir()) == []
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path):
+    def interrupt(*counts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path, progress=interrupt)
+    assert list((tmp_path / "rows").iterdir()) == []
+    assert prepare(tmp_path).num_rows
+
+
+def test_of_two_builders_the_slower_takes_the_faster_ones_rows(tmp_path):
+    winners = []
+
+    def overtake(*counts):
+        if not winners:
+            winners.append(None)
+            winners[0] = prepare(tmp_path)
+            winners.append(winners[0].path.stat().st_ino)
+
+    store = prepare(tmp_path, progress=overtake)
+    assert store == winners[0] and store.path.stat().st_ino == winners[1]
+    assert [path.name for path in (tmp_path / "rows").iterdir()] == [store.path.parent.name]
+
+
+def test_processes_may_race(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        stores = pool.map(prepare, [tmp_path] * 6)
+    assert all(store == stores[0] for store in stores)
+    assert [path.name for path in (tmp_path / "rows").iterdir()] == [stores[0].path.parent.name]
+
+
+def test_too_little_text_says_what_is_needed(tmp_path):
+    with pytest.raises(DataError, match=r"0 documents with 0 tokens.*at least one"):
+        prepare(tmp_path, [])
+    with pytest.raises(DataError, match=r"1 documents with 4 tokens.*data\.seq_len=16.*at most 4"):
+        prepare(tmp_path, ["abc"])
+    assert prepare(tmp_path, ["abc"], require_full_row=False).num_rows == 1
+    assert prepare(tmp_path, ["abc"], packing=False).num_rows == 1
+    with pytest.raises(DataError, match=r"validation side.*validation fraction"):
+        prepare(tmp_path, ["abc" * 20], split=("validation", 1e-9, 0))
+    with pytest.raises(DataError, match="'train' or 'validation'"):
+        prepare(tmp_path, split=("test", 0.1, 0))
+
+
+def test_tokenizers_without_begin_or_pad_token(tmp_path):
+    tokenizer = ByteTokenizer()
+    tokenizer.bos_id = tokenizer.pad_id = None
+    rows = prepare(tmp_path, ["abc"], tokenizer=tokenizer, packing=False).read([0])
+    assert list(rows["token_ids"][0, :5]) == [257, *b"abc", 0]
+    tokenizer.eos_id = None
+    with pytest.raises(DataError, match="eos_id"):
+        prepare(tmp_path, tokenizer=tokenizer)
+
+
+def test_ids_beyond_the_vocabulary_are_named(tmp_path):
+    with pytest.raises(DataError, match="id 258, but its vocab_size is 257"):
+        prepare(tmp_path, ["abc" * 20], tokenizer=ByteTokenizer(vocab_size=257))
+
+
+def test_the_default_cache_dir_is_the_environments_or_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFLLM_CACHE", str(tmp_path / "cache"))
+    assert prepare(None).path.is_relative_to(tmp_path / "cache")
+    monkeypatch.delenv("TFLLM_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert store_module.default_cache_dir() == Path(tmp_path, ".cache", "tfllm")
+
+
+def test_open_names_what_is_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        RowStore.open(tmp_path / "none")
+    with pytest.raises(DataError, match="delete the folder"):
+        RowStore.open(tmp_path)

@@ -1,0 +1,122 @@
+import pytest
+import tensorflow as tf
+
+from tfllm.data import DataError, TfdsSource, TfRecordSource
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A small data set with nested features, prepared as `tfds build` would."""
+    import tensorflow_datasets as tfds
+
+    class TinyTexts(tfds.core.GeneratorBasedBuilder):
+        # Inside a package tfds looks itself up by importlib_resources, which it does not require (4.9.10).
+        __module__ = "tiny_texts"
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = tmp_path_factory.mktemp("package")
+
+        def _info(self):
+            pair = {"de": tfds.features.Text(), "en": tfds.features.Text()}
+            features = {"text": tfds.features.Text(), "label": tf.int64, "translation": pair}
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._examples(5), "test": self._examples(2)}
+
+        def _generate_examples(self):
+            raise AssertionError
+
+        def _examples(self, number):
+            for i in range(number):
+                pair = {"de": f"Satz {i} ü", "en": f"sentence {i}"}
+                yield i, {"text": f"text {i}", "label": i, "translation": pair}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    TinyTexts(data_dir=folder).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    return str(folder)
+
+
+def test_tfds_yields_a_feature_or_a_nested_one(data_dir):
+    source = TfdsSource("tiny_texts", data_dir=data_dir)
+    documents = list(source.documents())
+    assert sorted(documents) == [f"text {i}" for i in range(5)]
+    assert documents == list(source.documents())
+    nested = TfdsSource("tiny_texts", split="test", text_key="translation.de", data_dir=data_dir)
+    assert sorted(nested.documents()) == ["Satz 0 ü", "Satz 1 ü"]
+    assert "tiny_texts/1.0.0" in source.describe()
+    sliced = TfdsSource("tiny_texts", split="train[:2]", data_dir=data_dir)
+    assert list(sliced.documents()) == documents[:2]
+    assert len({source.fingerprint(), nested.fingerprint(), sliced.fingerprint()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "no_such_texts"}, "name='no_such_texts' is no data set"),
+        ({"split": "dev"}, "split='dev' is not in tiny_texts; it has test, train"),
+        ({"text_key": "body"}, "text_key='body'.*'text', 'translation.de', 'translation.en'"),
+        ({"text_key": "label"}, "text_key='label' is not a text feature"),
+        ({"text_key": "translation"}, "text_key='translation' is not a text feature"),
+    ],
+)
+def test_tfds_mistakes_are_named(data_dir, settings, message):
+    source = TfdsSource(**{"name": "tiny_texts", "data_dir": data_dir, **settings})
+    with pytest.raises(DataError, match=message):
+        list(source.documents())
+    with pytest.raises(DataError, match=message):
+        source.fingerprint()
+
+
+def test_tfds_not_prepared_is_named(tmp_path):
+    source = TfdsSource("imdb_reviews", data_dir=str(tmp_path))
+    with pytest.raises(DataError, match=r"'imdb_reviews' is not prepared under .*; run `tfds build"):
+        source.fingerprint()
+
+
+def write_records(path, records, compression=""):
+    with tf.io.TFRecordWriter(str(path), tf.io.TFRecordOptions(compression_type=compression)) as writer:
+        for features in records:
+            feature = {
+                key: tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+                for key, values in features.items()
+            }
+            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+
+
+def test_tfrecord_yields_the_feature(tmp_path):
+    records = [{"text": ["é".encode()]}, {"text": [b"two"], "other": [b"x"]}]
+    write_records(tmp_path / "a.tfrecord", records)
+    write_records(tmp_path / "b.tfrecord.gz", records, "GZIP")
+    source = TfRecordSource(tmp_path / "*.tfrecord*")
+    assert list(source.documents()) == ["é", "two"] * 2
+    assert source.fingerprint() != TfRecordSource(tmp_path / "*.tfrecord*", text_key="other").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"body": [b"x"]}, "record 2 has no feature 'text'; it has 'body'"),
+        ({"text": [b"x", b"y"]}, "record 2: 'text' must hold one bytes value, not 2"),
+        ({"text": [b"\xff"]}, "record 2: 'text' is not UTF-8"),
+    ],
+)
+def test_a_bad_record_is_named(tmp_path, record, message):
+    write_records(tmp_path / "a.tfrecord", [{"text": [b"good"]}, record])
+    with pytest.raises(DataError, match=rf"a\.tfrecord: {message}"):
+        list(TfRecordSource(tmp_path / "a.tfrecord").documents())
+
+
+def test_a_truncated_or_foreign_file_is_named(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    write_records(path, [{"text": [b"good"]}] * 3)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"a\.tfrecord: truncated or damaged TFRecord"):
+        list(TfRecordSource(path).documents())
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(b"\xffnot an example")
+    with pytest.raises(DataError, match=r"record 1 is not a tf\.train\.Example"):
+        list(TfRecordSource(path).documents())
+    with pytest.raises(DataError, match="compression='LZ4'"):
+        TfRecordSource(path, compression="LZ4")

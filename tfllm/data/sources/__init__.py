@@ -1,0 +1,17 @@
+"""Sources: where documents come from. A source is one small class that yields text."""
+
+from tfllm.data.sources.jsonl import JsonlSource
+from tfllm.data.sources.python_docs import PythonDocsSource
+from tfllm.data.sources.source import Source
+from tfllm.data.sources.text_files import TextFilesSource
+from tfllm.data.sources.tfds import TfdsSource
+from tfllm.data.sources.tfrecord import TfRecordSource
+
+__all__ = [
+    "JsonlSource",
+    "PythonDocsSource",
+    "Source",
+    "TextFilesSource",
+    "TfRecordSource",
+    "TfdsSource",
+]
