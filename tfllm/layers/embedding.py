@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
+
+from tfllm.layers.projection import project
+
+
+def lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Takes rows of a table, with a dense gradient.
+
+    `tf.gather`'s own gradient is sparse, and a table that is also the output layer then has its dense
+    gradient turned into a sparse one of all its rows before the two are added.
+
+    Args:
+        table: float [V, D].
+        ids: int32 [B, T].
+
+    Returns:
+        float [B, T, D].
+    """
+    num_rows, width = table.shape
+
+    @tf.custom_gradient
+    def gather(table: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            rows = tf.reshape(upstream, [-1, width])
+            return tf.math.unsorted_segment_sum(rows, tf.reshape(ids, [-1]), num_rows)
+
+        return tf.gather(table, ids), gradient
+
+    return gather(table)
 
 
 class TokenEmbedding(keras.layers.Layer):
@@ -30,9 +60,8 @@ class TokenEmbedding(keras.layers.Layer):
 
     def call(self, token_ids: tf.Tensor) -> tf.Tensor:
         """Looks up int32 [B, T] -> float [B, T, D]."""
-        return tf.gather(tf.cast(self.embeddings, self.compute_dtype), token_ids)
+        return lookup(tf.cast(self.embeddings, self.compute_dtype), token_ids)
 
     def project(self, hidden_states: tf.Tensor) -> tf.Tensor:
-        """Projects float [..., D] -> float [..., V] with the same table."""
-        table = tf.cast(self.embeddings, hidden_states.dtype)
-        return tf.einsum("...D,VD->...V", hidden_states, table)
+        """Projects float [B, T, D] -> float [B, T, V] with the same table."""
+        return project(hidden_states, tf.cast(self.embeddings, hidden_states.dtype), transpose_kernel=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from tfllm.layers.embedding import lookup
+
 
 class LearnedPositions(keras.layers.Layer):
     """One learned vector a position (GPT-2, BERT).
@@ -30,7 +32,7 @@ class LearnedPositions(keras.layers.Layer):
 
     def call(self, positions: tf.Tensor) -> tf.Tensor:
         """Looks up int32 [B, T] -> float [B, T, D]."""
-        return tf.gather(tf.cast(self.embeddings, self.compute_dtype), positions)
+        return lookup(tf.cast(self.embeddings, self.compute_dtype), positions)
 
 
 def rotary_angles(positions: tf.Tensor, head_dim: int, theta: float) -> tuple[tf.Tensor, tf.Tensor]:
