@@ -70,7 +70,7 @@ def prepare(config: ExperimentConfig, tokenizer: Tokenizer | None = None) -> Pre
     """
     source = make_source(config.data.train)
     tokenizer = tokenizer or make_tokenizer(config, source)
-    shared = {
+    shared: dict[str, Any] = {
         "tokenizer": tokenizer,
         "seq_len": config.data.seq_len,
         "packing": config.data.packing,
@@ -186,7 +186,9 @@ class _Training:
         self.config, self.run_folder, self.strategy = config, run, strategy
         self.prepared, self.display = prepared, display
         with strategy.scope():
-            self.model = make_model(config, prepared.tokenizer.vocab_size, precision=config.training.precision)
+            self.model = make_model(
+                config, prepared.tokenizer.vocab_size, precision=config.training.precision
+            )
             self.optimizer = _make_optimizer(config, self.model)
         self.task = make_task(prepared.tokenizer)
         named = {**model_variables(self.model), **_optimizer_variables(self.optimizer)}
@@ -201,6 +203,8 @@ class _Training:
             return True
         trainer = self._trainer(state)
         self.display.start(state)
+        if state.step == 0:
+            self._evaluate(state)
         finished = trainer.run(state)
         self.display.stop()
         return finished
@@ -245,6 +249,9 @@ class _Training:
         log = MetricsLog(self.run_folder.metrics, step=state.step)
         writer = tf.summary.create_file_writer(str(self.run_folder.tensorboard))
         evaluator = make_evaluator(config, self.model, self.task, self.prepared.validation)
+        self._evaluate = Evaluate(
+            every=training.evaluate_every, evaluate=evaluator.evaluate, log=log, writer=writer, show=show
+        )
         callbacks: list[Callback] = [
             Log(
                 every=training.log_every,
@@ -254,9 +261,7 @@ class _Training:
                 flops_per_token=flops_per_token(self.model, config.data.seq_len),
                 peak_flops=peak_flops(training.precision) * _devices(self.strategy),
             ),
-            Evaluate(
-                every=training.evaluate_every, evaluate=evaluator.evaluate, log=log, writer=writer, show=show
-            ),
+            self._evaluate,
         ]
         if config.generation.prompts:
             folder = self.run_folder.samples
@@ -368,4 +373,3 @@ def _arguments(section: Any, *without: str) -> dict[str, Any]:
 def _devices(strategy: tf.distribute.Strategy) -> int:
     # Logical CPU devices share the cores of one machine.
     return strategy.num_replicas_in_sync if tf.config.list_physical_devices("GPU") else 1
-

@@ -93,7 +93,10 @@ class RunFolder:
         """
         if not self.config.exists():
             problem = Problem(
-                str(self.path), Problem.ABSENT, "holds no config.yaml", "give the folder of a run, e.g. runs/quickstart"
+                str(self.path),
+                Problem.ABSENT,
+                "holds no config.yaml",
+                "give the folder of a run, e.g. runs/quickstart",
             )
             raise ConfigError([problem], "the run folder")
         return load_config(self.config)

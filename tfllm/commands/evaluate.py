@@ -6,6 +6,7 @@ import argparse
 import json
 
 from tfllm.commands.arguments import add_run
+from tfllm.commands.start import start_tensorflow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and prints one JSON object."""
+    start_tensorflow()
     import tfllm
     from tfllm import experiment
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from tfllm.commands.arguments import add_run
+from tfllm.commands.start import start_tensorflow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
     """Exports a run into the next version folder and returns it."""
+    start_tensorflow()
     import tfllm
     from tfllm.export.saved_model import export_saved_model
 

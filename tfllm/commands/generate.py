@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tfllm.commands.arguments import add_run
+from tfllm.commands.start import start_tensorflow
 
 _SETTINGS = {
     "max-new-tokens": (int, "tokens to add at most"),
@@ -22,18 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompts", metavar="PROMPT", nargs="+", help="text to continue")
     for name, (kind, words) in _SETTINGS.items():
         parser.add_argument(f"--{name}", type=kind, help=f"{words} (default: the run's config)")
-    parser.add_argument("--no-jit", action="store_true", help="do not compile with XLA: a faster first answer")
+    parser.add_argument(
+        "--no-jit", action="store_true", help="do not compile with XLA: a faster first answer"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints each prompt with its continuation."""
+    start_tensorflow()
     import tfllm
 
     lm = tfllm.load(arguments.run, jit_compile=not arguments.no_jit)
     names = [name.replace("-", "_") for name in _SETTINGS]
     settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    for prompt, text in zip(
-        arguments.prompts, lm.generate(arguments.prompts, **settings), strict=True
-    ):
+    for prompt, text in zip(arguments.prompts, lm.generate(arguments.prompts, **settings), strict=True):
         print(f"{prompt}{text}")
     return 0

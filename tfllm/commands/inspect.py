@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.commands.arguments import OVERRIDES
+from tfllm.commands.start import start_tensorflow
 from tfllm.config import ExperimentConfig, load_config
 from tfllm.config.build import to_mapping
 from tfllm.run_folder import RunFolder
@@ -28,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     is_run = path.is_dir()
     config = RunFolder(path).load_config() if is_run else load_config(path, arguments.overrides)
 
+    start_tensorflow()
     import yaml
 
     from tfllm import experiment
@@ -49,7 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
     if is_run:
         _print_run(RunFolder(path))
     print("\nCONFIG")
-    print("  " + yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True).replace("\n", "\n  ").rstrip())
+    print(
+        "  "
+        + yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+        .replace("\n", "\n  ")
+        .rstrip()
+    )
     return 0
 
 

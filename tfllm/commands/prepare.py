@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tfllm.commands.arguments import OVERRIDES, add_config
+from tfllm.commands.start import start_tensorflow
 from tfllm.config import load_config
 
 EPILOG = OVERRIDES
@@ -19,6 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prepares, and says what there is."""
     config = load_config(arguments.config, arguments.overrides)
 
+    start_tensorflow()
     from tfllm import experiment
 
     prepared = experiment.prepare(config)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tfllm.commands.arguments import OVERRIDES, add_config
+from tfllm.commands.start import start_tensorflow
 from tfllm.config import load_config
 
 EPILOG = OVERRIDES
@@ -23,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     run_dir = Path(arguments.run_dir or Path("runs") / config.name)
 
+    start_tensorflow()
     from tfllm import experiment
 
     finished = experiment.train(config, run_dir)

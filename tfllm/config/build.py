@@ -142,7 +142,7 @@ def _split_optional(hint: Any) -> tuple[bool, Any]:
     return False, hint
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 

@@ -30,7 +30,9 @@ class TextFilesConfig:
     path: tuple[str, ...] = setting(help="file, glob, or a list of them")
     encoding: str = setting("utf-8", "text encoding of the files")
     split_on: str | None = setting(None, "text that separates documents inside a file")
-    on_error: str = setting("raise", "what to do with bytes that are not text", choices=(*_ON_ERROR, "replace"))
+    on_error: str = setting(
+        "raise", "what to do with bytes that are not text", choices=(*_ON_ERROR, "replace")
+    )
 
 
 @SOURCES.register("jsonl")
@@ -80,4 +82,6 @@ class DataConfig:
     )
     seq_len: int = setting(256, "tokens a row", minimum=2)
     packing: bool = setting(True, "several documents a row; false: one, padded to a bucket")
-    cache_dir: str | None = setting(None, "where tokenised rows are kept; null: $TFLLM_CACHE or ~/.cache/tfllm")
+    cache_dir: str | None = setting(
+        None, "where tokenised rows are kept; null: $TFLLM_CACHE or ~/.cache/tfllm"
+    )

@@ -47,7 +47,9 @@ class ExperimentConfig:
         """Yields problems between sections."""
         del path
         if not re.fullmatch(r"[\w][\w.-]*", self.name):
-            yield Problem("name", self.name, "is not a folder name", "use letters, digits, dot, dash, underscore")
+            yield Problem(
+                "name", self.name, "is not a folder name", "use letters, digits, dot, dash, underscore"
+            )
         if self.data.seq_len > self.context_length:
             rule = f"exceeds model.max_seq_len={self.model.max_seq_len}"
             yield Problem("data.seq_len", self.data.seq_len, rule, "lower it, or raise model.max_seq_len")

@@ -36,9 +36,7 @@ class ByteBPETokenizerConfig:
     """Byte-level byte-pair encoding, GPT-2 style."""
 
     type: str = "byte_bpe"
-    vocab_size: int = setting(
-        4096, "tokens to learn, special ones included; unused with a path", minimum=260
-    )
+    vocab_size: int = setting(4096, "tokens to learn, special ones included; unused with a path", minimum=260)
     path: str | None = setting(None, "a tokenizer.json to use instead of training one on data.train")
 
 

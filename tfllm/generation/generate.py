@@ -81,7 +81,10 @@ def generate_tokens(
     state = (tf.constant(1), token, seen, ended, result, cache)
     invariants = tf.nest.map_structure(_loose_shape, state)
     state = tf.while_loop(
-        lambda index, token, seen, ended, *_: (index < num_new) & ~tf.reduce_all(ended), body, state, invariants
+        lambda index, token, seen, ended, *_: (index < num_new) & ~tf.reduce_all(ended),
+        body,
+        state,
+        invariants,
     )
     return state[4]
 
@@ -142,7 +145,8 @@ class Generator:
             The new token ids of each prompt, without the stop token.
 
         Raises:
-            GenerationError: when a setting is out of range, a prompt is empty, or does not fit the context with the new tokens.
+            GenerationError: when a setting is out of range, a prompt is empty, or does not fit the context
+                with the new tokens.
         """
         self._check(prompts, max_new_tokens)
         _check_range("temperature", temperature, temperature >= 0, "must be at least 0")
@@ -229,5 +233,3 @@ def _loose_shape(x: tf.Tensor) -> tf.TensorShape:
     if len(shape) == 2:
         return tf.TensorShape([None, None])
     return tf.TensorShape([None] * len(shape))
-
-

@@ -57,7 +57,9 @@ def sample(logits: tf.Tensor, seen: tf.Tensor, index: tf.Tensor, sampling: Sampl
         scaled = logits / tf.maximum(sampling.temperature, 1e-5)[:, None]
         kept = _within_top_p(_within_top_k(scaled, sampling.top_k), sampling.top_p)
         # Gumbel-max: the argmax of logits plus Gumbel noise is a draw from their softmax.
-        numbers = stateless_random.uniform(stateless_random.fold_in(sampling.seed, index), tf.shape(logits)[1])
+        numbers = stateless_random.uniform(
+            stateless_random.fold_in(sampling.seed, index), tf.shape(logits)[1]
+        )
         noise = -tf.math.log(-tf.math.log(numbers))
         return tf.argmax(kept + noise, axis=-1, output_type=tf.int32)
 

@@ -46,5 +46,6 @@ def write(pair: KVPair, keys: tf.Tensor, values: tf.Tensor, slot: tf.Tensor) -> 
     """
     here = (tf.range(tf.shape(pair[0])[2]) == slot)[None, None, :, None]
     return tuple(
-        tf.where(here, tf.transpose(new, [0, 2, 1, 3]), old) for old, new in zip(pair, (keys, values), strict=True)
+        tf.where(here, tf.transpose(new, [0, 2, 1, 3]), old)
+        for old, new in zip(pair, (keys, values), strict=True)
     )

@@ -47,7 +47,9 @@ def rotary_angles(positions: tf.Tensor, head_dim: int, theta: float) -> tuple[tf
         Cosine and sine, float32 [B, T, 1, head_dim / 2].
     """
     exponents = tf.range(0, head_dim, 2, dtype=tf.float32) / head_dim
-    angles = tf.cast(positions, tf.float32)[..., None, None] / tf.pow(tf.constant(theta, tf.float32), exponents)
+    angles = tf.cast(positions, tf.float32)[..., None, None] / tf.pow(
+        tf.constant(theta, tf.float32), exponents
+    )
     return tf.cos(angles), tf.sin(angles)
 
 

@@ -62,7 +62,9 @@ class TransformerBlock(keras.layers.Layer):
         self.feed_forward = FeedForward(
             intermediate_dim=intermediate_dim, activation=activation, name="feed_forward", **shared
         )
-        self.feed_forward_dropout = Dropout(rate=dropout, name="feed_forward_dropout", dtype=self.dtype_policy)
+        self.feed_forward_dropout = Dropout(
+            rate=dropout, name="feed_forward_dropout", dtype=self.dtype_policy
+        )
 
     def build(self, input_shape):
         """Builds every part."""

@@ -73,7 +73,9 @@ class Decoder(keras.Model):
         **kwargs,
     ):
         # What get_config returns: the constructor's own arguments, whatever they come to be.
-        arguments = {key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")}
+        arguments = {
+            key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")
+        }
         super().__init__(name=name, **kwargs)
         self._arguments = arguments
         if positions not in ("learned", "rotary", "none"):

@@ -46,6 +46,8 @@ def _logical_cpus(count: int) -> list[str]:
             devices = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
             tf.config.set_logical_device_configuration(cpu, devices)
         except RuntimeError:
-            message = f"distribution.num_devices={count} needs logical CPU devices, but TensorFlow has started"
+            message = (
+                f"distribution.num_devices={count} needs logical CPU devices, but TensorFlow has started"
+            )
             raise TrainingError(f"{message} with fewer; make the strategy first in the process") from None
     return [device.name for device in tf.config.list_logical_devices("CPU")[:count]]

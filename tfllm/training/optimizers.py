@@ -31,7 +31,7 @@ class SGD(_SummedAlready, keras.optimizers.SGD):
     """Stochastic gradient descent."""
 
 
-OPTIMIZERS = {"adamw": AdamW, "lion": Lion, "adafactor": Adafactor, "sgd": SGD}
+OPTIMIZERS: dict[str, Any] = {"adamw": AdamW, "lion": Lion, "adafactor": Adafactor, "sgd": SGD}
 
 
 def make_optimizer(

@@ -47,7 +47,9 @@ class TrainStep:
         self._replicated = strategy.num_replicas_in_sync > 1
         whole = jit_compile and not self._replicated
         compute = self._accumulate
-        self._compute = tf.function(compute, jit_compile=True) if jit_compile and self._replicated else compute
+        self._compute = (
+            tf.function(compute, jit_compile=True) if jit_compile and self._replicated else compute
+        )
         self._step = tf.function(self._replica_step, jit_compile=True) if whole else self._replica_step
 
     def __call__(self, features: Any) -> tf.Tensor:

