@@ -3,7 +3,7 @@
 import os
 import sys
 
-# The checkout, instead of this folder, whose names would hide modules of the standard library.
+# The checkout, instead of this folder.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tfllm.commands.main import main
