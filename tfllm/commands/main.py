@@ -51,7 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
-    parsed = parser.parse_args(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
+    # argparse takes `CONFIG --run-dir DIR KEY=VALUE` for a mistake: overrides must not wait for options.
+    if hasattr(parsed, "overrides") and not any(word.startswith("-") for word in rest):
+        parsed.overrides = [*parsed.overrides, *rest]
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notices say nothing to a user
     try:
         return COMMANDS[parsed.command].run(parsed)
