@@ -203,11 +203,12 @@ class _Training:
             return True
         trainer = self._trainer(state)
         self.display.start(state)
-        if state.step == 0:
-            self._evaluate(state)
-        finished = trainer.run(state)
-        self.display.stop()
-        return finished
+        try:
+            if state.step == 0:
+                self._evaluate(state)
+            return trainer.run(state)
+        finally:
+            self.display.stop()
 
     def _restored_state(self) -> TrainerState:
         restored = self.checkpointer.restore()
@@ -326,7 +327,10 @@ def _prepare_run(config: ExperimentConfig, run: RunFolder, display: Display) -> 
     tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer.exists() else None
     prepared = prepare(config, tokenizer)
     if tokenizer is None:
-        prepared.tokenizer.save(run.tokenizer)
+        part = run.tokenizer.with_name(".part_tokenizer")
+        shutil.rmtree(part, ignore_errors=True)
+        prepared.tokenizer.save(part)
+        part.rename(run.tokenizer)  # whole or not there, should the process be killed
     for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
         display.notice(
             f"{name}: {rows.num_documents:,} documents, {rows.num_bytes:,} bytes, {rows.num_tokens:,} tokens in"

@@ -47,7 +47,9 @@ def config_from_mapping(
 def save_config(config: ExperimentConfig, path: str | Path) -> None:
     """Writes the resolved config; `load_config` reads it back to an equal one."""
     text = yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
-    Path(path).write_text(text, encoding="utf-8")
+    part = Path(path).with_name(".part_config")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)  # a process killed here leaves the old file or the new one
 
 
 def _read_yaml(path: Path) -> Any:

@@ -23,7 +23,9 @@ class MetricsLog:
     def __init__(self, path: str | Path, *, step: int = 0):
         self.path = Path(path)
         kept = [line for line in read_metrics(self.path) if line["step"] <= step and step > 0]
-        self.path.write_text("".join(_line(entry) for entry in kept))
+        part = self.path.with_name(".part_metrics")
+        part.write_text("".join(_line(entry) for entry in kept))
+        part.replace(self.path)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Appends one line; it is in the file when this returns."""
