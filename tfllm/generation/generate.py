@@ -69,7 +69,8 @@ def generate_tokens(
     def body(index, token, seen, ended, result, cache):
         slot = prompt_slots + index - 1
         visible = (slots[None, :] >= first_slot[:, None]) & (slots <= slot)[None, :]
-        positions = (prompt_lengths + index - 1)[:, None]
+        # A row that has ended stays where it is, or longer neighbours would push it past its context.
+        positions = (prompt_lengths + tf.minimum(index, max_new_tokens) - 1)[:, None]
         hidden, cache = model.decode_step(token[:, None], positions, slot, visible, cache)
         token, seen, ended, result = choose(hidden, index, seen, ended, result)
         return index + 1, token, seen, ended, result, cache

@@ -1,0 +1,160 @@
+"""The two signatures of an exported language model: text in, text out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.export.errors import ExportError
+from tfllm.generation.generate import generate_tokens
+from tfllm.generation.samplers import Sampling
+from tfllm.tokenizers import Tokenizer
+
+# The inputs of `generate` beside the prompt, in order.
+SETTINGS = {
+    "max_new_tokens": tf.int32,
+    "temperature": tf.float32,
+    "top_k": tf.int32,
+    "top_p": tf.float32,
+    "repetition_penalty": tf.float32,
+    "seed": tf.int32,
+}
+# The smallest normal float32, so that a top_p of 0 means the likeliest token and no kernel flushes it to 0.
+_SMALLEST_TOP_P = 1.1754944e-38
+# Beyond, penalized logits may overflow to infinity, and infinities subtract to NaN.
+_PENALTIES = (1e-4, 1e4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What requests may ask for.
+
+    Args:
+        context_length: Tokens of prompt and answer together.
+        max_new_tokens: Largest `max_new_tokens`; leaves a prompt at least one token.
+    """
+
+    context_length: int
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, model: Any, max_new_tokens: int) -> Limits:
+        """The limits of a model whose requests may ask for `max_new_tokens`, if its context holds them.
+
+        Raises:
+            ExportError: when `max_new_tokens` is below 1, or the context has no room for an answer.
+        """
+        if max_new_tokens < 1:
+            raise ExportError(f"max_new_tokens={max_new_tokens} must be at least 1")
+        if model.max_seq_len < 2:
+            raise ExportError(f"max_seq_len={model.max_seq_len} must be at least 2: a prompt and an answer")
+        limit = min(max_new_tokens, model.max_seq_len - 1)
+        return cls(context_length=model.max_seq_len, max_new_tokens=limit)
+
+
+def read_defaults(generation: Any, limits: Limits) -> dict[str, int | float]:
+    """Reads the attributes named in `SETTINGS`; lowers `max_new_tokens` to the limit."""
+    kinds = {tf.int32: int, tf.float32: float}
+    defaults = {name: kinds[dtype](getattr(generation, name)) for name, dtype in SETTINGS.items()}
+    return {**defaults, "max_new_tokens": min(defaults["max_new_tokens"], limits.max_new_tokens)}
+
+
+def serving_module(
+    model: Any, tokenizer: Tokenizer, *, limits: Limits, defaults: dict[str, int | float]
+) -> tf.Module:
+    """Makes the object that is saved; it holds variables, constants and functions, and no Keras object.
+
+    Args:
+        model: Gives `prefill`, `decode_step`, `logits`, `vocab_size` and `variables`, in float32.
+        tokenizer: The tokenizer of the model.
+        limits: What requests may ask for.
+        defaults: The settings of `serving_default`, from `read_defaults`.
+
+    Returns:
+        A module with the functions `serving_default` and `generate`. Both return `text` string [B], the
+        continuation as valid UTF-8; `num_tokens` int32 [B], the tokens generated; and
+        `prompt_tokens_dropped` int32 [B].
+
+        Batches mix requests of strangers, so no row fails for what it asks. A prompt longer than
+        `context_length - max_new_tokens` tokens, the start token included, keeps its end. Settings out of
+        range move to the nearest in range: `max_new_tokens` in [1, limit], `temperature` and `top_k` at
+        least 0, `top_p` in (0, 1], `repetition_penalty` in [1e-4, 1e4]; what is not a number, to the lowest.
+    """
+    module = tf.Module(name="language_model")
+    module.weights = {variable.path: variable.value for variable in model.variables}
+    module.tokenizer = graph_tokenizer = tokenizer.in_graph()
+    stop_ids = sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id})
+
+    def generate(prompt, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed):
+        max_new_tokens = tf.clip_by_value(max_new_tokens, 1, limits.max_new_tokens)
+        sampling = _clamped(Sampling(temperature, top_k, top_p, repetition_penalty, seed))
+        kept = limits.context_length - max_new_tokens
+        token_ids, padding_mask, dropped = _read_prompts(graph_tokenizer, prompt, kept)
+        generated = generate_tokens(
+            model,
+            token_ids,
+            padding_mask,
+            max_new_tokens=max_new_tokens,
+            num_new=tf.maximum(tf.reduce_max(max_new_tokens), 1),  # an empty batch has no maximum
+            sampling=sampling,
+            stop_ids=stop_ids,
+            pad_id=tokenizer.pad_id,
+        )
+        ids = tf.RaggedTensor.from_tensor(generated.token_ids, lengths=generated.lengths)
+        outputs = {
+            "text": graph_tokenizer.decode(ids),
+            "num_tokens": generated.lengths,
+            "prompt_tokens_dropped": dropped,
+        }
+        return {name: tf.ensure_shape(x, [None]) for name, x in outputs.items()}
+
+    prompt_spec = tf.TensorSpec([None], tf.string, name="prompt")
+    setting_specs = [tf.TensorSpec([None], dtype, name=name) for name, dtype in SETTINGS.items()]
+
+    def serving_default(prompt):
+        settings = {name: tf.constant(defaults[name], dtype) for name, dtype in SETTINGS.items()}
+        return module.generate(prompt, *(tf.fill(tf.shape(prompt), x) for x in settings.values()))
+
+    module.generate = tf.function(generate, input_signature=[prompt_spec, *setting_specs], autograph=False)
+    module.serving_default = tf.function(serving_default, input_signature=[prompt_spec], autograph=False)
+    return module
+
+
+def _clamped(sampling: Sampling) -> Sampling:
+    lowest, highest = _PENALTIES
+    temperature, top_p, penalty = sampling.temperature, sampling.top_p, sampling.repetition_penalty
+    # Comparing, unlike minimum and maximum, also rids of NaN.
+    return Sampling(
+        temperature=tf.where(temperature > 0, temperature, 0.0),
+        top_k=tf.maximum(sampling.top_k, 0),
+        top_p=tf.where(top_p > _SMALLEST_TOP_P, tf.minimum(top_p, 1.0), _SMALLEST_TOP_P),
+        repetition_penalty=tf.where(penalty > lowest, tf.minimum(penalty, highest), lowest),
+        seed=sampling.seed,
+    )
+
+
+def _read_prompts(
+    tokenizer: Any, prompts: tf.Tensor, longest: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Turns prompts into left-padded rows.
+
+    Args:
+        tokenizer: In graph.
+        prompts: string [B].
+        longest: int32 [B], tokens to keep at most, from the end.
+
+    Returns:
+        Token ids int32 [B, P], the mask of real ones bool [B, P], and the number dropped int32 [B].
+    """
+    starts = tf.fill([tf.size(prompts), 1], tokenizer.bos_id)
+    tokens = tf.concat([starts, tokenizer.encode(prompts)], axis=1)
+    lengths = tf.cast(tokens.row_lengths(), tf.int32)
+    kept = tf.minimum(lengths, longest)
+    width = tf.maximum(tf.reduce_max(kept), 1)
+    from_end = tf.range(-width, 0)[None, :]
+    mask = from_end >= -kept[:, None]
+    places = tf.cast(tokens.row_limits(), tf.int32)[:, None] + from_end
+    token_ids = tf.gather(tokens.flat_values, tf.where(mask, places, 0))
+    return tf.where(mask, token_ids, tokenizer.pad_id), mask, lengths - kept
