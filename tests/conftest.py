@@ -17,3 +17,32 @@ tf.config.set_logical_device_configuration(
 def _private_cache(tmp_path_factory):
     """Rows and tokenizers go to a temporary folder, never to the user's cache."""
     os.environ["TFLLM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, _private_cache):
+    """The folder of a run of 20 steps: bytes, 2 layers of 2 heads, width 32, a context of 64. Do not write to it."""
+    from tfllm import experiment
+    from tfllm.config import config_from_mapping
+
+    folder = tmp_path_factory.mktemp("tiny_run")
+    text = folder / "text.txt"
+    text.write_text("\n\n".join(f"The {i}th door opens when the {i + 1}th one is shut." for i in range(400)))
+    mapping = {
+        "name": "tiny",
+        "tokenizer": {"type": "byte"},
+        "model": {"num_layers": 2, "hidden_dim": 32, "num_heads": 2},
+        "data": {"train": {"type": "text_files", "path": str(text), "split_on": "\n\n"}, "seq_len": 64},
+        "optimizer": {"type": "adamw", "learning_rate": 3e-3},
+        "training": {
+            "steps": 20,
+            "global_batch_size": 4,
+            "log_every": 5,
+            "evaluate_every": 10,
+            "jit_compile": False,
+        },
+        "generation": {"max_new_tokens": 16},
+    }
+    run = folder / "run"
+    assert experiment.train(config_from_mapping(mapping), run)
+    return run

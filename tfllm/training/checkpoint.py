@@ -163,7 +163,7 @@ def restore_model(folder: str | Path, model: Any, *, notify: Callable[[str], Non
                     f"{path} belongs to another model: {name} has shape {saved or 'none'} there and"
                     f" {list(variable.shape)} here; use the config the run was made with"
                 )
-            variable.assign(reader.get_tensor(f"{_escape(name)}/.ATTRIBUTES/VARIABLE_VALUE"))
+            variable.assign(reader.get_tensor(_file_key(name)))
         return Restored(manifest["step"], manifest["state"], path)
     raise CheckpointError(f"no whole checkpoint in {folder}; train first, or give another run folder")
 
@@ -225,3 +225,8 @@ def _reason(error: Exception) -> str:
 def _escape(name: str) -> str:
     # TensorFlow writes attribute names with slashes escaped; dots keep the names readable in the file.
     return name.replace("/", ".")
+
+
+def _file_key(name: str) -> str:
+    # In the file TensorFlow doubles the dots of an attribute's name.
+    return f"{_escape(name).replace('.', '..')}/.ATTRIBUTES/VARIABLE_VALUE"
