@@ -118,7 +118,7 @@ def _convert(hint: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
         try:
             if math.isfinite(float(raw)):
                 return float(raw)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if hint is int and isinstance(raw, float) and raw.is_integer():
         return int(raw)
