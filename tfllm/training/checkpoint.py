@@ -59,7 +59,7 @@ class Checkpointer:
         self.keep = keep
         self.notify = notify
         self._variables = {name: getattr(v, "value", v) for name, v in variables.items()}
-        self._checkpoint = tf.train.Checkpoint(**{_escape(n): v for n, v in self._variables.items()})
+        self._checkpoint = _checkpoint(self._variables)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Writes a checkpoint and removes what is too old.
@@ -155,7 +155,6 @@ def restore_model(folder: str | Path, model: Any, *, notify: Callable[[str], Non
             notify(f"{error}; falling back to the checkpoint before it")
             continue
         variables = model_variables(model)
-        reader = tf.train.load_checkpoint(str(path / "variables"))
         for name, variable in variables.items():
             saved = manifest["variables"].get(name)
             if saved != list(variable.shape):
@@ -163,7 +162,7 @@ def restore_model(folder: str | Path, model: Any, *, notify: Callable[[str], Non
                     f"{path} belongs to another model: {name} has shape {saved or 'none'} there and"
                     f" {list(variable.shape)} here; use the config the run was made with"
                 )
-            variable.assign(reader.get_tensor(f"{_escape(name)}/.ATTRIBUTES/VARIABLE_VALUE"))
+        _checkpoint({name: v.value for name, v in variables.items()}).read(str(path / "variables")).expect_partial()
         return Restored(manifest["step"], manifest["state"], path)
     raise CheckpointError(f"no whole checkpoint in {folder}; train first, or give another run folder")
 
@@ -222,6 +221,6 @@ def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
 
 
-def _escape(name: str) -> str:
-    # TensorFlow writes attribute names with slashes escaped; dots keep the names readable in the file.
-    return name.replace("/", ".")
+def _checkpoint(variables: Mapping[str, Any]) -> tf.train.Checkpoint:
+    # An attribute's name holds no slash.
+    return tf.train.Checkpoint(**{name.replace("/", "."): v for name, v in variables.items()})
