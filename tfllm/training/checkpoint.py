@@ -92,7 +92,9 @@ class Checkpointer:
                 f" whole checkpoint is {newest}. Free space or make the folder writable, then run the same"
                 f" command again"
             ) from error
-        for old in self.paths()[: -self.keep]:
+        # What lies after this step is damaged, for the run went on from before it; it must not count as new.
+        whole = [path for path in self.paths() if path.name <= final.name]
+        for old in {*self.paths()} - {*whole[-self.keep :]}:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
