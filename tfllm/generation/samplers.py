@@ -60,7 +60,8 @@ def sample(logits: tf.Tensor, seen: tf.Tensor, index: tf.Tensor, sampling: Sampl
         numbers = stateless_random.uniform(
             stateless_random.fold_in(sampling.seed, index), tf.shape(logits)[1]
         )
-        noise = -tf.math.log(-tf.math.log(numbers))
+        # A draw of exactly 0 would give a kept token the logit of one that is cut off.
+        noise = -tf.math.log(-tf.math.log(tf.maximum(numbers, 2.0**-25)))
         return tf.argmax(kept + noise, axis=-1, output_type=tf.int32)
 
     drawn = tf.cond(tf.reduce_any(sampling.temperature > 0), draw, lambda: greedy)
