@@ -38,7 +38,7 @@ def generate_tokens(
     """Continues prompts; a pure graph, the same under XLA and in a SavedModel.
 
     Args:
-        model: Gives `prefill`, `decode_step`, `logits` and `vocab_size`.
+        model: Gives `prefill`, `decode_step`, `logits`, `vocab_size` and `max_seq_len`.
         token_ids: int32 [B, P], prompts at the right end (left-padded).
         padding_mask: bool [B, P], true for real tokens; at least one a row.
         max_new_tokens: int32 [B], at most `num_new`.
@@ -69,7 +69,8 @@ def generate_tokens(
     def body(index, token, seen, ended, result, cache):
         slot = prompt_slots + index - 1
         visible = (slots[None, :] >= first_slot[:, None]) & (slots <= slot)[None, :]
-        positions = (prompt_lengths + index - 1)[:, None]
+        # A row that has ended runs along beside the others, but not past the last position there is.
+        positions = tf.minimum(prompt_lengths + index - 1, model.max_seq_len - 1)[:, None]
         hidden, cache = model.decode_step(token[:, None], positions, slot, visible, cache)
         token, seen, ended, result = choose(hidden, index, seen, ended, result)
         return index + 1, token, seen, ended, result, cache
@@ -93,7 +94,7 @@ class Generator:
     """Generates from Python: buckets lengths, compiles once a bucket.
 
     Args:
-        model: As in `generate_tokens`, with `max_seq_len`.
+        model: As in `generate_tokens`.
         stop_ids: Tokens that end a row.
         pad_id: Fills up rows.
         jit_compile: Compile with XLA.
