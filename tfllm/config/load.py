@@ -59,7 +59,9 @@ class _UniqueKeys(yaml.SafeLoader):
             if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
                 continue
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value} is written twice", key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

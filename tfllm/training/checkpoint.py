@@ -164,7 +164,9 @@ def restore_model(folder: str | Path, model: Any, *, notify: Callable[[str], Non
                     f"{path} belongs to another model: {name} has shape {saved or 'none'} there and"
                     f" {list(variable.shape)} here; use the config the run was made with"
                 )
-        _checkpoint({name: v.value for name, v in variables.items()}).read(str(path / "variables")).expect_partial()
+        _checkpoint({name: v.value for name, v in variables.items()}).read(
+            str(path / "variables")
+        ).expect_partial()
         return Restored(manifest["step"], manifest["state"], path)
     raise CheckpointError(f"no whole checkpoint in {folder}; train first, or give another run folder")
 
