@@ -242,7 +242,7 @@ def test_attention_scores_are_those_of_query_and_key(model):
 
 
 def test_unknown_blocks_are_refused(model):
-    with pytest.raises(ValueError, match="block_99.*block_00, block_01"):
+    with pytest.raises(ValueError, match=r"block_99.*block_00, block_01"):
         model({"token_ids": tokens(1, 3)}, attention_scores=["block_00", "block_99"])
 
 
