@@ -29,12 +29,12 @@ def build(cls: type, mapping: Any, path: str, problems: list[Problem]) -> Any:
         problems: Receives every mistake found.
 
     Returns:
-        An instance, or `BAD` when a problem was found in it.
+        An instance, or `BAD` when one of its values is missing or unusable. The config is good when no
+        problem was found, not when there is an instance.
     """
     if not isinstance(mapping, Mapping):
         problems.append(Problem(path, mapping, "must be a section", "write keys under it, one a line"))
         return BAD
-    found = len(problems)
     if hasattr(cls, "expand"):
         mapping = cls.expand(mapping, path, problems)
     fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -55,12 +55,13 @@ def build(cls: type, mapping: Any, path: str, problems: list[Problem]) -> Any:
             problems.append(Problem(where, Problem.ABSENT, "is required", _required_mend(where, field)))
             continue
         values[name] = _build_value(hints[name], field, raw, where, problems)
-    if len(problems) > found:
+    if len(values) < len(fields) or any(value is BAD for value in values.values()):
         return BAD
+    # An unknown key or a broken rule is no reason to keep quiet about the rules that come after.
     instance = cls(**values)
     if hasattr(instance, "check"):
         problems.extend(instance.check(path))
-    return instance if len(problems) == found else BAD
+    return instance
 
 
 def to_mapping(config: Any) -> Any:
@@ -117,7 +118,7 @@ def _convert(hint: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
         try:
             if math.isfinite(float(raw)):
                 return float(raw)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if hint is int and isinstance(raw, float) and raw.is_integer():
         return int(raw)

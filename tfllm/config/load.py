@@ -52,9 +52,25 @@ def save_config(config: ExperimentConfig, path: str | Path) -> None:
     part.replace(path)  # a process killed here leaves the old file or the new one
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key written twice; plain YAML would keep the last and say nothing."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value} is written twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         mend = f"there are {', '.join(near[:5])}" if near else "give the path of a YAML file"

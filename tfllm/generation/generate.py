@@ -38,7 +38,7 @@ def generate_tokens(
     """Continues prompts; a pure graph, the same under XLA and in a SavedModel.
 
     Args:
-        model: Gives `prefill`, `decode_step`, `logits` and `vocab_size`.
+        model: Gives `prefill`, `decode_step`, `logits`, `vocab_size` and `max_seq_len`.
         token_ids: int32 [B, P], prompts at the right end (left-padded).
         padding_mask: bool [B, P], true for real tokens; at least one a row.
         max_new_tokens: int32 [B], at most `num_new`.
@@ -94,7 +94,7 @@ class Generator:
     """Generates from Python: buckets lengths, compiles once a bucket.
 
     Args:
-        model: As in `generate_tokens`, with `max_seq_len`.
+        model: As in `generate_tokens`.
         stop_ids: Tokens that end a row.
         pad_id: Fills up rows.
         jit_compile: Compile with XLA.
@@ -149,11 +149,14 @@ class Generator:
             GenerationError: when a setting is out of range, a prompt is empty, or does not fit the context
                 with the new tokens.
         """
+        if not len(prompts):
+            return []
         self._check(prompts, max_new_tokens)
         _check_range("temperature", temperature, temperature >= 0, "must be at least 0")
         _check_range("top_k", top_k, top_k >= 0, "must be at least 0; 0 keeps all")
         _check_range("top_p", top_p, 0 < top_p <= 1, "must be in (0, 1]")
         _check_range("repetition_penalty", repetition_penalty, repetition_penalty > 0, "must be above 0")
+        seeds = _checked_seeds(seed, len(prompts))
         width = bucket(max(len(prompt) for prompt in prompts))
         token_ids, padding_mask = left_padded(prompts, width, self.pad_id)
         rows = len(prompts)
@@ -162,7 +165,7 @@ class Generator:
             top_k=tf.fill([rows], int(top_k)),
             top_p=tf.fill([rows], float(top_p)),
             repetition_penalty=tf.fill([rows], float(repetition_penalty)),
-            seed=tf.constant(np.broadcast_to(np.asarray(seed, np.int32), [rows])),
+            seed=tf.constant(seeds),
         )
         limits = tf.fill([rows], max_new_tokens)
         tokens, lengths = self._run(token_ids, padding_mask, limits, sampling, bucket(max_new_tokens))
@@ -185,6 +188,16 @@ class Generator:
 def _check_range(name: str, value: Any, holds: bool, rule: str) -> None:
     if not holds:
         raise GenerationError(f"{name}={value} {rule}")
+
+
+def _checked_seeds(seed: int | Sequence[int], rows: int) -> np.ndarray:
+    seeds = [seed] * rows if isinstance(seed, (int, np.integer)) else list(seed)
+    if len(seeds) != rows:
+        raise GenerationError(f"seed has {len(seeds)} for {rows} prompts; give one, or one a prompt")
+    smallest, largest = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    for each in seeds:
+        _check_range("seed", each, smallest <= each <= largest, f"must be from {smallest} to {largest}")
+    return np.asarray(seeds, np.int32)
 
 
 def left_padded(prompts: Sequence[Sequence[int]], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

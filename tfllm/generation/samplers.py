@@ -65,7 +65,9 @@ def sample(logits: tf.Tensor, seen: tf.Tensor, index: tf.Tensor, sampling: Sampl
         numbers = stateless_random.uniform(
             stateless_random.fold_in(sampling.seed, index), tf.shape(logits)[1]
         )
-        return tf.argmin(tf.nn.softmax(kept) / tf.math.log(numbers), axis=-1, output_type=tf.int32)
+        # A number of exactly 0 would make a kept token's quotient that of one cut off.
+        clocks = tf.nn.softmax(kept) / tf.math.log(tf.maximum(numbers, 2.0**-25))
+        return tf.argmin(clocks, axis=-1, output_type=tf.int32)
 
     drawn = tf.cond(tf.reduce_any(sampling.temperature > 0), draw, lambda: greedy)
     return tf.where(sampling.temperature > 0, drawn, greedy)

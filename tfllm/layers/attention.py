@@ -36,7 +36,8 @@ class Attention(keras.layers.Layer):
         output_initializer_range: float | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # Keras would cast the float32 rotary angles to the compute type; `x` arrives in it.
+        super().__init__(autocast=False, **kwargs)
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads or num_heads
         self.head_dim = head_dim

@@ -28,8 +28,11 @@ def lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def gather(table: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            rows = tf.reshape(upstream, [-1, width])
-            return tf.math.unsorted_segment_sum(rows, tf.reshape(ids, [-1]), num_rows)
+            # In float32: a frequent token adds up thousands of rows, and bfloat16 stops counting at 256.
+            rows = tf.reshape(tf.cast(upstream, tf.float32), [-1, width])
+            return tf.cast(
+                tf.math.unsorted_segment_sum(rows, tf.reshape(ids, [-1]), num_rows), upstream.dtype
+            )
 
         return tf.gather(table, ids), gradient
 

@@ -45,7 +45,8 @@ class TransformerBlock(keras.layers.Layer):
         output_initializer_range: float | None = None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # Keras would cast the float32 rotary angles to the compute type; `x` arrives in it.
+        super().__init__(autocast=False, **kwargs)
         norms = {"epsilon": norm_epsilon, "use_bias": use_bias, "dtype": self.dtype_policy}
         shared = {
             "use_bias": use_bias,

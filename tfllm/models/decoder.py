@@ -162,6 +162,9 @@ class Decoder(keras.Model):
             `hidden_states` float [B, T, D] after the last norm, `logits` float32 [B, T, V], and on
             request `attention_scores`: {"block_00": float32 [B, N, T, S], …}. In a graph the logits
             cost nothing when nobody reads them.
+
+        Raises:
+            ValueError: when `attention_scores` names a block that is not there.
         """
         token_ids = features["token_ids"]
         padding_mask, segment_ids = features.get("padding_mask"), features.get("segment_ids")
@@ -170,12 +173,13 @@ class Decoder(keras.Model):
         if positions is None:
             positions = _default_positions(token_ids, padding_mask)
         row_seeds = features.get("row_seeds") if training else None
+        wanted = self._blocks_wanted(attention_scores)
         x, angles = self._embed(token_ids, positions)
         x = self.embedding_dropout(x, row_seeds)
         captured = {}
         for block in self.blocks:
             x, scores, _ = block(x, mask, angles=angles, row_seeds=row_seeds)
-            if attention_scores is True or (attention_scores and block.name in attention_scores):
+            if block.name in wanted:
                 captured[block.name] = scores
         hidden_states = self.final_norm(x)
         outputs: dict[str, Any] = {"hidden_states": hidden_states, "logits": self.logits(hidden_states)}
@@ -234,6 +238,15 @@ class Decoder(keras.Model):
             x, _, pair = block(x, slot_mask[:, None, :], angles=angles, cache=pair, slot=slot)
             caches.append(pair)
         return self.final_norm(x), tuple(caches)
+
+    def _blocks_wanted(self, attention_scores: bool | Collection[str]) -> Collection[str]:
+        names = [block.name for block in self.blocks]
+        if isinstance(attention_scores, bool):
+            return names if attention_scores else ()
+        for name in attention_scores:
+            if name not in names:
+                raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
+        return attention_scores
 
     def _embed(self, token_ids: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, Any]:
         x = self.token_embedding(token_ids)

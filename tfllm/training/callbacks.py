@@ -47,7 +47,12 @@ class TrainerState:
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint must hold for the next log line to come out the same."""
-        return {"tokens": self.tokens, "window": self.window, "learning_rate": self.learning_rate}
+        return {
+            "tokens": self.tokens,
+            "window": self.window,
+            "learning_rate": self.learning_rate,
+            "train_seconds": self.train_seconds,
+        }
 
 
 class Callback(Protocol):

@@ -59,7 +59,7 @@ class Checkpointer:
         self.keep = keep
         self.notify = notify
         self._variables = {name: getattr(v, "value", v) for name, v in variables.items()}
-        self._checkpoint = tf.train.Checkpoint(**{_escape(n): v for n, v in self._variables.items()})
+        self._checkpoint = _checkpoint(self._variables)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Writes a checkpoint and removes what is too old.
@@ -92,7 +92,9 @@ class Checkpointer:
                 f" whole checkpoint is {newest}. Free space or make the folder writable, then run the same"
                 f" command again"
             ) from error
-        for old in self.paths()[: -self.keep]:
+        # What lies after this step is damaged, for the run went on from before it; it must not count as new.
+        whole = [path for path in self.paths() if path.name <= final.name]
+        for old in {*self.paths()} - {*whole[-self.keep :]}:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
@@ -155,7 +157,6 @@ def restore_model(folder: str | Path, model: Any, *, notify: Callable[[str], Non
             notify(f"{error}; falling back to the checkpoint before it")
             continue
         variables = model_variables(model)
-        reader = tf.train.load_checkpoint(str(path / "variables"))
         for name, variable in variables.items():
             saved = manifest["variables"].get(name)
             if saved != list(variable.shape):
@@ -163,7 +164,9 @@ def restore_model(folder: str | Path, model: Any, *, notify: Callable[[str], Non
                     f"{path} belongs to another model: {name} has shape {saved or 'none'} there and"
                     f" {list(variable.shape)} here; use the config the run was made with"
                 )
-            variable.assign(reader.get_tensor(_file_key(name)))
+        _checkpoint({name: v.value for name, v in variables.items()}).read(
+            str(path / "variables")
+        ).expect_partial()
         return Restored(manifest["step"], manifest["state"], path)
     raise CheckpointError(f"no whole checkpoint in {folder}; train first, or give another run folder")
 
@@ -222,11 +225,6 @@ def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
 
 
-def _escape(name: str) -> str:
-    # TensorFlow writes attribute names with slashes escaped; dots keep the names readable in the file.
-    return name.replace("/", ".")
-
-
-def _file_key(name: str) -> str:
-    # In the file TensorFlow doubles the dots of an attribute's name.
-    return f"{_escape(name).replace('.', '..')}/.ATTRIBUTES/VARIABLE_VALUE"
+def _checkpoint(variables: Mapping[str, Any]) -> tf.train.Checkpoint:
+    # An attribute's name holds no slash.
+    return tf.train.Checkpoint(**{name.replace("/", "."): v for name, v in variables.items()})

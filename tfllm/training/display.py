@@ -15,13 +15,13 @@ class Display:
 
     Args:
         total_steps: Updates in the whole run.
-        stream: Where to write.
+        stream: Where to write; None is what `sys.stderr` is then.
     """
 
-    def __init__(self, *, total_steps: int, stream: TextIO = sys.stderr):
+    def __init__(self, *, total_steps: int, stream: TextIO | None = None):
         self.total_steps = total_steps
-        self.stream = stream
-        self.is_terminal = stream.isatty()
+        self.stream = stream or sys.stderr
+        self.is_terminal = self.stream.isatty()
         self._bar: tqdm | None = None
 
     def start(self, state: TrainerState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ class MetricsLog:
     def __init__(self, path: str | Path, *, step: int = 0):
         self.path = Path(path)
         kept = [line for line in read_metrics(self.path) if line["step"] <= step and step > 0]
-        part = self.path.with_name(".part_metrics")
+        part = self.path.with_suffix(".part")
         part.write_text("".join(_line(entry) for entry in kept))
-        part.replace(self.path)
+        os.replace(part, self.path)  # a kill in between must not lose the lines
 
     def write(self, entry: dict[str, Any]) -> None:
         """Appends one line; it is in the file when this returns."""

@@ -62,7 +62,10 @@ def make_optimizer(
     if kind not in OPTIMIZERS:
         raise ValueError(f"optimizer kind={kind!r} is not known; use one of {sorted(OPTIMIZERS)}")
     variables = list(variables)
-    optimizer = OPTIMIZERS[kind](learning_rate=learning_rate, weight_decay=weight_decay or None, **arguments)
+    # Named, because Keras numbers its own names by process, and the names are in the checkpoint.
+    optimizer = OPTIMIZERS[kind](
+        learning_rate=learning_rate, weight_decay=weight_decay, name=kind, **arguments
+    )
     if weight_decay:
         kept = [v for v in variables if not decays(v, decay_embeddings=decay_embeddings)]
         optimizer.exclude_from_weight_decay(var_list=kept)

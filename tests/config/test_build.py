@@ -1,0 +1,320 @@
+import dataclasses
+
+import pytest
+
+from tests.config.minimal import minimal
+from tfllm.config import (
+    ConfigError,
+    Problem,
+    Registry,
+    config_from_mapping,
+    load_config,
+    save_config,
+    setting,
+)
+from tfllm.config.build import build, to_mapping
+from tfllm.config.data import SOURCES
+from tfllm.config.model import DECODER_SIZES, MODELS
+from tfllm.config.optimizer import OPTIMIZERS, SCHEDULES
+from tfllm.config.sections import DISTRIBUTIONS, TASKS, TOKENIZERS
+
+# What each registered type needs beside its name.
+REQUIRED = {
+    "text_files": {"path": "a.txt"},
+    "jsonl": {"path": ["a.jsonl", "b.jsonl"]},
+    "tfds": {"name": "imdb_reviews"},
+    "tfrecord": {"path": "a.tfrecord"},
+}
+SECTIONS = {
+    "task": TASKS,
+    "tokenizer": TOKENIZERS,
+    "model": MODELS,
+    "optimizer": OPTIMIZERS,
+    "distribution": DISTRIBUTIONS,
+}
+EVERY_TYPE = [
+    *((name, kind) for name, registry in SECTIONS.items() for kind in registry.names()),
+    *(("data.train", kind) for kind in SOURCES.names()),
+    *(("data.validation", kind) for kind in SOURCES.names()),
+    *(("optimizer.schedule", kind) for kind in SCHEDULES.names()),
+]
+
+
+def problems_of(mapping, overrides=()):
+    with pytest.raises(ConfigError) as caught:
+        config_from_mapping(mapping, overrides)
+    return {problem.path: problem for problem in caught.value.problems}, str(caught.value)
+
+
+def with_type(path, kind):
+    section = {"type": kind, **REQUIRED.get(kind, {})}
+    if path == "optimizer.schedule":
+        return minimal(optimizer={"schedule": section})
+    if "." in path:
+        data = {"train": "python_docs", "seq_len": 64}
+        return minimal(data={**data, path.split(".")[1]: section})
+    return minimal(**{path: section})
+
+
+def at(config, path):
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+@pytest.mark.parametrize(("path", "kind"), EVERY_TYPE)
+def test_every_type_builds_and_reads_back_equal(path, kind, tmp_path):
+    config = config_from_mapping(with_type(path, kind))
+    assert at(config, path).type == kind
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_values_other_than_the_defaults_read_back_equal(tmp_path):
+    config = config_from_mapping(
+        minimal(
+            model={"size": "gpt2-small", "hidden_dim": 96, "num_heads": 4, "dropout": 0.1, "head_dim": 8},
+            optimizer={"type": "sgd", "learning_rate": 1e-7, "clip_norm": None, "nesterov": True},
+            training={"steps": 7, "microbatch_size": 4, "sample_every": 3},
+            distribution={"type": "mirrored", "num_devices": 2},
+        ),
+        ["generation.prompts=['a: b', \"# é\\n\"]", "name=2024"],
+    )
+    save_config(config, tmp_path / "config.yaml")
+    again = load_config(tmp_path / "config.yaml")
+    assert again == config
+    assert (again.name, again.generation.prompts) == ("2024", ("a: b", "# é\n"))
+    assert again.optimizer.clip_norm is None
+
+
+def test_a_config_is_frozen():
+    config = config_from_mapping(minimal())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.training.steps = 3
+
+
+def test_every_mistake_is_told_at_once():
+    mapping = minimal(
+        model={"num_heads": 5, "hidden_dim": 64, "norm": "batch_norm", "dropout": 1.0},
+        optimizer={"type": "adamv", "learning_rate": 1},
+        training={"steps": "many", "log_evry": 5, "global_batch_size": 0},
+        tokenizer={"type": "byte_bpe", "vocab_size": 12},
+        colour="blue",
+    )
+    problems, message = problems_of(mapping, ["data.packing=perhaps"])
+    assert set(problems) == {
+        "model.norm",
+        "model.dropout",
+        "optimizer.type",
+        "training.steps",
+        "training.log_evry",
+        "training.global_batch_size",
+        "tokenizer.vocab_size",
+        "colour",
+        "data.packing",
+    }
+    assert message.startswith("9 problems in the config:")
+    for line in (
+        "model.norm=batch_norm is not a known choice; write one of layer_norm, rms_norm",
+        "model.dropout=1.0 must be less than 1.0",
+        "optimizer.type=adamv is not a known optimizer; did you mean adamw?",
+        "training.steps=many must be a whole number; write digits without quotes",
+        "training.log_evry=5 is not a known key; did you mean training.log_every?",
+        "training.global_batch_size=0 must be at least 1",
+        "tokenizer.vocab_size=12 must be at least 260",
+        "data.packing=perhaps must be true or false; write true or false without quotes",
+    ):
+        assert f"\n  - {line}" in message
+    assert "colour=blue is not a known key; known here: name, seed, task" in message
+
+
+def test_rules_between_keys_are_told_beside_unknown_keys():
+    problems, _ = problems_of(
+        minimal(
+            model={"num_heads": 5, "hidden_dim": 64, "widht": 3},
+            optimizer={"schedule": {"type": "linear", "warmup_steps": 50}},
+            training={"steps": 20, "global_batch_size": 6, "microbatch_size": 4},
+        )
+    )
+    assert {"model.num_heads", "model.widht", "optimizer.schedule.warmup_steps"} < set(problems)
+    assert "training.microbatch_size" in problems
+
+
+@pytest.mark.parametrize("text", ["3e-4", "3.0e-4", "0.0003", ".3e-3"])
+def test_floats_are_read_however_they_are_written(text, tmp_path):
+    assert config_from_mapping(minimal(), [f"optimizer.learning_rate={text}"]).optimizer.learning_rate == 3e-4
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "name: x\ndata: {train: python_docs}\noptimizer:\n  learning_rate: " + text + "\n", encoding="utf-8"
+    )
+    assert load_config(path).optimizer.learning_rate == 3e-4
+
+
+@pytest.mark.parametrize("value", ["nan", ".inf", "1" + "0" * 400, "true", "[1]", "fast"])
+def test_what_is_no_number_is_refused(value):
+    problems, message = problems_of(minimal(), [f"optimizer.learning_rate={value}"])
+    assert list(problems) == ["optimizer.learning_rate"]
+    assert "must be a finite number" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("training.steps=2.5", "must be a whole number"),
+        ("training.steps='5'", "must be a whole number"),
+        ("training.steps=true", "must be a whole number"),
+        ("training.jit_compile=1", "must be true or false"),
+        ("training.jit_compile='false'", "must be true or false"),
+        ("name=true", "must be text"),
+        ("name=[a]", "must be text"),
+        ("training=5", "must be a section"),
+        ("model=7", "must be a section with a `type`"),
+        ("training.steps=null", "must be a whole number"),
+        ("seed=-1", "must be at least 0"),
+        ("seed=2147483648", "must be at most 2147483647"),
+        ("generation.top_p=0", "must be greater than 0.0"),
+        ("name=a/b", "is not a folder name"),
+    ],
+)
+def test_wrong_values_are_refused(override, rule):
+    problems, _ = problems_of(minimal(), [override])
+    assert list(problems) == [override.partition("=")[0]]
+    assert rule in str(*problems.values())
+
+
+def test_whole_floats_are_whole_numbers():
+    steps = config_from_mapping(minimal(), ["training.steps=2.0"]).training.steps
+    assert steps == 2
+    assert type(steps) is int
+
+
+def test_the_name_of_a_type_is_short_for_its_section():
+    config = config_from_mapping(minimal(optimizer={"schedule": "linear"}))
+    assert config.optimizer.schedule == SCHEDULES.get("linear")()
+    assert config_from_mapping(minimal(tokenizer="byte")).tokenizer.type == "byte"
+    # An override below the short form keeps the type.
+    config = config_from_mapping(minimal(optimizer="sgd"), ["optimizer.momentum=0.5"])
+    assert (config.optimizer.type, config.optimizer.momentum) == ("sgd", 0.5)
+
+
+@pytest.mark.parametrize("size", sorted(DECODER_SIZES))
+def test_a_size_stands_under_the_keys_that_are_written(size):
+    model = config_from_mapping(minimal(model={"size": size})).model
+    assert {name: getattr(model, name) for name in DECODER_SIZES[size]} == DECODER_SIZES[size]
+    written = {"num_layers": 3, "max_seq_len": 128, "use_bias": not model.use_bias}
+    model = config_from_mapping(minimal(model={"size": size, **written})).model
+    assert {name: getattr(model, name) for name in written} == written
+    assert model.hidden_dim == DECODER_SIZES[size]["hidden_dim"]
+
+
+def test_an_unknown_size_is_told_once():
+    problems, message = problems_of(minimal(model={"size": "huge"}))
+    assert list(problems) == ["model.size"]
+    assert "tiny" in message
+
+
+@pytest.mark.parametrize(
+    ("sections", "path", "words"),
+    [
+        ({"model": {"max_seq_len": 32}}, "data.seq_len", "exceeds model.max_seq_len=32"),
+        (
+            {"optimizer": {"schedule": {"type": "wsd", "warmup_steps": 11}}, "training": {"steps": 10}},
+            "optimizer.schedule.warmup_steps",
+            "exceeds training.steps=10; write at most 10",
+        ),
+        (
+            {
+                "training": {"global_batch_size": 8, "microbatch_size": 4},
+                "distribution": {"type": "mirrored", "num_devices": 4},
+            },
+            "training.global_batch_size",
+            "must be divisible by distribution.num_devices=4 x training.microbatch_size=4; try 16 or 16",
+        ),
+        (
+            {"training": {"global_batch_size": 9}, "distribution": {"type": "mirrored", "num_devices": 2}},
+            "training.global_batch_size",
+            "must be divisible by distribution.num_devices=2; try 8 or 10",
+        ),
+        (
+            {"training": {"global_batch_size": 9, "microbatch_size": 2}},
+            "training.microbatch_size",
+            "must divide training.global_batch_size=9",
+        ),
+        ({"generation": {"max_new_tokens": 64}}, "generation.max_new_tokens", "write at most 63"),
+        ({"model": {"hidden_dim": 64, "num_heads": 6}}, "model.num_heads", "try 4 or 8"),
+        ({"model": {"num_heads": 6, "num_kv_heads": 4}}, "model.num_heads", "model.num_kv_heads=4"),
+        ({"model": {"head_dim": 15}}, "model.head_dim", "make the width of a head even"),
+        ({"model": {"hidden_dim": 60, "num_heads": 4}}, "model.num_heads", "heads of width 15"),
+    ],
+)
+def test_rules_between_keys(sections, path, words):
+    problems, _ = problems_of(minimal(**sections))
+    assert path in problems
+    assert words.replace("16 or 16", "16") in str(problems[path])
+
+
+def test_what_the_rules_allow_is_allowed():
+    config_from_mapping(
+        minimal(
+            model={"max_seq_len": 64, "num_heads": 6, "num_kv_heads": 3, "head_dim": 10},
+            optimizer={"schedule": {"type": "cosine", "warmup_steps": 10}},
+            training={"steps": 10, "global_batch_size": 16, "microbatch_size": 4},
+            distribution={"type": "mirrored", "num_devices": 2},
+            generation={"max_new_tokens": 63},
+        )
+    )
+    config_from_mapping(minimal(model={"positions": "none", "head_dim": 15}))
+
+
+def test_missing_sections_are_told_with_what_to_write():
+    problems, message = problems_of({"name": "x", "data": {}})
+    assert list(problems) == ["data.train"]
+    assert "data.train is required; write data.train.type as one of jsonl, python_docs" in message
+    problems, _ = problems_of({})
+    assert set(problems) == {"name", "data"}
+    problems, _ = problems_of({"name": "x", "data": {"train": {"path": "a.txt"}}})
+    assert "data.train.type" in problems
+
+
+def test_a_plug_in_type_is_built_saved_and_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(SOURCES, "_classes", dict(SOURCES._classes))
+
+    @SOURCES.register("reversed_text")
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Reversed:
+        type: str = "reversed_text"
+        depth: int = setting(2, "how deep", minimum=1)
+
+    config = config_from_mapping(
+        minimal(data={"train": {"type": "reversed_text", "depth": 5}, "seq_len": 64})
+    )
+    assert config.data.train == Reversed(depth=5)
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(tmp_path / "c.yaml") == config
+    problems, _ = problems_of(minimal(data={"train": {"type": "reversed_text", "depth": 0}}))
+    assert list(problems) == ["data.train.depth"]
+    problems, message = problems_of(minimal(data={"train": "reversed_texts"}))
+    assert "did you mean reversed_text?" in message
+
+
+def test_a_type_is_registered_once():
+    registry = Registry("thing")
+    registry.register("a")(int)
+    with pytest.raises(ValueError, match="thing type 'a' is registered twice"):
+        registry.register("a")(str)
+    assert registry.get(["a"]) is None
+
+
+def test_build_and_to_mapping_are_inverse_for_nested_dataclasses():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Point:
+        x: float = setting(0.0)
+        tags: tuple[str, ...] = setting(())
+
+    problems: list[Problem] = []
+    point = build(Point, {"x": 1, "tags": "one"}, "", problems)
+    assert not problems
+    assert point == Point(x=1.0, tags=("one",))
+    assert build(Point, to_mapping(point), "", problems) == point

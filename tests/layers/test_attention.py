@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllm.layers import kv_cache
+from tfllm.layers.attention import Attention
+from tfllm.layers.masks import causal_mask
+from tfllm.layers.positions import rotary_angles, rotate
+
+B, T, D, H = 2, 6, 8, 4
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=[B, T, D]).astype(np.float32)
+
+
+def make(num_heads=4, num_kv_heads=None, use_bias=True):
+    layer = Attention(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=H, use_bias=use_bias, name="a")
+    layer.build((None, None, D))
+    rng = np.random.default_rng(1)
+    for weight in layer.weights:
+        weight.assign(rng.normal(size=weight.shape) * 0.5)
+    return layer
+
+
+def naive(layer, x, mask, positions=None):
+    """Attention a head, a row and a query at a time, over the visible keys only."""
+    n, k = layer.num_heads, layer.num_kv_heads
+
+    def heads(projection, count):
+        y = x @ projection.kernel.numpy() + (projection.bias.numpy() if projection.use_bias else 0)
+        y = y.reshape(*x.shape[:2], count, H)
+        return y if positions is None else rotate(y, rotary_angles(tf.constant(positions), H, 100.0)).numpy()
+
+    query, key = heads(layer.query, n), heads(layer.key, k)
+    positions = None
+    value = heads(layer.value, k)
+    mixed = np.zeros([*x.shape[:2], n, H])
+    scores = np.zeros([x.shape[0], n, x.shape[1], x.shape[1]])
+    for b in range(x.shape[0]):
+        for h in range(n):
+            shared = h // (n // k)  # neighbouring query heads share a key-value head
+            for t in range(x.shape[1]):
+                seen = np.flatnonzero(np.broadcast_to(mask, [x.shape[0], T, T])[b, t])
+                logits = key[b, seen, shared] @ query[b, t, h] / np.sqrt(H)
+                weights = np.exp(logits - logits.max())
+                scores[b, h, t, seen] = weights / weights.sum()
+                mixed[b, t, h] = scores[b, h, t, seen] @ value[b, seen, shared]
+    output = layer._output
+    flat = mixed.reshape(*x.shape[:2], n * H)
+    return flat @ output.kernel.numpy() + (output.bias.numpy() if output.use_bias else 0), scores
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("num_kv_heads", [None, 2, 1])
+def test_attention_equals_the_naive_one(num_kv_heads, use_bias):
+    layer = make(num_kv_heads=num_kv_heads, use_bias=use_bias)
+    mask = causal_mask(T).numpy()
+    output, scores, cache = layer(X, mask)
+    expected, expected_scores = naive(layer, X, mask)
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
+    assert cache is None
+
+
+def test_attention_equals_the_naive_one_with_rotation_padding_and_segments():
+    layer = make(num_kv_heads=2)
+    mask = causal_mask(
+        T,
+        padding_mask=tf.constant([[True] * T, [True] * (T - 2) + [False] * 2]),
+        segment_ids=tf.constant([[1, 1, 2, 2, 2, 3], [1] * T]),
+    ).numpy()
+    positions = np.array([[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]], np.int32)
+    output, scores, _ = layer(X, mask, angles=rotary_angles(tf.constant(positions), H, 100.0))
+    expected, expected_scores = naive(layer, X, mask, positions)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
+def test_a_query_that_sees_nothing_stays_finite():
+    output, scores, _ = make()(X, np.zeros([1, T, T], bool))
+    assert np.isfinite(output).all()
+    np.testing.assert_allclose(np.sum(scores, -1), 1.0, atol=1e-6)
+
+
+def test_heads_must_divide():
+    with pytest.raises(ValueError, match="num_heads=4 must be divisible by num_kv_heads=3"):
+        make(num_kv_heads=3)
+
+
+def test_a_cache_starts_with_the_prompt_and_zeros():
+    keys, values = RNG.normal(size=[2, B, 3, 2, H]).astype(np.float32)
+    cached = kv_cache.from_prefill(tf.constant(keys), tf.constant(values), 5)
+    for ours, theirs in zip(cached, (keys, values), strict=True):
+        assert ours.shape == (B, 2, 5, H)
+        np.testing.assert_array_equal(ours[:, :, :3], theirs.transpose(0, 2, 1, 3))
+        np.testing.assert_array_equal(ours[:, :, 3:], 0)
+
+
+@pytest.mark.parametrize("slot", [0, 2, 4])
+def test_a_write_replaces_one_slot_only(slot):
+    old = tuple(tf.constant(x) for x in RNG.normal(size=[2, B, 2, 5, H]).astype(np.float32))
+    new = RNG.normal(size=[2, B, 1, 2, H]).astype(np.float32)
+    written = kv_cache.write(old, tf.constant(new[0]), tf.constant(new[1]), tf.constant(slot))
+    for before, after, token in zip(old, written, new, strict=True):
+        expected = before.numpy()
+        expected[:, :, slot] = token[:, 0]
+        np.testing.assert_array_equal(after, expected)
+
+
+def test_masks_allow_the_past_of_the_own_segment_that_is_not_padding():
+    padding = np.array([[False, True, True, True], [True, True, True, False]])
+    segments = np.array([[1, 1, 2, 2], [1, 2, 2, 2]])
+    mask = causal_mask(4, padding_mask=tf.constant(padding), segment_ids=tf.constant(segments)).numpy()
+    for b, t, s in np.ndindex(2, 4, 4):
+        assert mask[b, t, s] == (s <= t and padding[b, s] and segments[b, t] == segments[b, s])
+    np.testing.assert_array_equal(causal_mask(4)[0], np.tril(np.ones([4, 4], bool)))

@@ -1,0 +1,93 @@
+"""Who may know whom: DESIGN.md's rules between packages, read off the import statements."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "tfllm"
+
+# package: the other tfllm modules it may import. An entry covers what lies below it.
+ALLOWED = {
+    "version": set(),
+    "config": set(),
+    "layers": set(),
+    "models": {"layers"},
+    "tokenizers": {"config"},
+    "data": {"config", "tokenizers"},
+    "tasks": {"tokenizers", "evaluation.metrics"},
+    "peft": {"layers"},
+    "training": set(),
+    "evaluation": set(),
+    "generation": {"layers"},
+    "export": {"generation", "tokenizers"},
+    "convert": {"models"},
+    "analysis": set(),
+    "run_folder": {"config"},
+}
+OUTSIDE = {"config": {"yaml"}, "layers": {"tensorflow", "keras"}}  # and nothing else
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(path, within):
+    """Yields the full names a module imports, wherever the statement stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{within} imports relatively"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if _is_module(whole) else node.module
+
+
+def _is_module(name):
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def covers(allowed, name):
+    return any(name == entry or name.startswith(f"{entry}.") for entry in allowed)
+
+
+def violations(module, names):
+    package = module.split(".")[0]
+    for name in names:
+        top, _, rest = name.partition(".")
+        if top != "tfllm":
+            books = OUTSIDE.get(package)
+            wrong = books is not None and top not in books and top not in sys.stdlib_module_names
+        else:
+            allowed = ALLOWED.get(package)
+            wrong = (
+                (covers({"commands"}, rest) and package != "commands")
+                or (covers({"training"}, rest) and package == "serving")
+                or (allowed is not None and rest != "" and not covers({package, *allowed, "version"}, rest))
+            )
+        if wrong:
+            yield name
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: str(value))
+def test_a_module_knows_only_whom_it_may(module, path):
+    names = list(imports(path, module))
+    assert not list(violations(module, names))
+
+
+def test_the_rules_can_fail():
+    assert list(violations("layers.attention", ["numpy"])) == ["numpy"]
+    assert list(violations("layers.attention", ["tfllm.config"])) == ["tfllm.config"]
+    assert list(violations("config.build", ["tensorflow"])) == ["tensorflow"]
+    assert list(violations("training.trainer", ["tfllm.models.decoder"])) == ["tfllm.models.decoder"]
+    assert list(violations("tasks.causal_lm", ["tfllm.evaluation.evaluator"])) == [
+        "tfllm.evaluation.evaluator"
+    ]
+    assert list(violations("experiment", ["tfllm.commands.main"])) == ["tfllm.commands.main"]
+    assert not list(violations("layers.attention", ["tensorflow", "tfllm.layers.masks", "math"]))
+    assert not list(violations("tasks.causal_lm", ["tfllm.evaluation.metrics", "numpy"]))

@@ -1,0 +1,255 @@
+import io
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.training.toy import batches, toy_step
+from tfllm.training.callbacks import Evaluate, Log, Sample, Save, TrainerState
+from tfllm.training.checkpoint import Checkpointer, model_variables
+from tfllm.training.display import Display
+from tfllm.training.errors import TrainingError
+from tfllm.training.metrics_log import TIMED, MetricsLog, read_metrics
+from tfllm.training.trainer import Trainer
+
+SETTINGS = {"optimizer": "adamw", "learning_rate": 0.01, "clip_norm": 0.1}
+
+
+class Recorder:
+    """A callback that notes its steps, and may do something at one of them."""
+
+    def __init__(self, every, action=None):
+        self.every = every
+        self.steps = []
+        self.action = action
+
+    def __call__(self, state):
+        self.steps.append(state.step)
+        if self.action:
+            self.action(state.step)
+
+
+def make_trainer(folder, *, steps, save_every=100, callbacks=(), log_every=None, train_step=None, **settings):
+    """A trainer whose state goes through the checkpoints of `folder`, as a command's does."""
+    step = train_step or toy_step(**SETTINGS)
+    variables = {f"optimizer/{i}": v for i, v in enumerate(step.optimizer.variables)}
+    checkpointer = Checkpointer(
+        folder / "checkpoints", {**model_variables(step.model), **variables}, notify=str
+    )
+    restored = checkpointer.restore()
+    state = TrainerState(step=restored.step, **restored.state) if restored else TrainerState()
+    callbacks = list(callbacks)
+    if log_every:
+        log = MetricsLog(folder / "metrics.jsonl", step=state.step)
+        shared = {"log": log, "writer": tf.summary.create_noop_writer(), "show": lambda entry: None}
+        callbacks.append(Log(every=log_every, flops_per_token=1.0, peak_flops=1e9, **shared))
+        weights = step.model.trainable_variables
+        mean = lambda: {"loss": float(np.mean([np.abs(v.numpy()).mean() for v in weights]))}  # noqa: E731
+        callbacks.append(Evaluate(every=4, evaluate=mean, **shared))
+    trainer = Trainer(
+        train_step=step,
+        batches=lambda start: batches(start, steps),
+        steps=steps,
+        callbacks=callbacks,
+        save=Save(every=save_every, checkpointer=checkpointer),
+        **settings,
+    )
+    return trainer, state
+
+
+def lines(folder):
+    entries = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in entry.items() if k not in TIMED} for entry in entries]
+
+
+def test_callbacks_are_called_when_due_and_nothing_retraces(tmp_path):
+    recorders = [Recorder(3), Recorder(4), Recorder(None), Recorder(13)]
+    progress = []
+    trainer, state = make_trainer(
+        tmp_path,
+        steps=13,
+        save_every=5,
+        callbacks=recorders,
+        steps_per_call=6,
+        progress=lambda state: progress.append(state.step),
+    )
+    assert trainer.run(state) is True
+    assert [r.steps for r in recorders] == [[3, 6, 9, 12, 13], [4, 8, 12, 13], [13], [13]]
+    assert progress == [3, 4, 5, 6, 8, 9, 10, 12, 13]
+    assert [p.name for p in trainer.save.checkpointer.paths()] == [
+        "step_00000005",
+        "step_00000010",
+        "step_00000013",
+    ]
+    assert trainer._loop.experimental_get_tracing_count() == 1
+    assert int(trainer.train_step.optimizer.iterations) == 13
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    trainer, state = make_trainer(folder, steps=12, log_every=5)
+    trainer.run(state)
+    return folder, [v.numpy() for v in trainer.train_step.model.variables]
+
+
+def test_log_lines_are_sums_divided_once(uninterrupted):
+    folder, _ = uninterrupted
+    entries = [e for e in read_metrics(folder / "metrics.jsonl") if e["split"] == "train"]
+    assert [e["step"] for e in entries] == [5, 10, 12]
+    weights = [float(b["loss_weights"].numpy().sum()) for b in batches(0, 12)]
+    np.testing.assert_allclose([e["tokens"] for e in entries], np.cumsum(weights)[[4, 9, 11]], atol=0.6)
+    step = toy_step(**SETTINGS)
+    metrics = np.stack([step(b).numpy() for b in batches(0, 5)])
+    assert entries[0]["loss"] == pytest.approx(metrics[:, 0].sum() / metrics[:, 1].sum(), rel=1e-5)
+    assert entries[0]["grad_norm"] == pytest.approx(metrics[:, 2].mean(), rel=1e-4)
+    assert all(e["tokens_per_second"] > 0 for e in entries)
+
+
+@pytest.mark.parametrize("stop", [7])
+def test_stopped_and_continued_equals_uninterrupted(tmp_path, uninterrupted, stop):
+    """Ctrl-C in the middle of a log window, and a run that was killed after its last checkpoint."""
+    folder, weights = uninterrupted
+
+    def interrupt(step):
+        if step == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    trainer, state = make_trainer(tmp_path, steps=12, log_every=5, callbacks=[Recorder(1, interrupt)])
+    assert trainer.run(state) is False
+    assert signal.getsignal(signal.SIGINT) is before
+    assert state.step == stop
+    assert [p.name for p in trainer.save.checkpointer.paths()] == [f"step_{stop:08d}"]
+    # What a kill later on leaves behind: lines after the checkpoint, the last of them cut short.
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 8, "split": "validation", "loss": 0.0}) + "\n")
+        file.write('{"step": 10, "split": "tra')
+    trainer, state = make_trainer(tmp_path, steps=12, log_every=5)
+    assert state.step == stop
+    assert state.train_seconds > 0
+    assert trainer.run(state) is True
+    assert lines(tmp_path) == lines(folder)
+    assert len(lines(folder)) == 3 + 3
+    for ours, theirs in zip(trainer.train_step.model.variables, weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs)
+
+
+def test_an_interrupt_at_the_end_is_the_end(tmp_path):
+    trainer, state = make_trainer(
+        tmp_path, steps=2, callbacks=[Recorder(2, lambda step: os.kill(os.getpid(), signal.SIGINT))]
+    )
+    assert trainer.run(state) is True
+
+
+def test_a_second_interrupt_is_not_held_back(tmp_path):
+    def twice(step):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    trainer, state = make_trainer(tmp_path, steps=4, callbacks=[Recorder(1, twice)], steps_per_call=2)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(state)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    def break_model(number):
+        if number == 4:
+            trainer.train_step.model.final_norm.scale.assign(np.full([8], np.nan))
+
+    trainer, state = make_trainer(
+        tmp_path,
+        steps=12,
+        save_every=2,
+        callbacks=[Recorder(4, break_model), late := Recorder(6)],
+        describe_batch=lambda step: f" (rows of batch {step})",
+    )
+    # After the checkpoint of step 4 is on disk, not in it.
+    trainer.callbacks = [trainer.save, *trainer.callbacks[:-1]]
+    with pytest.raises(TrainingError) as caught:
+        trainer.run(state)
+    message = str(caught.value)
+    assert message.startswith("step 5: loss nan, gradient norm nan: not finite")
+    assert "(rows of batch 4)" in message
+    assert "step_00000004" in message
+    assert "optimizer.learning_rate" in message
+    assert (state.step, late.steps) == (4, [])
+    assert int(trainer.train_step.optimizer.iterations) == 5, "no step was taken after the one that failed"
+    _, state = make_trainer(tmp_path, steps=12)
+    assert state.step == 4
+
+
+def test_a_huge_learning_rate_stops_the_run_naming_its_step(tmp_path):
+    step = toy_step(optimizer="sgd", learning_rate=1e30, clip_norm=None)
+    trainer, state = make_trainer(tmp_path, steps=12, train_step=step)
+    with pytest.raises(TrainingError, match=r"step [23]: loss .*last good checkpoint is none yet"):
+        trainer.run(state)
+
+
+# The parts around the loop
+
+
+def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    for step in (0, 5, 5, 10, 15):
+        log.write({"step": step, "split": "train", "loss": float("nan") if step == 5 else 0.1})
+    text = path.read_text()
+    assert text.count('"loss": null') == 2
+    MetricsLog(path, step=10)
+    assert path.read_text() == "".join(text.splitlines(keepends=True)[:4])
+    path.write_text(path.read_text() + '{"step": 10, "spl')
+    MetricsLog(path, step=5).write({"step": 6, "split": "train"})
+    assert [entry["step"] for entry in read_metrics(path)] == [0, 5, 5, 6]
+    MetricsLog(path)
+    assert path.read_text() == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert list(read_metrics(tmp_path / "none.jsonl")) == []
+
+
+def test_a_log_that_cannot_be_cut_back_stays(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    MetricsLog(path).write({"step": 1, "split": "train"})
+    text = path.read_text()
+    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        MetricsLog(path, step=1)
+    assert path.read_text() == text
+
+
+def test_the_state_adds_up_and_comes_back():
+    state = TrainerState()
+    state.add(np.array([[6.0, 2.0, 0.5, 0.1], [3.0, 1.0, 0.7, 0.2]], np.float32))
+    state.add(np.array([[1.0, 1.0, 0.5, 0.3]], np.float32))
+    assert (state.step, state.tokens) == (3, 4.0)
+    assert state.learning_rate == pytest.approx(0.3)
+    assert state.window == pytest.approx({"loss": 10.0, "weight": 4.0, "grad_norm": 1.7, "steps": 3})
+    again = TrainerState(step=3, **json.loads(json.dumps(state.saved())))
+    assert again == state
+
+
+def test_samples_are_written(tmp_path):
+    sample = Sample(
+        every=None,
+        sample=lambda: [("Once", " upon"), ("é", "\n")],
+        folder=tmp_path / "samples",
+        writer=tf.summary.create_noop_writer(),
+    )
+    sample(TrainerState(step=42))
+    assert (tmp_path / "samples" / "step_00000042.txt").read_text(encoding="utf-8") == "Once│ upon\n\né│\n\n"
+
+
+def test_the_display_writes_lines_where_no_one_watches():
+    stream = io.StringIO()
+    display = Display(total_steps=9, stream=stream)
+    display.start(TrainerState())
+    display.progress(TrainerState(step=1))
+    display.entry({"step": 3, "split": "train", "loss": 1.23456789, "tokens": 5, "mfu": None})
+    display.notice("a notice")
+    display.stop()
+    assert stream.getvalue() == "step 3/9 train: loss 1.2346\na notice\n"

@@ -1,0 +1,83 @@
+"""A tiny model, batches with uneven weights, and the pieces of a run around them."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.models.decoder import Decoder
+from tfllm.tasks.causal_lm import CausalLM
+from tfllm.training.distribution import make_strategy
+from tfllm.training.optimizers import make_optimizer
+from tfllm.training.train_step import TrainStep
+
+VOCAB, LENGTH, BATCH = 17, 6, 8
+
+
+def toy_model(seed=0, dtype="float32", **arguments):
+    settings = {"vocab_size": VOCAB, "num_layers": 1, "hidden_dim": 8, "num_heads": 2, "max_seq_len": LENGTH}
+    model = Decoder(**{**settings, "activation": "gelu_tanh", "use_bias": True, **arguments}, dtype=dtype)
+    model.build()
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        base = 1.0 if variable.path.endswith("scale") else 0.0
+        variable.assign(base + 0.3 * rng.normal(size=variable.shape))
+    return model
+
+
+def batch(step):
+    """Rows whose loss weights add up to very different numbers, from none to all."""
+    rng = np.random.default_rng(step)
+    weights = rng.random([BATCH, LENGTH]) * rng.integers(0, 2, [BATCH, LENGTH])
+    weights[0] = 0.0
+    weights[-2:] = 3.0
+    return {
+        "token_ids": rng.integers(0, VOCAB, [BATCH, LENGTH]).astype(np.int32),
+        "targets": rng.integers(0, VOCAB, [BATCH, LENGTH]).astype(np.int32),
+        "loss_weights": weights.astype(np.float32),
+        "row_seeds": (np.arange(BATCH) + step * BATCH).astype(np.int32),
+    }
+
+
+def batches(start=0, stop=50):
+    everything = [batch(step) for step in range(start, stop)]
+    stacked = {name: np.stack([b[name] for b in everything]) for name in everything[0]}
+    return tf.data.Dataset.from_tensor_slices(stacked)
+
+
+def toy_step(
+    model=None,
+    *,
+    optimizer="sgd",
+    replicas=1,
+    num_microbatches=1,
+    clip_norm=0.1,
+    jit_compile=False,
+    **arguments,
+):
+    strategy = make_strategy("one_device" if replicas == 1 else "mirrored", num_devices=replicas)
+    with strategy.scope():
+        model = model or toy_model(
+            dropout=arguments.pop("dropout", 0.25), dtype=arguments.pop("dtype", "float32")
+        )
+        settings = {"learning_rate": 0.5, **arguments}
+        built = make_optimizer(optimizer, variables=model.trainable_variables, **settings)
+    return TrainStep(
+        model=model,
+        task=CausalLM(),
+        optimizer=built,
+        strategy=strategy,
+        clip_norm=clip_norm,
+        num_microbatches=num_microbatches,
+        jit_compile=jit_compile,
+    )
+
+
+def run_steps(step, count, data=None):
+    """Takes steps; returns metrics float32 [count, 4] and the weights after them."""
+    data = batches(0, count) if data is None else data
+    if step.strategy.num_replicas_in_sync > 1:
+        data = step.strategy.experimental_distribute_dataset(data)
+    call = (
+        tf.function(step) if count > 2 or step.strategy.num_replicas_in_sync > 1 else step
+    )  # tracing takes long
+    metrics = np.stack([call(features).numpy() for features in data])
+    return metrics, [v.numpy() for v in step.model.trainable_variables]
