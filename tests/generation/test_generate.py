@@ -11,8 +11,10 @@ V, CONTEXT = 23, 48
 PROMPTS = [[3, 4, 5, 6, 7], [9], [1, 2, 3]]
 
 
-def make_model(**arguments):
-    model = Decoder(vocab_size=V, num_layers=2, hidden_dim=16, num_heads=4, max_seq_len=CONTEXT, **arguments)
+def make_model(*, num_layers=1, **arguments):
+    model = Decoder(
+        vocab_size=V, num_layers=num_layers, hidden_dim=16, num_heads=4, max_seq_len=CONTEXT, **arguments
+    )
     model.build()
     rng = np.random.default_rng(0)
     for variable in model.variables:
@@ -23,7 +25,7 @@ def make_model(**arguments):
 
 @pytest.fixture(scope="module")
 def model():
-    return make_model(num_kv_heads=2)
+    return make_model(num_layers=2, num_kv_heads=2)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +136,8 @@ def test_a_zero_may_be_a_token():
     assert mask.numpy().tolist() == [[False, True, True]]
 
 
-def test_lengths_share_a_bucket_and_do_not_retrace(model):
-    generator = Generator(model, stop_ids=[], pad_id=0, jit_compile=False)
+def test_lengths_share_a_bucket_and_do_not_retrace():
+    generator = Generator(make_model(), stop_ids=[], pad_id=0, jit_compile=False)
     generator([[1, 2, 3]], max_new_tokens=5)
     assert generator.num_traces == 1
     for length, count, temperature in ((1, 16, 0.0), (16, 2, 1.3), (9, 9, 0.5)):
@@ -145,7 +147,8 @@ def test_lengths_share_a_bucket_and_do_not_retrace(model):
     assert [bucket(n) for n in (1, 16, 17, 32, 33, 1000)] == [16, 16, 32, 32, 64, 1024]
 
 
-def test_a_bucket_may_exceed_the_context(model, generator):
+def test_a_bucket_may_exceed_the_context():
+    generator = Generator(make_model(), stop_ids=[], pad_id=0, jit_compile=False)
     prompt = list(range(1, 20)) + [1] * 19
     assert len(generator([prompt], max_new_tokens=CONTEXT - len(prompt), temperature=0.0)[0]) == 10
 
