@@ -22,4 +22,4 @@ def test_the_check_finds_no_difference(words):
     script, *options = words
     done = subprocess.run([sys.executable, SCRIPTS / script, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "EQUAL" in done.stdout.split()
+    assert "\nEQUAL" in done.stdout
