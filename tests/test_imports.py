@@ -74,7 +74,7 @@ def violations(module, names):
             yield name
 
 
-@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: str(value))
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: getattr(value, "name", value))
 def test_a_module_knows_only_whom_it_may(module, path):
     names = list(imports(path, module))
     assert not list(violations(module, names))
