@@ -29,18 +29,10 @@ def test_the_loss_is_two_sums():
     assert loss.dtype == weight.dtype == tf.float32
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_weighs_nothing_does_not_spread(bad):
+def test_a_loss_that_is_not_a_number_is_not_hidden():
     logits = LOGITS.copy()
-    logits[:, 4] = bad
-    clean = CausalLM().loss(None, FEATURES, {"logits": tf.constant(LOGITS)})
-    task = CausalLM(token_byte_lengths=BYTES)
-    np.testing.assert_array_equal(task.loss(None, FEATURES, {"logits": tf.constant(logits)}), clean)
-    sums = task.evaluation_sums(None, FEATURES, {"logits": tf.constant(logits)})
-    assert all(np.isfinite(value) for value in sums.values())
-    # Under a weight it does spread, and the run stops.
     logits[0, 0] = np.nan
-    assert np.isnan(task.loss(None, FEATURES, {"logits": tf.constant(logits)})[0])
+    assert np.isnan(CausalLM().loss(None, FEATURES, {"logits": tf.constant(logits)})[0])
 
 
 def test_evaluation_sums_and_metrics():

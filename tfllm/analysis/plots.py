@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +19,6 @@ from matplotlib.ticker import MaxNLocator
 from tfllm.analysis.attention import AttentionMaps
 from tfllm.analysis.errors import AnalysisError
 from tfllm.analysis.label_font import FONT, drawable
-from tfllm.training.metrics_log import read_metrics
 
 _LABEL_SIZE = 8  # points
 _LABEL_PITCH = 0.14  # inches from one token label to the next: 10 points, so that 8-point type has air
@@ -36,12 +34,12 @@ _SUMMARIES = {
 }
 
 
-def plot_loss(metrics: str | Path | Iterable[Mapping[str, Any]], *, ax: Axes | None = None) -> Figure:
+def plot_loss(entries: Iterable[Mapping[str, Any]], *, ax: Axes | None = None) -> Figure:
     """Draws training and validation loss against the step, as logged: nothing is smoothed.
 
     Args:
-        metrics: Path of a `metrics.jsonl`, or its entries. A training entry is the mean since the entry
-            before; one without a number (the loss was not finite) leaves a gap, and the legend counts it.
+        entries: The lines of a `metrics.jsonl`. A training entry is the mean since the entry before; one
+            without a number (the loss was not finite) leaves a gap, and the legend counts it.
         ax: Where to draw; None makes a new figure.
 
     Returns:
@@ -50,11 +48,11 @@ def plot_loss(metrics: str | Path | Iterable[Mapping[str, Any]], *, ax: Axes | N
     Raises:
         AnalysisError: when there is no loss to draw.
     """
-    entries = list(read_metrics(metrics) if isinstance(metrics, str | Path) else metrics)
     entries = [entry for entry in entries if "loss" in entry]
     if not entries:
-        where = f"{metrics} holds" if isinstance(metrics, str | Path) else "the entries hold"
-        raise AnalysisError(f"{where} no loss; give the metrics.jsonl of a run that has logged a step")
+        raise AnalysisError(
+            "the entries hold no loss; give the metrics.jsonl of a run that has logged a step"
+        )
     if ax is None:
         ax = Figure(figsize=(7.0, 4.0), layout="constrained").add_subplot()
     for split in sorted({entry["split"] for entry in entries}):  # the same colours whichever came first

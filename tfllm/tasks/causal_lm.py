@@ -39,8 +39,7 @@ class CausalLM:
         del model
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(features["targets"], outputs["logits"])
         weights = features["loss_weights"]
-        # Not losses * weights: a non-finite loss under a zero weight must not spread.
-        return tf.reduce_sum(tf.math.multiply_no_nan(losses, weights)), tf.reduce_sum(weights)
+        return tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
 
     def evaluation_sums(
         self, model: Any, features: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor]
