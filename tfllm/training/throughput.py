@@ -41,7 +41,7 @@ def peak_flops(precision: str) -> float:
         for key, (half, single) in _GPU_PEAKS.items():
             if key in name:
                 return single if precision == "float32" else half
-    size = 8192 if gpus else 1024
+    size = 8192 if gpus else 2048
     a = tf.random.stateless_normal([size, size], seed=[0, 0])
     best = float("inf")
     for _ in range(6):
