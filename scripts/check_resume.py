@@ -2,9 +2,9 @@
 
     python scripts/check_resume.py [--config CONFIG] [--steps 60] [--kills 3] [--seed 0]
 
-Trains once uninterrupted. Then trains the same config in another folder, kills the process with SIGKILL after
-a random share of the time that the whole run took, and runs the same command again; after the last kill the
-run goes to its end. The two `metrics.jsonl` must be equal but for what the clock decides. Without --config
+Trains once uninterrupted. Then trains the same config in another folder, kills the process with SIGKILL a
+moment after it has logged a random step, and runs the same command again; after the last kill the run goes
+to its end. The two `metrics.jsonl` must be equal but for what the clock decides. Without --config
 the check trains a model of a few thousand weights on generated text.
 """
 
@@ -67,12 +67,15 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
     seconds = time.monotonic() - start
     print(f"uninterrupted: {options.steps} steps in {seconds:.1f} s", flush=True)
     rng = random.Random(options.seed)
-    for number in range(1, options.kills + 1):
-        after = seconds * rng.uniform(0.3, 0.95)
-        ended = run_and_kill([*command, folder / "killed"], after)
+    targets = sorted(rng.randint(options.steps // 10, options.steps * 3 // 4) for _ in range(options.kills))
+    for number, target in enumerate(targets, 1):
+        reached = run_and_kill(command, folder / "killed", target, rng.uniform(0.0, 0.5))
         steps = [path.name for path in sorted((folder / "killed" / "checkpoints").glob("step_*"))]
-        what = "ended by itself before" if ended else "killed after"
-        print(f"run {number}: {what} {after:.1f} s; last checkpoint: {(steps or ['none'])[-1]}", flush=True)
+        print(
+            f"kill {number}: asked for at step {target}, log at step {reached},"
+            f" last checkpoint {(steps or ['none'])[-1]}",
+            flush=True,
+        )
     subprocess.run([*command, folder / "killed"], check=True, capture_output=True, env=environment())
     whole, killed = metrics(folder / "whole"), metrics(folder / "killed")
     differ = [pair for pair in zip(whole, killed, strict=False) if pair[0] != pair[1]]
@@ -91,18 +94,24 @@ def training_command(config: Path, steps: int) -> list[str | Path]:
     return [sys.executable, script, config, f"training.steps={steps}", "--run-dir"]
 
 
-def run_and_kill(command: list[str | Path], seconds: float) -> bool:
-    """Runs a command for so long, then kills it; returns whether it had ended by itself."""
+def run_and_kill(command: list[str | Path], run: Path, target: int, delay: float) -> int:
+    """Runs a command, kills it `delay` seconds after it logged step `target`; returns the last step logged."""
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+        [*command, run], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
     )
-    try:
-        process.wait(timeout=seconds)
-        return True
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return False
+    while last_step(run) < target:
+        if process.poll() is not None:
+            raise SystemExit(f"the run ended with status {process.returncode} before step {target}")
+        time.sleep(0.02)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+    return last_step(run)
+
+
+def last_step(run: Path) -> int:
+    """The last step a run has logged, 0 where it has none."""
+    return max((line["step"] for line in read_metrics(run / "metrics.jsonl")), default=0)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
