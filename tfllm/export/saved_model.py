@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -130,7 +131,8 @@ def _publish(part: Path, folder: Path, version: int | None) -> Path:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).splitlines()[0]
+    # TensorFlow's message: "{{node}} file; reason [Op:name]".
+    return re.sub(r"\s*\[Op:.*", "", str(error).splitlines()[0]).rpartition("; ")[2]
 
 
 def _in_float32(model: Any) -> Any:

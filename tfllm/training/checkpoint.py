@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -222,7 +223,10 @@ def _write_synced(path: Path, text: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # TensorFlow's message: "{{node}} file; reason [Op:name]".
+    return re.sub(r"\s*\[Op:.*", "", str(error).splitlines()[0]).rpartition("; ")[2]
 
 
 def _checkpoint(variables: Mapping[str, Any]) -> tf.train.Checkpoint:
