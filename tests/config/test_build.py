@@ -230,7 +230,7 @@ def test_an_unknown_size_is_told_once():
                 "distribution": {"type": "mirrored", "num_devices": 4},
             },
             "training.global_batch_size",
-            "must be divisible by distribution.num_devices=4 x training.microbatch_size=4; try 16 or 16",
+            "must be divisible by distribution.num_devices=4 x training.microbatch_size=4; try 16",
         ),
         (
             {"training": {"global_batch_size": 9}, "distribution": {"type": "mirrored", "num_devices": 2}},
@@ -252,11 +252,11 @@ def test_an_unknown_size_is_told_once():
 def test_rules_between_keys(sections, path, words):
     problems, _ = problems_of(minimal(**sections))
     assert path in problems
-    assert words.replace("16 or 16", "16") in str(problems[path])
+    assert words in str(problems[path])
 
 
 def test_what_the_rules_allow_is_allowed():
-    config_from_mapping(
+    config = config_from_mapping(
         minimal(
             model={"max_seq_len": 64, "num_heads": 6, "num_kv_heads": 3, "head_dim": 10},
             optimizer={"schedule": {"type": "cosine", "warmup_steps": 10}},
@@ -265,7 +265,9 @@ def test_what_the_rules_allow_is_allowed():
             generation={"max_new_tokens": 63},
         )
     )
-    config_from_mapping(minimal(model={"positions": "none", "head_dim": 15}))
+    assert config.model.num_kv_heads == 3
+    odd = config_from_mapping(minimal(model={"positions": "none", "head_dim": 15}))
+    assert odd.model.head_dim == 15
 
 
 def test_missing_sections_are_told_with_what_to_write():

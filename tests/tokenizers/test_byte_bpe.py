@@ -66,9 +66,9 @@ def test_labels(byte_bpe):
     assert byte_bpe.token_label(byte_bpe.pad_id) == "<|pad|>"
 
 
-def test_the_library_reads_the_saved_file(tokenizer, tmp_path):
-    if tokenizer.type != "byte_bpe":
-        pytest.skip("writes no file for the library")
+@pytest.mark.parametrize("name", ["byte_bpe", "gpt2"])
+def test_the_library_reads_the_saved_file(name, request, tmp_path):
+    tokenizer = request.getfixturevalue(name)
     library = tokenizers.Tokenizer.from_file(str(saved_json(tokenizer, tmp_path)))
     assert library.get_vocab_size() == tokenizer.vocab_size
     for name, token_id in tokenizer.special_tokens.items():

@@ -70,5 +70,6 @@ class ExperimentConfig:
             words = f"distribution.num_devices={replicas}"
             if self.training.microbatch_size:
                 words += f" x training.microbatch_size={self.training.microbatch_size}"
-            mend = f"try {max(share, batch // share * share)} or {(batch // share + 1) * share}"
+            near = sorted({max(share, batch // share * share), (batch // share + 1) * share})
+            mend = f"try {' or '.join(map(str, near))}"
             yield Problem("training.global_batch_size", batch, f"must be divisible by {words}", mend)
