@@ -332,10 +332,7 @@ def _prepare_run(config: ExperimentConfig, run: RunFolder, display: Display) -> 
         prepared.tokenizer.save(part)
         part.rename(run.tokenizer)  # whole or not there, should the process be killed
     for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
-        display.notice(
-            f"{name}: {rows.num_documents:,} documents, {rows.num_bytes:,} bytes, {rows.num_tokens:,} tokens in"
-            f" {rows.num_rows:,} rows of {rows.seq_len}"
-        )
+        display.notice(f"{name}: {rows.summary}")
     display.notice(f"text ready in {time.perf_counter() - start:.1f} s")
     return prepared
 

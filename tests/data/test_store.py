@@ -10,6 +10,7 @@ import pytest
 from tests.data.fakes import ByteTokenizer, ListSource, words
 from tfllm.data import DataError, RowStore, prepare_rows
 from tfllm.data import store as store_module
+from tfllm.data.sources import JsonlSource
 
 
 def prepare(folder, texts=None, **settings):
@@ -233,3 +234,15 @@ def test_open_names_what_is_wrong(tmp_path):
         RowStore.open(tmp_path / "none")
     with pytest.raises(DataError, match="delete the folder"):
         RowStore.open(tmp_path)
+
+
+def test_what_was_skipped_is_counted_and_told_on_every_run(tmp_path):
+    lines = ['{"text": "one two three four"}', "{broken", '{"text": "five six seven eight"}', "[]"]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines * 20) + "\n")
+    for _ in range(2):  # the second finds the rows on disk and reads no line
+        source = JsonlSource(tmp_path / "a.jsonl", on_error="skip")
+        store = prepare_rows(
+            source=source, tokenizer=ByteTokenizer(), seq_len=16, cache_dir=tmp_path / "cache"
+        )
+        assert store.num_skipped == 40
+        assert "40 unreadable in the source and skipped" in store.summary

@@ -42,10 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     _print_costs(config, model, experiment.flops_per_token(model, config.data.seq_len))
     print("\nDATA")
     for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
-        print(
-            f"  {name:<11} {rows.num_documents:,} documents, {rows.num_bytes:,} bytes, {rows.num_tokens:,} tokens,"
-            f" {rows.num_rows:,} rows of {rows.seq_len}"
-        )
+        print(f"  {name:<11} {rows.summary}")
     epochs = config.training.steps * config.training.global_batch_size / prepared.train.num_rows
     print(f"  {'epochs':<11} {epochs:.2f} in {config.training.steps:,} steps")
     if is_run:

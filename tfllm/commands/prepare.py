@@ -27,9 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"tokenizer   {config.tokenizer.type}, {prepared.tokenizer.vocab_size} tokens")
     for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
         fill = rows.num_tokens / (rows.num_rows * rows.seq_len)
+        print(f"{name:<12}{rows.summary}")
         print(
-            f"{name:<12}{rows.num_documents:,} documents, {rows.num_bytes:,} bytes, {rows.num_tokens:,} tokens"
-            f" ({rows.num_bytes / rows.num_tokens:.2f} bytes a token), {rows.num_rows:,} rows of {rows.seq_len},"
-            f" {fill:.1%} full\n            {rows.path}"
+            f"{'':<12}{rows.num_bytes / rows.num_tokens:.2f} bytes a token, rows {fill:.1%} full: {rows.path}"
         )
     return 0

@@ -42,6 +42,7 @@ class RowStore:
         num_documents: Documents with at least one token.
         num_tokens: Targets with weight 1: the documents' tokens and an end each.
         num_bytes: UTF-8 bytes of the documents' text.
+        num_skipped: Lines or files of the whole source that could not be read and were skipped.
         key: The digest of everything that the rows depend on.
         source: The source, in words.
     """
@@ -55,8 +56,18 @@ class RowStore:
     num_documents: int
     num_tokens: int
     num_bytes: int
+    num_skipped: int = 0
     key: str = ""
     source: str = ""
+
+    @property
+    def summary(self) -> str:
+        """The numbers, in words."""
+        skipped = f", {self.num_skipped:,} unreadable in the source and skipped" if self.num_skipped else ""
+        return (
+            f"{self.num_documents:,} documents, {self.num_bytes:,} bytes, {self.num_tokens:,} tokens in"
+            f" {self.num_rows:,} rows of {self.seq_len}{skipped}"
+        )
 
     @property
     def row_bytes(self) -> int:
@@ -288,6 +299,7 @@ def _write_meta(temporary: Path, job: _Job, key: str, written: int) -> None:
         num_documents=job.counts["documents"],
         num_tokens=job.counts["tokens"],
         num_bytes=job.counts["bytes"],
+        num_skipped=getattr(job.source, "skipped", 0),
         key=key,
         source=job.source.describe(),
     )
