@@ -255,6 +255,12 @@ def test_rules_between_keys(sections, path, words):
     assert words in str(problems[path])
 
 
+def test_the_training_text_is_no_held_out_text():
+    source = {"type": "python_docs"}
+    problems, _ = problems_of(minimal(data={"train": source, "validation": source}))
+    assert "leave it out to hold documents out" in str(problems["data.validation"])
+
+
 def test_what_the_rules_allow_is_allowed():
     config = config_from_mapping(
         minimal(

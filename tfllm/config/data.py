@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
+from tfllm.config.errors import Problem
 from tfllm.config.registry import Registry
 from tfllm.config.setting import setting
 
@@ -85,3 +87,10 @@ class DataConfig:
     cache_dir: str | None = setting(
         None, "where tokenised rows are kept; null: $TFLLM_CACHE or ~/.cache/tfllm"
     )
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        if self.validation == self.train:
+            rule = f"is the text of {path}.train, so its loss would say nothing"
+            mend = "leave it out to hold documents out, or give other text"
+            yield Problem(f"{path}.validation", Problem.ABSENT, rule, mend)
