@@ -51,7 +51,7 @@ def with_type(path, kind):
     if path == "optimizer.schedule":
         return minimal(optimizer={"schedule": section})
     if "." in path:
-        data = {"train": "python_docs", "seq_len": 64}
+        data = {"train": {"type": "text_files", "path": "other.txt"}, "seq_len": 64}
         return minimal(data={**data, path.split(".")[1]: section})
     return minimal(**{path: section})
 
