@@ -10,19 +10,31 @@ from typing import Any
 from tfllm.config import ConfigError, ExperimentConfig, Problem, load_config, save_config
 from tfllm.config.build import to_mapping
 
-# What may change between the two halves of a run: how long it is, and what is written when.
+# What may change between the two halves of a run: how long it is, what is written when, and how the same
+# arithmetic is spread over devices and memory.
 _MAY_CHANGE = (
     "name",
     "generation",
     "export",
     "data.cache_dir",
+    "distribution",
     "training.steps",
+    "training.microbatch_size",
+    "training.jit_compile",
+    "training.remat",
+    "training.loss_chunk_tokens",
+    "training.attention_block_size",
     "training.steps_per_call",
     "training.log_every",
     "training.evaluate_every",
     "training.sample_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.best_metric",
+    "training.best_mode",
+    "training.on_save_error",
+    "training.preemption_notice",
+    "training.profile",
     "training.histogram_every",
 )
 

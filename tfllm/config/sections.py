@@ -49,8 +49,21 @@ class TrainingConfig:
     microbatch_size: int | None = setting(
         None, "sequences a device computes at once; gradients add up over the rest", minimum=1
     )
-    precision: str = setting("float32", "compute type", choices=("float32", "mixed_bfloat16"))
+    precision: str = setting(
+        "float32", "compute type", choices=("float32", "mixed_bfloat16", "mixed_float16")
+    )
     jit_compile: bool = setting(True, "compile the step with XLA")
+    remat: str = setting(
+        "none",
+        "what the backward pass computes again instead of keeping it",
+        choices=("none", "attention", "block"),
+    )
+    loss_chunk_tokens: int | None = setting(
+        None, "tokens whose logits exist at once; null: as many as fit in 64 MB", minimum=1
+    )
+    attention_block_size: int | None = setting(
+        None, "keys whose attention scores exist at once; null: whole rows", minimum=1
+    )
     deterministic: bool = setting(False, "same digits on every run on the same machine")
     steps_per_call: int = setting(10, "steps inside one compiled loop, between looks at the clock", minimum=1)
     log_every: int = setting(10, "steps between lines of metrics.jsonl", minimum=1)
@@ -58,6 +71,17 @@ class TrainingConfig:
     sample_every: int | None = setting(None, "steps between samples; null: only at the end", minimum=1)
     checkpoint_every: int = setting(100, "steps between checkpoints", minimum=1)
     keep_checkpoints: int = setting(3, "newest checkpoints kept on disk", minimum=1)
+    best_metric: str | None = setting(None, "keep the checkpoint whose validation metric, e.g. loss, is best")
+    best_mode: str = setting("min", "which training.best_metric is best", choices=("min", "max"))
+    on_save_error: str = setting(
+        "stop", "when a checkpoint cannot be written: stop, or go on without it", choices=("stop", "continue")
+    )
+    preemption_notice: str = setting(
+        "signals",
+        "what announces the machine's end: signals (SIGTERM, SIGUSR1), or also Google Cloud's metadata server",
+        choices=("signals", "gce"),
+    )
+    profile: tuple[int, ...] | None = setting(None, "[from, to]: steps whose TensorBoard profile is written")
     histogram_every: int | None = setting(None, "steps between weight histograms in TensorBoard", minimum=1)
 
     def check(self, path: str) -> Iterator[Problem]:
@@ -66,6 +90,11 @@ class TrainingConfig:
             rule = f"must divide {path}.global_batch_size={self.global_batch_size}"
             mend = f"try {_nearest_divisor(self.global_batch_size, self.microbatch_size)}"
             yield Problem(f"{path}.microbatch_size", self.microbatch_size, rule, mend)
+        if self.profile is not None and not (
+            len(self.profile) == 2 and 0 < self.profile[0] <= self.profile[1] <= self.steps
+        ):
+            rule = f"must be two steps, from and to, between 1 and {path}.steps={self.steps}"
+            yield Problem(f"{path}.profile", list(self.profile), rule, "write for example [10, 15]")
 
 
 @DISTRIBUTIONS.register("one_device")
@@ -95,6 +124,56 @@ class MirroredConfig:
     def replicas(self) -> int:
         """Devices that share a batch, where the config says so."""
         return self.num_devices or 1
+
+
+@DISTRIBUTIONS.register("multi_worker")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiWorkerConfig:
+    """Copies of the model on several machines, each with a share of the batch.
+
+    Without `workers` the environment says who takes part: TF_CONFIG, SLURM's variables, or the
+    variables of an indexed Kubernetes job.
+    """
+
+    type: str = "multi_worker"
+    workers: tuple[str, ...] | None = setting(None, "host:port of every worker; null: from the environment")
+    index: int | None = setting(None, "which of distribution.workers this process is", minimum=0)
+
+    @property
+    def replicas(self) -> int:
+        """Devices that share a batch, where the config says so."""
+        return len(self.workers or ()) or 1
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        for address in self.workers or ():
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdigit():
+                rule = "is not an address"
+                yield Problem(f"{path}.workers", address, rule, "write host:port, e.g. 10.0.0.1:12345")
+        if self.workers is None and self.index is not None:
+            rule, mend = f"means nothing without {path}.workers", f"list {path}.workers, or leave it out"
+            yield Problem(f"{path}.index", self.index, rule, mend)
+        if self.workers is not None and self.index is not None and self.index >= len(self.workers):
+            rule, mend = (
+                f"is not one of the {len(self.workers)} workers",
+                f"write 0 to {len(self.workers) - 1}",
+            )
+            yield Problem(f"{path}.index", self.index, rule, mend)
+
+
+@DISTRIBUTIONS.register("tpu")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TPUConfig:
+    """Copies of the model on the cores of a TPU, each with a share of the batch."""
+
+    type: str = "tpu"
+    tpu: str = setting("local", "name or address of the TPU; local: the one of this machine")
+
+    @property
+    def replicas(self) -> int:
+        """Devices that share a batch, where the config says so."""
+        return 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
