@@ -7,3 +7,7 @@ class TrainingError(RuntimeError):
 
 class CheckpointError(TrainingError):
     """A checkpoint that cannot be written or read."""
+
+
+class WorkerLostError(TrainingError):
+    """Another worker has gone; the same command, at every worker, goes on from the last checkpoint."""

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 # What the clock decides; everything else in a line repeats digit for digit.
-TIMED = ("tokens_per_second", "mfu", "seconds")
+TIMED = (
+    "tokens_per_second",
+    "useful_tokens_per_second",
+    "mfu",
+    "input_wait",
+    "memory_gb",
+    "seconds",
+    "step_seconds",
+    "input_seconds",
+    "evaluate_seconds",
+    "sample_seconds",
+    "save_seconds",
+)
 
 
 class MetricsLog:
