@@ -28,11 +28,18 @@ def training_batches(
     num_steps: int | None = None,
     buckets: Sequence[int] | None = None,
     row_seed: int | None = None,
+    num_shares: int = 1,
+    shares: range | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of steps `start_step`, …, `num_steps - 1` of one endless, shuffled sequence.
 
     Row j of step s is number g = s * global_batch_size + j. It lies in epoch g // num_rows, which is a
     permutation of all rows drawn from (seed, epoch); a batch may so end one epoch and begin the next.
+
+    Replicas take shares: share k of `num_shares` holds the rows [k * R, (k + 1) * R) of every step's batch,
+    R = global_batch_size / num_shares, and no others are read. Their numbers, and so `row_ids` and
+    `row_seeds`, are those in the whole batch; so is the length that a batch is trimmed to, which must be the
+    same on all replicas.
 
     Args:
         store: The rows.
@@ -43,30 +50,35 @@ def training_batches(
         buckets: Lengths that batches may be trimmed to: each takes the smallest that its longest row fits in.
             Default: `default_buckets` if the store is not packed, else none (every batch is [B, seq_len]).
         row_seed: The seed of `row_seeds`, if it shall not be `seed`.
+        num_shares: The shares that every batch divides into.
+        shares: Those that this dataset yields; `None` is all.
 
     Returns:
-        A dataset of dicts whose every feature has B rows, so that tf.distribute can split it: int32 [B, T]
-        `token_ids`, `targets`, `segment_ids` and `positions` (which restart in each segment); float32 [B, T]
-        `loss_weights` (1 for tokens, 0 for padding); int64 [B] `row_ids`, the rows' index in the store;
-        int32 [B] `row_seeds`, for dropout (see `row_seeds`).
+        A dataset that yields, for each step, an element for each of `shares` in order: a dict whose every
+        feature has R rows. int32 [R, T] `token_ids`, `targets`, `segment_ids` and `positions` (which restart
+        in each segment); float32 [R, T] `loss_weights` (1 for tokens, 0 for padding); int64 [R] `row_ids`,
+        the rows' index in the store; int32 [R] `row_seeds`, for dropout (see `row_seeds`).
 
     Raises:
-        DataError: A size is not positive, the steps are out of order, or a bucket does not fit.
+        DataError: A size is not positive, the batch does not divide into its shares, the steps are out of
+            order, or a bucket does not fit.
     """
-    _check_positive("training.global_batch_size", global_batch_size)
+    division = Division("training.global_batch_size", global_batch_size, num_shares, shares)
     if start_step < 0 or (num_steps is not None and start_step > num_steps):
         raise DataError(f"start_step={start_step} must lie between 0 and the number of steps, {num_steps}")
     row_seed = seed if row_seed is None else row_seed
-    stop = tf.int64.max // global_batch_size if num_steps is None else num_steps
-
-    def batch(step: tf.Tensor) -> Batch:
-        numbers = step * global_batch_size + tf.range(global_batch_size, dtype=tf.int64)
-        row_ids = shuffled_rows(numbers, seed=seed, num_rows=store.num_rows)
-        rows = add_features(read_rows(store, row_ids))
-        return {**trim(rows, lengths), "row_ids": row_ids, "row_seeds": row_seeds(numbers, seed=row_seed)}
-
     lengths = _lengths(store, buckets)
-    return _finished(tf.data.Dataset.range(start_step, stop), batch)
+
+    def batch(numbers: tf.Tensor, own: slice) -> Batch:
+        row_ids = shuffled_rows(numbers, seed=seed, num_rows=store.num_rows)
+        length = trimmed_length(store, row_ids, lengths)
+        return {
+            **trim(add_features(read_rows(store, row_ids[own])), length),
+            "row_ids": row_ids[own],
+            "row_seeds": row_seeds(numbers[own], seed=row_seed),
+        }
+
+    return division.elements(batch, start_step, num_steps)
 
 
 def evaluation_batches(
@@ -75,39 +87,95 @@ def evaluation_batches(
     batch_size: int,
     buckets: Sequence[int] | None = None,
     num_rows: int | None = None,
+    num_shares: int = 1,
+    shares: range | None = None,
 ) -> tf.data.Dataset:
     """Return every row of the store once, in order; the last batch is filled up with rows of weight 0.
 
+    Every step has an element for every share, so no replica comes to its end before the others.
+
     Args:
         store: The rows.
-        batch_size: Rows in a batch.
+        batch_size: Rows in a batch, over all shares.
         buckets: As in `training_batches`.
         num_rows: Take the first rows only.
+        num_shares: As in `training_batches`.
+        shares: As in `training_batches`.
 
     Returns:
         A dataset of dicts as from `training_batches`. Rows that fill up have `row_ids` -1, `segment_ids` 0
         and pad ids throughout.
 
     Raises:
-        DataError: A size is not positive, or a bucket does not fit.
+        DataError: A size is not positive, the batch does not divide into its shares, or a bucket does not
+            fit.
     """
-    _check_positive("batch_size", batch_size)
+    division = Division("batch_size", batch_size, num_shares, shares)
     _check_positive("num_rows", store.num_rows if num_rows is None else num_rows)
     end = min(store.num_rows, store.num_rows if num_rows is None else num_rows)
+    lengths = _lengths(store, buckets)
 
-    def batch(step: tf.Tensor) -> Batch:
-        numbers = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+    def batch(numbers: tf.Tensor, own: slice) -> Batch:
         real = numbers < end
-        rows = blank_rows(read_rows(store, tf.where(real, numbers, 0)), real, store.pad_id)
-        row_ids = tf.where(real, numbers, -1)
+        row_ids = tf.where(real, numbers, 0)  # what fills up reads a row, which is then made blank
+        length = trimmed_length(store, row_ids, lengths)
+        rows = blank_rows(read_rows(store, row_ids[own]), real[own], store.pad_id)
         return {
-            **trim(add_features(rows), lengths),
-            "row_ids": row_ids,
-            "row_seeds": row_seeds(numbers, seed=0),
+            **trim(add_features(rows), length),
+            "row_ids": tf.where(real, numbers, -1)[own],
+            "row_seeds": row_seeds(numbers[own], seed=0),
         }
 
-    lengths = _lengths(store, buckets)
-    return _finished(tf.data.Dataset.range(-(-end // batch_size)), batch)
+    return division.elements(batch, 0, -(-end // batch_size))
+
+
+class Division:
+    """How the rows of each step's batch divide into shares, and which shares are made here.
+
+    Args:
+        name: What the batch size is called, for messages.
+        batch_size: Rows in a batch.
+        num_shares: Shares in a batch.
+        shares: Those made here; `None` is all.
+
+    Raises:
+        DataError: A number is not positive, the shares are not equal, or one made here does not exist.
+    """
+
+    def __init__(self, name: str, batch_size: int, num_shares: int, shares: range | None):
+        _check_positive(name, batch_size)
+        _check_positive("num_shares", num_shares)
+        if batch_size % num_shares:
+            lower = batch_size - batch_size % num_shares
+            near = " or ".join(str(size) for size in (lower, lower + num_shares) if size)
+            raise DataError(f"{name}={batch_size} must be divisible by num_shares={num_shares}; try {near}")
+        self.shares = range(num_shares) if shares is None else shares
+        if not self.shares or not 0 <= min(self.shares) <= max(self.shares) < num_shares:
+            raise DataError(f"shares={self.shares} must be some of range(0, {num_shares})")
+        self.batch_size = batch_size
+        self.share_size = batch_size // num_shares
+
+    def elements(
+        self, batch: Callable[[tf.Tensor, slice], Batch], start_step: int, num_steps: int | None
+    ) -> tf.data.Dataset:
+        """Return for each step and share what `batch` makes of the step's row numbers, int64 [B], and the
+        share's slice of them."""
+        own_shares = len(self.shares)
+        if num_steps is None:
+            num_steps = tf.int64.max // (self.batch_size * own_shares)
+
+        def element(number: tf.Tensor) -> Batch:
+            step, place = number // own_shares, number % own_shares
+            numbers = step * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
+            start = (self.shares.start + place * self.shares.step) * self.share_size
+            features = batch(numbers, slice(start, start + self.share_size))
+            return {name: self._with_rows(feature) for name, feature in features.items()}
+
+        return _finished(tf.data.Dataset.range(start_step * own_shares, num_steps * own_shares), element)
+
+    def _with_rows(self, feature: tf.Tensor) -> tf.Tensor:
+        """A slice that begins at a tensor has no static size; here it is known."""
+        return tf.ensure_shape(feature, [self.share_size, *feature.shape[1:]])
 
 
 def shuffled_rows(numbers: tf.Tensor, *, seed: int, num_rows: int) -> tf.Tensor:
@@ -176,14 +244,18 @@ def read_rows(store: RowStore, row_ids: tf.Tensor) -> Batch:
     Returns:
         A dict of int32 [B, seq_len]: `token_ids`, `targets`, `segment_ids`.
     """
+    rows = tf.cast(tf.gather(mapped_rows(store), row_ids), tf.int32)  # [R, 3, T] -> [B, 3, T]
+    return {name: rows[:, part] for part, name in enumerate(FEATURES)}
+
+
+def mapped_rows(store: RowStore) -> tf.Tensor:
+    """Return the memory-mapped file, [R, 3, T] of the store's dtype, for C++ to gather from."""
     with tf.device("CPU:0"):
-        rows = tf.raw_ops.ImmutableConst(
+        return tf.raw_ops.ImmutableConst(
             dtype=tf.as_dtype(store.dtype),
             shape=[store.num_rows, len(FEATURES), store.seq_len],
             memory_region_name=str(store.path),
         )
-        rows = tf.cast(tf.gather(rows, row_ids), tf.int32)  # [R, 3, T] -> [B, 3, T]
-    return {name: rows[:, part] for part, name in enumerate(FEATURES)}
 
 
 def blank_rows(rows: Batch, real: tf.Tensor, pad_id: int) -> Batch:
@@ -223,22 +295,41 @@ def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
     return index - starts
 
 
-def trim(rows: Batch, lengths: Sequence[int]) -> Batch:
-    """Cut [B, T] features to the smallest of `lengths` (sorted, up to T) that the longest row fits in."""
+def trimmed_length(store: RowStore, row_ids: tf.Tensor, lengths: Sequence[int]) -> tf.Tensor | None:
+    """Return the smallest of `lengths` (sorted, up to T) that the longest of some rows fits in.
+
+    Tokens come first in a row and padding last, so a row is longer than a length if the segment id at that
+    place is not 0: one number is read for each row and length, and a share can look at its whole batch.
+
+    Args:
+        store: The rows.
+        row_ids: int64 [B].
+        lengths: The lengths.
+
+    Returns:
+        int32 []; `None` where there is but one length.
+    """
     if len(lengths) == 1:
-        return rows
-    longest = tf.reduce_max(tf.math.count_nonzero(rows["segment_ids"], axis=1))
-    place = tf.searchsorted(tf.constant(lengths, tf.int64), longest[None], side="left")[0]
-    length = tf.gather(tf.constant(lengths, tf.int32), place)
-    return {name: feature[:, :length] for name, feature in rows.items()}
+        return None
+    shorter = tf.constant(lengths[:-1], tf.int64)
+    rows, places = tf.meshgrid(row_ids, shorter, indexing="ij")  # [B, L - 1]
+    segments = tf.fill(tf.shape(rows), tf.constant(FEATURES.index("segment_ids"), tf.int64))
+    longer = tf.gather_nd(mapped_rows(store), tf.stack([rows, segments, places], axis=-1)) != 0
+    exceeded = tf.math.count_nonzero(tf.reduce_any(longer, axis=0))
+    return tf.gather(tf.constant(lengths, tf.int32), exceeded)
 
 
-def _finished(steps: tf.data.Dataset, batch: Callable[[tf.Tensor], Batch]) -> tf.data.Dataset:
+def trim(rows: Batch, length: tf.Tensor | None) -> Batch:
+    """Cut [B, T] features to `length`, int32 []; `None` leaves them whole."""
+    return rows if length is None else {name: feature[:, :length] for name, feature in rows.items()}
+
+
+def _finished(numbers: tf.data.Dataset, element: Callable[[tf.Tensor], Batch]) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
     # Every worker can make every step's batch: tf.distribute shares out rows, as there are no files to share.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    dataset = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = numbers.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
