@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -15,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
-from tfllm.data.pipeline import evaluation_batches, training_batches
+from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.sources import (
     JsonlSource,
     PythonDocsSource,
@@ -29,20 +30,13 @@ from tfllm.data.store import RowStore, default_cache_dir, prepare_rows
 from tfllm.evaluation.evaluator import Evaluator
 from tfllm.generation.generate import Generator
 from tfllm.models.decoder import Decoder
-from tfllm.run_folder import RunFolder
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
-from tfllm.training.callbacks import Callback, Evaluate, Histograms, Log, Sample, Save, TrainerState
-from tfllm.training.checkpoint import Checkpointer, model_variables, restore_model
-from tfllm.training.display import Display
-from tfllm.training.distribution import make_strategy
-from tfllm.training.metrics_log import MetricsLog
+from tfllm.training.distribution import shares_of
 from tfllm.training.optimizers import make_optimizer
 from tfllm.training.precision import dtype_policy
 from tfllm.training.schedules import Schedule
-from tfllm.training.throughput import peak_flops, training_flops_per_token
-from tfllm.training.train_step import TrainStep
-from tfllm.training.trainer import Trainer
+from tfllm.training.throughput import training_flops_per_token
 
 _SOURCES: dict[str, Any] = {
     "python_docs": PythonDocsSource,
@@ -87,7 +81,7 @@ def prepare(config: ExperimentConfig, tokenizer: Tokenizer | None = None) -> Pre
 
 def make_source(config: Any) -> Source:
     """Builds the source a `data.train` or `data.validation` section describes."""
-    return _SOURCES[config.type](**_arguments(config, "type"))
+    return _SOURCES[config.type](**arguments_of(config, "type"))
 
 
 def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
@@ -122,7 +116,7 @@ def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
 def make_model(config: ExperimentConfig, vocab_size: int, *, precision: str = "float32") -> Decoder:
     """Builds the model with new weights drawn from `config.seed`."""
     keras.utils.set_random_seed(config.seed)
-    arguments = _arguments(config.model, "type", "size", "source", "max_seq_len")
+    arguments = arguments_of(config.model, "type", "size", "source", "max_seq_len")
     model = Decoder(
         vocab_size=vocab_size,
         max_seq_len=config.context_length,
@@ -133,178 +127,58 @@ def make_model(config: ExperimentConfig, vocab_size: int, *, precision: str = "f
     return model
 
 
-def make_task(tokenizer: Tokenizer) -> CausalLM:
+def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> CausalLM:
     """Builds the task."""
     return CausalLM(token_byte_lengths=tokenizer.token_byte_lengths())
 
 
-def make_evaluator(config: ExperimentConfig, model: Any, task: Any, rows: RowStore) -> Evaluator:
-    """Builds the evaluator of the validation rows."""
-    size = config.training.microbatch_size or config.training.global_batch_size
+def make_evaluator(
+    config: ExperimentConfig,
+    model: Any,
+    task: Any,
+    rows: RowStore,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    averaged: Any = contextlib.nullcontext,
+) -> Evaluator:
+    """Builds the evaluator of the validation rows.
 
-    def batches() -> tf.data.Dataset:
-        return evaluation_batches(rows, batch_size=size)
+    Args:
+        config: The experiment.
+        model: The model.
+        task: The task.
+        rows: The validation rows.
+        strategy: The strategy that the model was made under; None is one device.
+        averaged: Makes the context in which the model holds the weights to evaluate.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    microbatch = config.training.microbatch_size
+    size = microbatch * replicas if microbatch else config.training.global_batch_size
 
-    return Evaluator(model=model, task=task, batches=batches, jit_compile=config.training.jit_compile)
+    def batches() -> Any:
+        def of_pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            shares = shares_of(context, strategy)
+            return evaluation_batches(rows, batch_size=size, num_shares=replicas, shares=shares)
+
+        if replicas == 1:
+            return evaluation_batches(rows, batch_size=size)
+        return strategy.distribute_datasets_from_function(of_pipeline)
+
+    return Evaluator(
+        model=model,
+        task=task,
+        batches=batches,
+        strategy=strategy,
+        averaged=averaged,
+        jit_compile=config.training.jit_compile,
+    )
 
 
 def make_generator(model: Any, tokenizer: Tokenizer, *, jit_compile: bool = True) -> Generator:
     """Builds a generator that stops at the end of a document."""
     stops = sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id})
     return Generator(model, stop_ids=stops, pad_id=tokenizer.pad_id, jit_compile=jit_compile)
-
-
-def train(config: ExperimentConfig, run_dir: str | Path, display: Display | None = None) -> bool:
-    """Trains into a run folder, or goes on where it stopped.
-
-    Args:
-        config: The experiment.
-        run_dir: The run folder; made where it does not exist.
-        display: Receives progress; None prints to the terminal.
-
-    Returns:
-        True when training reached its end, False when Ctrl-C stopped it (and a checkpoint was saved).
-
-    Raises:
-        ConfigError, DataError, TokenizerError, TrainingError: each with one message to act on.
-    """
-    display = display or Display(total_steps=config.training.steps)
-    run = RunFolder(Path(run_dir))
-    run.open_for(config)
-    if config.training.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    distribution = config.distribution
-    strategy = make_strategy(distribution.type, num_devices=getattr(distribution, "num_devices", None))
-    prepared = _prepare_run(config, run, display)
-    return _Training(config, run, strategy, prepared, display).run()
-
-
-class _Training:
-    """One run's objects, made in order."""
-
-    def __init__(self, config, run, strategy, prepared, display):
-        self.config, self.run_folder, self.strategy = config, run, strategy
-        self.prepared, self.display = prepared, display
-        with strategy.scope():
-            self.model = make_model(
-                config, prepared.tokenizer.vocab_size, precision=config.training.precision
-            )
-            self.optimizer = _make_optimizer(config, self.model)
-        self.task = make_task(prepared.tokenizer)
-        named = {**model_variables(self.model), **_optimizer_variables(self.optimizer)}
-        self.checkpointer = Checkpointer(
-            run.checkpoints, named, keep=config.training.keep_checkpoints, notify=display.notice
-        )
-
-    def run(self) -> bool:
-        state = self._restored_state()
-        if state.step >= self.config.training.steps:
-            self.display.notice(f"{self.run_folder.path} is already trained to step {state.step}")
-            return True
-        trainer = self._trainer(state)
-        self.display.start(state)
-        try:
-            if state.step == 0:
-                self._evaluate(state)
-            return trainer.run(state)
-        finally:
-            self.display.stop()
-
-    def _restored_state(self) -> TrainerState:
-        restored = self.checkpointer.restore()
-        if restored is None:
-            if self.config.model.source is not None:
-                source = RunFolder(Path(self.config.model.source))
-                restore_model(source.checkpoints, self.model, notify=self.display.notice)
-                self.display.notice(f"weights from {source.path}")
-            return TrainerState()
-        self.display.notice(f"going on from {restored.path}")
-        return TrainerState(step=restored.step, **restored.state)
-
-    def _trainer(self, state: TrainerState) -> Trainer:
-        training = self.config.training
-        shares = self.strategy.num_replicas_in_sync * (training.microbatch_size or training.global_batch_size)
-        step = TrainStep(
-            model=self.model,
-            task=self.task,
-            optimizer=self.optimizer,
-            strategy=self.strategy,
-            clip_norm=self.config.optimizer.clip_norm,
-            num_microbatches=max(1, training.global_batch_size // shares),
-            jit_compile=training.jit_compile,
-        )
-        save = Save(every=training.checkpoint_every, checkpointer=self.checkpointer)
-        return Trainer(
-            train_step=step,
-            batches=self._batches,
-            steps=training.steps,
-            steps_per_call=training.steps_per_call,
-            callbacks=self._callbacks(state),
-            save=save,
-            describe_batch=self._describe_batch,
-            progress=self.display.progress,
-        )
-
-    def _callbacks(self, state: TrainerState) -> list[Callback]:
-        config, training, show = self.config, self.config.training, self.display.entry
-        log = MetricsLog(self.run_folder.metrics, step=state.step)
-        writer = tf.summary.create_file_writer(str(self.run_folder.tensorboard))
-        evaluator = make_evaluator(config, self.model, self.task, self.prepared.validation)
-        self._evaluate = Evaluate(
-            every=training.evaluate_every, evaluate=evaluator.evaluate, log=log, writer=writer, show=show
-        )
-        callbacks: list[Callback] = [
-            Log(
-                every=training.log_every,
-                log=log,
-                writer=writer,
-                show=show,
-                flops_per_token=flops_per_token(self.model, config.data.seq_len),
-                peak_flops=peak_flops(training.precision) * _devices(self.strategy),
-            ),
-            self._evaluate,
-        ]
-        if config.generation.prompts:
-            folder = self.run_folder.samples
-            callbacks.append(
-                Sample(every=training.sample_every, sample=self._sampler(), folder=folder, writer=writer)
-            )
-        if training.histogram_every:
-            variables = self.model.trainable_variables
-            callbacks.append(Histograms(every=training.histogram_every, variables=variables, writer=writer))
-        return callbacks
-
-    def _sampler(self):
-        settings = dataclasses.asdict(self.config.generation)
-        prompts = settings.pop("prompts")
-        tokenizer = self.prepared.tokenizer
-        generator = make_generator(self.model, tokenizer, jit_compile=False)
-
-        def sample() -> list[tuple[str, str]]:
-            ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
-            return list(zip(prompts, map(tokenizer.decode, generator(ids, **settings)), strict=True))
-
-        return sample
-
-    def _batches(self, start_step: int) -> Any:
-        dataset = self._plain_batches(start_step, self.config.training.steps)
-        if self.strategy.num_replicas_in_sync == 1:
-            return dataset
-        return self.strategy.experimental_distribute_dataset(dataset)
-
-    def _plain_batches(self, start_step: int, num_steps: int) -> tf.data.Dataset:
-        return training_batches(
-            self.prepared.train,
-            global_batch_size=self.config.training.global_batch_size,
-            seed=self.config.seed,
-            start_step=start_step,
-            num_steps=num_steps,
-        )
-
-    def _describe_batch(self, step: int) -> str:
-        batch = next(iter(self._plain_batches(step, step + 1)))
-        rows = ", ".join(str(row) for row in batch["row_ids"].numpy()[:16])
-        return f" (batch {step}: rows {rows} of {self.prepared.train.path})"
 
 
 def flops_per_token(model: Decoder, seq_len: int) -> float:
@@ -322,21 +196,6 @@ def flops_per_token(model: Decoder, seq_len: int) -> float:
     )
 
 
-def _prepare_run(config: ExperimentConfig, run: RunFolder, display: Display) -> Prepared:
-    start = time.perf_counter()
-    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer.exists() else None
-    prepared = prepare(config, tokenizer)
-    if tokenizer is None:
-        part = run.tokenizer.with_name(".part_tokenizer")
-        shutil.rmtree(part, ignore_errors=True)
-        prepared.tokenizer.save(part)
-        part.rename(run.tokenizer)  # whole or not there, should the process be killed
-    for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
-        display.notice(f"{name}: {rows.summary}")
-    display.notice(f"text ready in {time.perf_counter() - start:.1f} s")
-    return prepared
-
-
 def _split(config: ExperimentConfig, side: str) -> tuple[str, float, int] | None:
     if config.data.validation is not None:
         return None
@@ -349,28 +208,21 @@ def _documents(source: Source, split: tuple[str, float, int] | None) -> Iterator
             yield text
 
 
-def _make_optimizer(config: ExperimentConfig, model: Any) -> keras.optimizers.Optimizer:
+def make_optimizer_of(config: ExperimentConfig, model: Any) -> Any:
+    """Builds the optimizer; call under the strategy's scope."""
     section, schedule = config.optimizer, config.optimizer.schedule
     course = Schedule(
         kind=schedule.type,
         peak=section.learning_rate,
         total_steps=config.training.steps,
-        **_arguments(schedule, "type"),
+        **arguments_of(schedule, "type"),
     )
-    arguments = _arguments(section, "type", "learning_rate", "schedule", "clip_norm")
+    arguments = arguments_of(section, "type", "learning_rate", "schedule", "clip_norm")
     return make_optimizer(
         section.type, learning_rate=course, variables=model.trainable_variables, **arguments
     )
 
 
-def _optimizer_variables(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    return {f"optimizer/{index:04d}/{v.path}": v for index, v in enumerate(optimizer.variables)}
-
-
-def _arguments(section: Any, *without: str) -> dict[str, Any]:
+def arguments_of(section: Any, *without: str) -> dict[str, Any]:
+    """A section as keyword arguments, but for the keys named."""
     return {f.name: getattr(section, f.name) for f in dataclasses.fields(section) if f.name not in without}
-
-
-def _devices(strategy: tf.distribute.Strategy) -> int:
-    # Logical CPU devices share the cores of one machine.
-    return strategy.num_replicas_in_sync if tf.config.list_physical_devices("GPU") else 1

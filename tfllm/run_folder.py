@@ -75,6 +75,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def failures(self) -> Path:
+        """Folder of the step that failed last, for a replay."""
+        return self.path / "failures"
+
+    @property
     def samples(self) -> Path:
         """Folder of samples."""
         return self.path / "samples"

@@ -16,12 +16,14 @@ class Display:
     Args:
         total_steps: Updates in the whole run.
         stream: Where to write; None is what `sys.stderr` is then.
+        silent: Show nothing: one of several workers is enough to watch.
     """
 
-    def __init__(self, *, total_steps: int, stream: TextIO | None = None):
+    def __init__(self, *, total_steps: int, stream: TextIO | None = None, silent: bool = False):
         self.total_steps = total_steps
+        self.silent = silent
         self.stream = stream or sys.stderr
-        self.is_terminal = self.stream.isatty()
+        self.is_terminal = self.stream.isatty() and not silent
         self._bar: tqdm | None = None
 
     def start(self, state: TrainerState) -> None:
@@ -55,7 +57,7 @@ class Display:
         """Shows one line of text."""
         if self._bar is not None:
             self._bar.write(text, file=self.stream)
-        else:
+        elif not self.silent:
             print(text, file=self.stream, flush=True)
 
     def stop(self) -> None:

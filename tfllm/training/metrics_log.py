@@ -46,6 +46,13 @@ class MetricsLog:
             file.write(_line(entry))
 
 
+class NoLog:
+    """In the place of a `MetricsLog` at workers that write nothing."""
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Forgets the line."""
+
+
 def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
     """Yields the lines of a `metrics.jsonl`; a last line cut short by a kill is left out."""
     path = Path(path)

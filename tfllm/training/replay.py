@@ -26,7 +26,9 @@ def load_batch(path: Path) -> dict[str, tf.Tensor]:
         return {name: tf.constant(arrays[name]) for name in arrays.files}
 
 
-def explain_step(model: Any, task: Any, variables: list[Any], features: dict[str, tf.Tensor]) -> Iterator[str]:
+def explain_step(
+    model: Any, task: Any, variables: list[Any], features: dict[str, tf.Tensor]
+) -> Iterator[str]:
     """Runs forward and backward without a graph, and says where numbers stop being finite.
 
     Args:
@@ -76,7 +78,9 @@ def _first_bad_operation(model, task, variables, features) -> str:
     try:
         _forward_and_backward(model, task, variables, features)
     except tf.errors.InvalidArgumentError as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if _PACKAGE in Path(f.filename).parents]
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if _PACKAGE in Path(f.filename).parents
+        ]
         place = frames[-1]
         operation = str(error).partition('op "')[2].partition('"')[0] or "an operation"
         where = f"{Path(place.filename).relative_to(_PACKAGE.parent)}:{place.lineno}: {place.line}"
