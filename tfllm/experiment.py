@@ -37,7 +37,8 @@ from tfllm.training.checkpoint import Checkpointer, model_variables, restore_mod
 from tfllm.training.display import Display
 from tfllm.training.distribution import make_strategy
 from tfllm.training.metrics_log import MetricsLog
-from tfllm.training.optimizers import make_optimizer
+from tfllm.training.optimizers import Optimizer, make_optimizer
+from tfllm.training.parameter_groups import ParameterGroup
 from tfllm.training.precision import dtype_policy
 from tfllm.training.schedules import Schedule
 from tfllm.training.throughput import peak_flops, training_flops_per_token
@@ -349,7 +350,7 @@ def _documents(source: Source, split: tuple[str, float, int] | None) -> Iterator
             yield text
 
 
-def _make_optimizer(config: ExperimentConfig, model: Any) -> keras.optimizers.Optimizer:
+def _make_optimizer(config: ExperimentConfig, model: Any) -> Optimizer:
     section, schedule = config.optimizer, config.optimizer.schedule
     course = Schedule(
         kind=schedule.type,
@@ -357,14 +358,20 @@ def _make_optimizer(config: ExperimentConfig, model: Any) -> keras.optimizers.Op
         total_steps=config.training.steps,
         **_arguments(schedule, "type"),
     )
-    arguments = _arguments(section, "type", "learning_rate", "schedule", "clip_norm")
+    groups = [ParameterGroup(**_arguments(group)) for group in section.groups]
+    # Clipping and skipping are the train step's.
+    without = ("type", "learning_rate", "schedule", "groups", "clip_norm", "skip_above")
     return make_optimizer(
-        section.type, learning_rate=course, variables=model.trainable_variables, **arguments
+        section.type,
+        learning_rate=course,
+        variables=model.trainable_variables,
+        groups=groups,
+        **_arguments(section, *without),
     )
 
 
-def _optimizer_variables(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    return {f"optimizer/{index:04d}/{v.path}": v for index, v in enumerate(optimizer.variables)}
+def _optimizer_variables(optimizer: Optimizer) -> dict[str, Any]:
+    return {f"optimizer/{name}": variable for name, variable in optimizer.named_variables.items()}
 
 
 def _arguments(section: Any, *without: str) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
+
+from tfllm.training.optimizers import Optimizer
 
 METRICS = ("loss_sum", "weight_sum", "grad_norm", "learning_rate")
 
@@ -32,7 +33,7 @@ class TrainStep:
         *,
         model: Any,
         task: Any,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: Optimizer,
         strategy: tf.distribute.Strategy,
         clip_norm: float | None = None,
         num_microbatches: int = 1,
@@ -73,8 +74,8 @@ class TrainStep:
             # A non-finite norm stays non-finite here, and stops the run, naming the step.
             scale = scale * self.clip_norm / tf.maximum(norm, self.clip_norm)
         gradients = [gradient * scale for gradient in gradients]
-        rate = tf.cast(self.optimizer.learning_rate, tf.float32)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
+        rate = self.optimizer.learning_rate
+        self.optimizer.apply(gradients)
         return tf.stack([loss_sum, weight_sum, norm, rate])
 
     def _accumulate(self, features: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
@@ -83,7 +84,7 @@ class TrainStep:
         if count == 1:
             return self._gradients(features)
         parts = {name: _split(x, count) for name, x in features.items()}
-        zeros = [tf.zeros(v.shape, tf.float32) for v in self.model.trainable_variables]
+        zeros = [tf.zeros(v.shape, tf.float32) for v in self.optimizer.trainable]
 
         def body(index, loss_sum, weight_sum, sums):
             loss, weight, gradients = self._gradients({name: x[index] for name, x in parts.items()})
@@ -97,7 +98,7 @@ class TrainStep:
         return loss_sum, weight_sum, sums
 
     def _gradients(self, features: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        variables = self.model.trainable_variables
+        variables = self.optimizer.trainable
         with tf.GradientTape() as tape:
             outputs = self.model(features, training=True)
             loss_sum, weight_sum = self.task.loss(self.model, features, outputs)
