@@ -33,7 +33,8 @@ from tfllm.models.decoder import Decoder
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
 from tfllm.training.distribution import shares_of
-from tfllm.training.optimizers import make_optimizer
+from tfllm.training.optimizers import Optimizer, make_optimizer
+from tfllm.training.parameter_groups import ParameterGroup
 from tfllm.training.precision import dtype_policy
 from tfllm.training.schedules import Schedule
 from tfllm.training.throughput import training_flops_per_token
@@ -208,7 +209,7 @@ def _documents(source: Source, split: tuple[str, float, int] | None) -> Iterator
             yield text
 
 
-def make_optimizer_of(config: ExperimentConfig, model: Any) -> Any:
+def make_optimizer_of(config: ExperimentConfig, model: Any) -> Optimizer:
     """Builds the optimizer; call under the strategy's scope."""
     section, schedule = config.optimizer, config.optimizer.schedule
     course = Schedule(
@@ -217,9 +218,15 @@ def make_optimizer_of(config: ExperimentConfig, model: Any) -> Any:
         total_steps=config.training.steps,
         **arguments_of(schedule, "type"),
     )
-    arguments = arguments_of(section, "type", "learning_rate", "schedule", "clip_norm")
+    groups = [ParameterGroup(**arguments_of(group)) for group in section.groups]
+    # Clipping and skipping are the train step's.
+    without = ("type", "learning_rate", "schedule", "groups", "clip_norm", "skip_above")
     return make_optimizer(
-        section.type, learning_rate=course, variables=model.trainable_variables, **arguments
+        section.type,
+        learning_rate=course,
+        variables=model.trainable_variables,
+        groups=groups,
+        **arguments_of(section, *without),
     )
 
 

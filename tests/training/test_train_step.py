@@ -93,7 +93,7 @@ def test_mixed_bfloat16_trains_in_float32_variables():
     losses = metrics[:, 0] / metrics[:, 1]
     assert losses[-1] < 0.6 * losses[0]
     assert {v.dtype for v in model.variables} == {"float32"}
-    assert {v.dtype for v in step.optimizer.variables if "iteration" not in v.path} == {"float32"}
+    assert {v.dtype for v in step.optimizer.variables} == {"float32", "int64"}
     # The weights hold more than bfloat16 could.
     assert any((w != tf.cast(tf.cast(w, tf.bfloat16), tf.float32)).numpy().any() for w in weights)
 

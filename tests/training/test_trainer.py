@@ -35,7 +35,7 @@ class Recorder:
 def make_trainer(folder, *, steps, save_every=100, callbacks=(), log_every=None, train_step=None, **settings):
     """A trainer whose state goes through the checkpoints of `folder`, as a command's does."""
     step = train_step or toy_step(**SETTINGS)
-    variables = {f"optimizer/{i}": v for i, v in enumerate(step.optimizer.variables)}
+    variables = {f"optimizer/{name}": v for name, v in step.optimizer.named_variables.items()}
     checkpointer = Checkpointer(
         folder / "checkpoints", {**model_variables(step.model), **variables}, notify=str
     )

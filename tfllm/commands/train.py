@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-dir", metavar="DIR", help="the run folder (default: runs/<name>)")
     only = parser.add_mutually_exclusive_group()
     only.add_argument(
-        "--dry-run", action="store_true", help="build everything, take two steps, print memory and time; keep nothing"
+        "--dry-run",
+        action="store_true",
+        help="build everything, take two steps, print memory and time; keep nothing",
     )
     only.add_argument(
         "--replay",

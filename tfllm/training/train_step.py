@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.training.loss_scale import SMALLEST, LossScale
+from tfllm.training.optimizers import Optimizer
 
 # A step's numbers, in the order of the vector that it returns. Sums are over the global batch.
 METRICS = (
@@ -55,7 +56,7 @@ class TrainStep:
         *,
         model: Any,
         task: Any,
-        optimizer: Any,
+        optimizer: Optimizer,
         strategy: tf.distribute.Strategy,
         clip_norm: float | None = None,
         skip_above: float | None = None,
