@@ -54,9 +54,10 @@ def toy_step(
     jit_compile=False,
     skip_above=None,
     precision="float32",
+    strategy=None,
     **arguments,
 ):
-    strategy = make_strategy("one_device" if replicas == 1 else "mirrored", num_devices=replicas)
+    strategy = strategy or make_strategy("one_device" if replicas == 1 else "mirrored", num_devices=replicas)
     with strategy.scope():
         model = model or toy_model(
             dropout=arguments.pop("dropout", 0.25), dtype=arguments.pop("dtype", "float32")
