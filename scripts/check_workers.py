@@ -138,7 +138,7 @@ class Job:
                 f"distribution.index={index}",
                 *(second if index else ()),
             ]
-            command = [
+            command: list[str | Path] = [
                 sys.executable,
                 ROOT / "scripts" / "train.py",
                 self.config,

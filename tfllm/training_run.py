@@ -42,7 +42,7 @@ from tfllm.training.loss_scale import LossScale
 from tfllm.training.metrics_log import MetricsLog, NoLog
 from tfllm.training.peak_memory import peak_memory_bytes
 from tfllm.training.replay import explain_step, load_batch, save_batch
-from tfllm.training.stop_request import stop_requests
+from tfllm.training.stop_request import StopRequest
 from tfllm.training.throughput import peak_flops
 from tfllm.training.train_step import TrainStep
 from tfllm.training.trainer import Trainer
@@ -284,9 +284,7 @@ class _Training:
             steps_per_call=training.steps_per_call,
             callbacks=self._callbacks(state),
             save=Save(every=training.checkpoint_every, checkpointer=self.checkpointer, best=self.best),
-            stop_requests=lambda: stop_requests(
-                notice=training.preemption_notice, notify=self.display.notice
-            ),
+            stop_request=lambda: StopRequest(notice=training.preemption_notice, notify=self.display.notice),
             on_failure=self._keep_failure,
             progress=self.display.progress,
         )

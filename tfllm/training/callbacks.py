@@ -269,10 +269,9 @@ class Profile:
         folder: The `tensorboard/` folder.
     """
 
-    every: int | None = None
-
     def __init__(self, *, steps: tuple[int, ...], folder: str | Path):
-        self.at = (steps[0] - 1, steps[1])
+        self.at: tuple[int, ...] = (steps[0] - 1, steps[1])
+        self.every: int | None = None
         self.folder = str(folder)
         self._on = False
 

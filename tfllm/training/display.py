@@ -9,6 +9,9 @@ from tqdm import tqdm
 
 from tfllm.training.callbacks import TrainerState
 
+# In metrics.jsonl and TensorBoard, but not on the terminal.
+_HIDDEN = ("step", "split", "tokens", "useful_tokens_per_second", "update_ratio", "input_wait", "memory_gb")
+
 
 class Display:
     """A progress bar with step, loss, tokens a second and time left; plain lines when not a terminal.
@@ -49,7 +52,7 @@ class Display:
             rate = entry["tokens_per_second"]
             self._bar.set_postfix_str(f"loss {entry['loss']:.3f}, {rate:,.0f} tokens/s")
             return
-        shown = {k: v for k, v in entry.items() if k not in ("step", "split", "tokens", "seconds")}
+        shown = {k: v for k, v in entry.items() if k not in _HIDDEN and not k.endswith("seconds")}
         numbers = ", ".join(f"{k} {v:.5g}" for k, v in shown.items() if v is not None)
         self.notice(f"step {entry['step']}/{self.total_steps} {entry['split']}: {numbers}")
 

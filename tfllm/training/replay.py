@@ -17,7 +17,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def save_batch(path: Path, features: Mapping[str, Any]) -> None:
     """Writes a batch as an `.npz` file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{name: np.asarray(value) for name, value in features.items()})
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in features.items()}
+    np.savez(path, **arrays)
 
 
 def load_batch(path: Path) -> dict[str, tf.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -172,7 +171,7 @@ class TrainStep:
         return tf.concat([sums, tf.stack([norm, rate, ratio, loss_scale, *flags])], axis=0)
 
 
-def metrics_by_name(rows: np.ndarray) -> Mapping[str, np.ndarray]:
+def metrics_by_name(rows: np.ndarray) -> dict[str, np.ndarray]:
     """Names the columns of float [n, 11]: a float64 [n] for each of `METRICS`."""
     return dict(zip(METRICS, np.asarray(rows, np.float64).T, strict=True))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import tensorflow as tf
 from tfllm.training.callbacks import Callback, Save, TrainerState
 from tfllm.training.distribution import num_workers, worker_errors
 from tfllm.training.errors import TrainingError
+from tfllm.training.stop_request import StopRequest
 from tfllm.training.train_step import METRICS, TrainStep, metrics_by_name
 
 _FAILED = METRICS.index("failed")
@@ -31,7 +31,7 @@ class Trainer:
         steps_per_call: Steps inside one compiled loop at most; callbacks shorten it where they are due.
         callbacks: Called in order; the order of log before save keeps a resumed log the same.
         save: The callback that saves; also called when the run is asked to stop.
-        stop_requests: Makes the context in which signals become requests: `requested()` gives the reason.
+        stop_request: Makes the context in which signals become requests to stop.
         on_failure: Keeps what is needed to look into a step that failed; returns words for the message.
         progress: Called with the state after each call of the compiled loop.
     """
@@ -44,7 +44,7 @@ class Trainer:
         steps: int,
         callbacks: Sequence[Callback],
         save: Save,
-        stop_requests: Callable[[], AbstractContextManager[Callable[[], str | None]]],
+        stop_request: Callable[[], StopRequest] = StopRequest,
         steps_per_call: int = 10,
         on_failure: Callable[[TrainerState], str] = lambda state: "",
         progress: Callable[[TrainerState], None] = lambda state: None,
@@ -54,7 +54,7 @@ class Trainer:
         self.steps = steps
         self.callbacks = [*callbacks, save]
         self.save = save
-        self.stop_requests = stop_requests
+        self.stop_request = stop_request
         self.steps_per_call = steps_per_call
         self.on_failure = on_failure
         self.progress = progress
@@ -78,21 +78,21 @@ class Trainer:
         """
         state.steps = self.steps
         iterator = iter(self.batches(state.step))
-        with self.stop_requests() as requested, worker_errors():
+        with self.stop_request() as stop, worker_errors():
             for callback in self.callbacks:
                 if state.step in callback.at:
                     callback(state)
             while state.step < self.steps:
-                others_stop = self._advance(state, iterator, requested())
+                others_stop = self._advance(state, iterator, stop.requested())
                 self.progress(state)
                 for callback in self.callbacks:
                     if self._is_due(callback, state):
                         callback(state)
-                if state.step < self.steps and (others_stop or (self._adapts and requested())):
+                if state.step < self.steps and (others_stop or (self._adapts and stop.requested())):
                     if state.saved_step != state.step:
                         self.save(state)
                     self.save.wait()
-                    return requested() or "another worker was asked to stop"
+                    return stop.requested() or "another worker was asked to stop"
             self.save.wait()
         return None
 
