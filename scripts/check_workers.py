@@ -84,7 +84,8 @@ class Job:
         seconds = time.monotonic() - start
         words = self._messages("killed", 1 - victim).strip().splitlines()[-1:]
         print(
-            f"worker {victim} killed at step {step}: the other stopped after {seconds:.1f} s, exit status {status}: {words}",
+            f"worker {victim} killed at step {step}: the other stopped after {seconds:.1f} s,"
+            f" exit status {status}: {words}",
             flush=True,
         )
         failures = (

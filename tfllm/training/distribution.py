@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -216,5 +217,6 @@ def _tpu(name: str) -> tf.distribute.Strategy:
 
 def _reason(error: Any) -> str:
     text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    aborted = re.search(r"aborted by: (.*)", text)
+    lines = [aborted[1]] if aborted else [line for line in text.splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
