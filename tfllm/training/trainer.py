@@ -77,7 +77,9 @@ class Trainer:
                 if interrupted() and state.step < self.steps:
                     if not self._is_due(self.save, state.step):
                         self.save(state)
+                    self.save.checkpointer.wait()
                     return False
+        self.save.checkpointer.wait()
         return True
 
     def _advance(self, state: TrainerState, iterator: Any) -> None:
@@ -111,6 +113,7 @@ class Trainer:
 
     def _stop_diverged(self, step: int, metrics: np.ndarray) -> None:
         loss = metrics[0] / metrics[1] if metrics[1] else metrics[0]
+        self.save.checkpointer.wait()
         kept = self.save.checkpointer.paths()
         raise TrainingError(
             f"step {step + 1}: loss {loss:g}, gradient norm {metrics[2]:g}: not finite, so the run stops"
