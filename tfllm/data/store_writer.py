@@ -103,6 +103,8 @@ def part_folder(folder: Path) -> Iterator[Path]:
         part.mkdir(parents=True, exist_ok=True)  # unlike tempfile's folders, readable by whom the umask lets
         with contextlib.suppress(FileNotFoundError), _opened(part) as handle:
             if not _lock(handle, part):
+                with contextlib.suppress(OSError):  # not ours, if there is something in it
+                    part.rmdir()
                 part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
                 part.mkdir()
             elif os.fstat(handle).st_ino != part.stat().st_ino:
