@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
 from tfllm.data.pipeline import evaluation_batches
+from tfllm.data.prepare import prepare_rows
 from tfllm.data.sources import (
     JsonlSource,
     PythonDocsSource,
@@ -26,7 +27,7 @@ from tfllm.data.sources import (
     TfRecordSource,
 )
 from tfllm.data.split import split_of
-from tfllm.data.store import RowStore, default_cache_dir, prepare_rows
+from tfllm.data.store import RowStore, default_cache_dir
 from tfllm.evaluation.evaluator import Evaluator
 from tfllm.generation.generate import Generator
 from tfllm.models.decoder import Decoder

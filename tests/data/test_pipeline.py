@@ -49,6 +49,7 @@ def test_a_batch_holds_its_rows(store):
         "positions": (long, tf.int32),
         "loss_weights": (long, tf.float32),
         "row_ids": (short, tf.int64),
+        "source_ids": (short, tf.int32),
         "row_seeds": (short, tf.int32),
     }
     for batch in batches(dataset):
@@ -171,7 +172,7 @@ def test_evaluation_of_unpacked_rows_is_trimmed_and_whole(unpacked):
 def test_rows_are_read_as_they_were_written(tmp_path, dtype):
     store = write_store(tmp_path, num_rows=300, seq_len=64, dtype=dtype)
     row_ids = np.random.default_rng(1).integers(0, 300, 50)
-    read = tf.function(lambda ids: pipeline.read_rows(store, ids))
+    read = tf.function(lambda ids: pipeline.read_rows(store, tf.zeros_like(ids), ids))
     for name, expected in store.read(row_ids).items():
         np.testing.assert_array_equal(read(tf.constant(row_ids))[name], expected)
 

@@ -87,6 +87,7 @@ class DataConfig:
     cache_dir: str | None = setting(
         None, "where tokenised rows are kept; null: $TFLLM_CACHE or ~/.cache/tfllm"
     )
+    num_workers: int | None = setting(None, "processes that tokenise; null: one a core", minimum=1)
 
     def check(self, path: str) -> Iterator[Problem]:
         """Yields problems between keys."""

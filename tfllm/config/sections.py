@@ -38,6 +38,9 @@ class ByteBPETokenizerConfig:
     type: str = "byte_bpe"
     vocab_size: int = setting(4096, "tokens to learn, special ones included; unused with a path", minimum=260)
     path: str | None = setting(None, "a tokenizer.json to use instead of training one on data.train")
+    train_megabytes: int = setting(
+        100, "text to learn tokens from; of a larger data.train, a sample of its documents", minimum=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ Text flows `sources` (documents) → `split` → tokenizer → `packing` (fixed 
 
 from tfllm.data.errors import DataError
 from tfllm.data.packing import RowPacker, positions_from_segments
+from tfllm.data.prepare import prepare_rows
 from tfllm.data.sources import (
     JsonlSource,
     PythonDocsSource,
@@ -16,7 +17,7 @@ from tfllm.data.sources import (
     TfRecordSource,
 )
 from tfllm.data.split import split_of
-from tfllm.data.store import RowStore, prepare_rows
+from tfllm.data.store import RowStore
 
 __all__ = [
     "DataError",

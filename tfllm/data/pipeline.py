@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tfllm.data.bucketing import checked_buckets, default_buckets
 from tfllm.data.errors import DataError
-from tfllm.data.store import FEATURES, RowStore
+from tfllm.data.mixture import RowMixture, pattern_of, stores_of
+from tfllm.data.piece import FEATURES
+from tfllm.data.store import RowStore
 
+AnyRows = RowStore | RowMixture
 Batch = dict[str, tf.Tensor]
 
 _SHUFFLE = 0x5EED  # names the purpose of the seed; any other draw from (seed, epoch) takes another number
 
 
 def training_batches(
-    store: RowStore,
+    store: AnyRows,
     *,
     global_batch_size: int,
     seed: int,
@@ -36,13 +40,16 @@ def training_batches(
     Row j of step s is number g = s * global_batch_size + j. It lies in epoch g // num_rows, which is a
     permutation of all rows drawn from (seed, epoch); a batch may so end one epoch and begin the next.
 
+    In a mixture number g goes to the component whose turn it is (see `mixture.turns`): of the first g rows
+    each has its share, to less than one row. Each component counts its own turns and epochs.
+
     Replicas take shares: share k of `num_shares` holds the rows [k * R, (k + 1) * R) of every step's batch,
     R = global_batch_size / num_shares, and no others are read. Their numbers, and so `row_ids` and
     `row_seeds`, are those in the whole batch; so is the length that a batch is trimmed to, which must be the
     same on all replicas.
 
     Args:
-        store: The rows.
+        store: The rows, of one store or a mixture.
         global_batch_size: Rows in a batch, over all replicas.
         seed: The seed of the order; it is taken modulo 2**32.
         start_step: The first step; starting there gives exactly the tail of the whole sequence.
@@ -57,7 +64,8 @@ def training_batches(
         A dataset that yields, for each step, an element for each of `shares` in order: a dict whose every
         feature has R rows. int32 [R, T] `token_ids`, `targets`, `segment_ids` and `positions` (which restart
         in each segment); float32 [R, T] `loss_weights` (1 for tokens, 0 for padding); int64 [R] `row_ids`,
-        the rows' index in the store; int32 [R] `row_seeds`, for dropout (see `row_seeds`).
+        the rows' index in their store; int32 [R] `source_ids`, which store of a mixture that is, else 0;
+        int32 [R] `row_seeds`, for dropout (see `row_seeds`).
 
     Raises:
         DataError: A size is not positive, the batch does not divide into its shares, the steps are out of
@@ -70,11 +78,12 @@ def training_batches(
     lengths = _lengths(store, buckets)
 
     def batch(numbers: tf.Tensor, own: slice) -> Batch:
-        row_ids = shuffled_rows(numbers, seed=seed, num_rows=store.num_rows)
-        length = trimmed_length(store, row_ids, lengths)
+        source_ids, row_ids = shuffled_rows(store, numbers, seed=seed)
+        length = trimmed_length(store, source_ids, row_ids, lengths)
         return {
-            **trim(add_features(read_rows(store, row_ids[own])), length),
+            **trim(add_features(read_rows(store, source_ids[own], row_ids[own])), length),
             "row_ids": row_ids[own],
+            "source_ids": source_ids[own],
             "row_seeds": row_seeds(numbers[own], seed=row_seed),
         }
 
@@ -82,7 +91,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    store: RowStore,
+    store: AnyRows,
     *,
     batch_size: int,
     buckets: Sequence[int] | None = None,
@@ -95,7 +104,7 @@ def evaluation_batches(
     Every step has an element for every share, so no replica comes to its end before the others.
 
     Args:
-        store: The rows.
+        store: The rows, of one store or a mixture, whose stores come one after another.
         batch_size: Rows in a batch, over all shares.
         buckets: As in `training_batches`.
         num_rows: Take the first rows only.
@@ -103,8 +112,8 @@ def evaluation_batches(
         shares: As in `training_batches`.
 
     Returns:
-        A dataset of dicts as from `training_batches`. Rows that fill up have `row_ids` -1, `segment_ids` 0
-        and pad ids throughout.
+        A dataset of dicts as from `training_batches`. Rows that fill up have `row_ids` and `source_ids`
+        -1, `segment_ids` 0 and pad ids throughout.
 
     Raises:
         DataError: A size is not positive, the batch does not divide into its shares, or a bucket does not
@@ -117,12 +126,14 @@ def evaluation_batches(
 
     def batch(numbers: tf.Tensor, own: slice) -> Batch:
         real = numbers < end
-        row_ids = tf.where(real, numbers, 0)  # what fills up reads a row, which is then made blank
-        length = trimmed_length(store, row_ids, lengths)
-        rows = blank_rows(read_rows(store, row_ids[own]), real[own], store.pad_id)
+        # What fills up reads a row, which is then made blank.
+        source_ids, row_ids = consecutive_rows(store, tf.where(real, numbers, 0))
+        length = trimmed_length(store, source_ids, row_ids, lengths)
+        rows = blank_rows(read_rows(store, source_ids[own], row_ids[own]), real[own], store.pad_id)
         return {
             **trim(add_features(rows), length),
-            "row_ids": tf.where(real, numbers, -1)[own],
+            "row_ids": tf.where(real, row_ids, -1)[own],
+            "source_ids": tf.where(real, source_ids, -1)[own],
             "row_seeds": row_seeds(numbers[own], seed=0),
         }
 
@@ -178,27 +189,44 @@ class Division:
         return tf.ensure_shape(feature, [self.share_size, *feature.shape[1:]])
 
 
-def shuffled_rows(numbers: tf.Tensor, *, seed: int, num_rows: int) -> tf.Tensor:
-    """Return which row stands at each place of the endless sequence of shuffled epochs.
+def shuffled_rows(rows: AnyRows, numbers: tf.Tensor, *, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return which row stands at each place of the endless training sequence.
 
     Args:
+        rows: A store or a mixture.
         numbers: int64 [B], places from 0.
         seed: The seed of the order.
-        num_rows: Rows in an epoch.
 
     Returns:
-        int64 [B] row indices; each epoch's are a permutation of [0, num_rows).
+        int32 [B] components and int64 [B] row indices in them; each epoch of a component is a permutation of
+        its rows.
     """
-    epochs = numbers // num_rows
-    seeds = tf.stack([tf.fill(tf.shape(epochs), value) for value in _seed_words(seed)] + [epochs], axis=1)
+    pattern = pattern_of(rows)
+    period = len(pattern.sources)
+    source_ids = tf.gather(pattern.sources, numbers % period)
+    turns = numbers // period * tf.gather(pattern.counts, source_ids)
+    turns += tf.gather(pattern.ranks, numbers % period)
+    sizes = tf.gather(tf.constant([store.num_rows for store in stores_of(rows)], tf.int64), source_ids)
+    # Components of one size, such as the two sides of a translation, must not be shuffled alike.
+    purpose = _SHUFFLE + tf.cast(source_ids, tf.int64)
+    seeds = tf.stack([purpose, tf.fill(tf.shape(turns), _word(seed)), turns // sizes], axis=1)
     # The raw op: tf.random.experimental.index_shuffle pads a batch of seeds on the wrong axis (TensorFlow
     # 2.21), and a call for each row costs more than reading the row.
-    return tf.raw_ops.RandomIndexShuffle(
-        index=numbers % num_rows,
+    row_ids = tf.raw_ops.RandomIndexShuffle(
+        index=turns % sizes,
         seed=seeds,
-        max_index=tf.constant(num_rows - 1, tf.int64),
+        max_index=sizes - 1,
         rounds=4,  # what the public function takes
     )
+    return source_ids, row_ids
+
+
+def consecutive_rows(rows: AnyRows, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return components, int32 [B], and rows, int64 [B], where one store follows another."""
+    ends = np.cumsum([store.num_rows for store in stores_of(rows)])
+    source_ids = tf.searchsorted(tf.constant(ends, tf.int64), numbers, side="right")
+    starts = tf.constant(np.concatenate([[0], ends[:-1]]), tf.int64)
+    return source_ids, numbers - tf.gather(starts, source_ids)
 
 
 def row_seeds(numbers: tf.Tensor, *, seed: int) -> tf.Tensor:
@@ -229,23 +257,47 @@ def _hash32(x: tf.Tensor) -> tf.Tensor:
     return xor(x, shift(x, tf.constant(16, tf.uint32)))
 
 
-def read_rows(store: RowStore, row_ids: tf.Tensor) -> Batch:
-    """Return rows by index, read in C++ from the memory-mapped file.
+def read_rows(rows: AnyRows, source_ids: tf.Tensor, row_ids: tf.Tensor) -> Batch:
+    """Return rows by component and index, read in C++ from the memory-mapped files.
 
-    ImmutableConst maps the file and Gather copies the wanted rows: the graph holds the path, and memory only
+    ImmutableConst maps a file and Gather copies the wanted rows: the graph holds the path, and memory only
     the system's page cache. FixedLengthRecordDataset looks made for this, but it reads through the
     `header_bytes` that it skips, so a row costs its distance from the start of the file: on two cores 75 to
     500 rows a second from 30 to 300 MB files, where this gives about 100 000.
 
     Args:
-        store: The rows.
+        rows: A store or a mixture.
+        source_ids: int32 [B].
         row_ids: int64 [B].
 
     Returns:
         A dict of int32 [B, seq_len]: `token_ids`, `targets`, `segment_ids`.
     """
-    rows = tf.cast(tf.gather(mapped_rows(store), row_ids), tf.int32)  # [R, 3, T] -> [B, 3, T]
-    return {name: rows[:, part] for part, name in enumerate(FEATURES)}
+
+    def read(mapped: tf.Tensor, row_ids: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.gather(mapped, row_ids), tf.int32)
+
+    features = gather_stores(rows, source_ids, row_ids, read)  # [B, 3, T]
+    return {name: features[:, part] for part, name in enumerate(FEATURES)}
+
+
+def gather_stores(
+    rows: AnyRows,
+    source_ids: tf.Tensor,
+    row_ids: tf.Tensor,
+    read: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """Return what `read(mapped file [R, 3, T], row_ids [b])` gives for the rows of each component, put
+    together in the order of the rows, [B, …]."""
+    stores = stores_of(rows)
+    if len(stores) == 1:
+        return read(mapped_rows(stores[0]), row_ids)
+    places = [tf.where(source_ids == number)[:, 0] for number in range(len(stores))]
+    parts = [
+        read(mapped_rows(store), tf.gather(row_ids, own)) for store, own in zip(stores, places, strict=True)
+    ]
+    together = tf.dynamic_stitch([tf.cast(own, tf.int32) for own in places], parts)
+    return tf.ensure_shape(together, [row_ids.shape[0], *parts[0].shape[1:]])
 
 
 def mapped_rows(store: RowStore) -> tf.Tensor:
@@ -295,14 +347,17 @@ def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
     return index - starts
 
 
-def trimmed_length(store: RowStore, row_ids: tf.Tensor, lengths: Sequence[int]) -> tf.Tensor | None:
+def trimmed_length(
+    rows: AnyRows, source_ids: tf.Tensor, row_ids: tf.Tensor, lengths: Sequence[int]
+) -> tf.Tensor | None:
     """Return the smallest of `lengths` (sorted, up to T) that the longest of some rows fits in.
 
     Tokens come first in a row and padding last, so a row is longer than a length if the segment id at that
     place is not 0: one number is read for each row and length, and a share can look at its whole batch.
 
     Args:
-        store: The rows.
+        rows: A store or a mixture.
+        source_ids: int32 [B].
         row_ids: int64 [B].
         lengths: The lengths.
 
@@ -311,11 +366,14 @@ def trimmed_length(store: RowStore, row_ids: tf.Tensor, lengths: Sequence[int]) 
     """
     if len(lengths) == 1:
         return None
-    shorter = tf.constant(lengths[:-1], tf.int64)
-    rows, places = tf.meshgrid(row_ids, shorter, indexing="ij")  # [B, L - 1]
-    segments = tf.fill(tf.shape(rows), tf.constant(FEATURES.index("segment_ids"), tf.int64))
-    longer = tf.gather_nd(mapped_rows(store), tf.stack([rows, segments, places], axis=-1)) != 0
-    exceeded = tf.math.count_nonzero(tf.reduce_any(longer, axis=0))
+
+    def is_longer(mapped: tf.Tensor, row_ids: tf.Tensor) -> tf.Tensor:
+        row, place = tf.meshgrid(row_ids, tf.constant(lengths[:-1], tf.int64), indexing="ij")
+        segments = tf.fill(tf.shape(row), tf.constant(FEATURES.index("segment_ids"), tf.int64))
+        return tf.cast(tf.gather_nd(mapped, tf.stack([row, segments, place], axis=-1)) != 0, tf.int32)
+
+    longer = gather_stores(rows, source_ids, row_ids, is_longer)  # [B, L - 1]
+    exceeded = tf.reduce_sum(tf.reduce_max(longer, axis=0))
     return tf.gather(tf.constant(lengths, tf.int32), exceeded)
 
 
@@ -333,14 +391,14 @@ def _finished(numbers: tf.data.Dataset, element: Callable[[tf.Tensor], Batch]) -
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _lengths(store: RowStore, buckets: Sequence[int] | None) -> tuple[int, ...]:
+def _lengths(store: AnyRows, buckets: Sequence[int] | None) -> tuple[int, ...]:
     if buckets is None:
         return (store.seq_len,) if store.packing else default_buckets(store.seq_len)
     return checked_buckets(buckets, store.seq_len)
 
 
-def _seed_words(seed: int) -> tuple[tf.Tensor, tf.Tensor]:
-    return tf.constant(_SHUFFLE, tf.int64), tf.constant(seed & 0xFFFFFFFF, tf.int64)
+def _word(seed: int) -> tf.Tensor:
+    return tf.constant(seed & 0xFFFFFFFF, tf.int64)
 
 
 def _check_positive(name: str, value: int) -> None:
