@@ -133,9 +133,12 @@ def make_model(config: ExperimentConfig, vocab_size: int, *, precision: str = "f
     return model
 
 
-def make_task(tokenizer: Tokenizer) -> CausalLM:
+def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> CausalLM:
     """Builds the task."""
-    return CausalLM(token_byte_lengths=tokenizer.token_byte_lengths())
+    return CausalLM(
+        token_byte_lengths=tokenizer.token_byte_lengths(),
+        loss_chunk_tokens=config.training.loss_chunk_tokens,
+    )
 
 
 def make_evaluator(config: ExperimentConfig, model: Any, task: Any, rows: RowStore) -> Evaluator:
@@ -190,7 +193,7 @@ class _Training:
                 config, prepared.tokenizer.vocab_size, precision=config.training.precision
             )
             self.optimizer = _make_optimizer(config, self.model)
-        self.task = make_task(prepared.tokenizer)
+        self.task = make_task(config, prepared.tokenizer)
         named = {**model_variables(self.model), **_optimizer_variables(self.optimizer)}
         self.checkpointer = Checkpointer(
             run.checkpoints, named, keep=config.training.keep_checkpoints, notify=display.notice
