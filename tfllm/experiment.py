@@ -131,7 +131,10 @@ def make_model(config: ExperimentConfig, vocab_size: int, *, precision: str = "f
 
 def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> CausalLM:
     """Builds the task."""
-    return CausalLM(token_byte_lengths=tokenizer.token_byte_lengths())
+    return CausalLM(
+        token_byte_lengths=tokenizer.token_byte_lengths(),
+        loss_chunk_tokens=config.training.loss_chunk_tokens,
+    )
 
 
 def make_evaluator(

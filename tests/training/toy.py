@@ -11,6 +11,7 @@ from tfllm.training.optimizers import make_optimizer
 from tfllm.training.train_step import TrainStep
 
 VOCAB, LENGTH, BATCH = 17, 6, 8
+MODEL_ARGUMENTS = ("dropout", "dtype", "remat", "tie_embeddings")
 
 
 def toy_model(seed=0, dtype="float32", **arguments):
@@ -59,9 +60,8 @@ def toy_step(
 ):
     strategy = strategy or make_strategy("one_device" if replicas == 1 else "mirrored", num_devices=replicas)
     with strategy.scope():
-        model = model or toy_model(
-            dropout=arguments.pop("dropout", 0.25), dtype=arguments.pop("dtype", "float32")
-        )
+        made = {name: arguments.pop(name) for name in MODEL_ARGUMENTS if name in arguments}
+        model = model or toy_model(**{"dropout": 0.25, **made})
         settings = {"learning_rate": 0.5, **arguments}
         built = make_optimizer(optimizer, variables=model.trainable_variables, **settings)
         loss_scale = LossScale() if precision == "mixed_float16" else None
