@@ -113,6 +113,8 @@ def _convert(hint: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
         inner = typing.get_args(hint)[0]
         values = [_convert(inner, item, f"{path}[{i}]", problems) for i, item in enumerate(items)]
         return BAD if any(v is BAD for v in values) else tuple(values)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), raw, path, problems)
     if hint is float and isinstance(raw, (int, float, str)) and not isinstance(raw, bool):
         # YAML 1.1 reads `3e-4`, without a dot, as a string.
         try:
