@@ -8,7 +8,7 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,15 @@ import keras
 import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
+from tfllm.config.data import MixtureConfig
+from tfllm.data.errors import DataError
+from tfllm.data.mixture import RowMixture
 from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.prepare import prepare_rows
+from tfllm.data.sample import sampled_texts
 from tfllm.data.sources import (
     JsonlSource,
+    MixtureSource,
     PythonDocsSource,
     Source,
     TextFilesSource,
@@ -54,40 +59,80 @@ class Prepared:
     """Text made ready: the tokenizer, and the rows of both splits."""
 
     tokenizer: Tokenizer
-    train: RowStore
-    validation: RowStore
+    train: RowStore | RowMixture
+    validation: RowStore | RowMixture
 
 
-def prepare(config: ExperimentConfig, tokenizer: Tokenizer | None = None) -> Prepared:
+def prepare(
+    config: ExperimentConfig,
+    tokenizer: Tokenizer | None = None,
+    *,
+    progress: Callable[[str], Callable[[int, int], None]] | None = None,
+) -> Prepared:
     """Trains or loads the tokenizer and tokenises both splits, or finds them in the cache.
+
+    Args:
+        config: The experiment.
+        tokenizer: Taken instead of the config's.
+        progress: Given the name of what is tokenised next, returns what `prepare_rows` reports to.
 
     Raises:
         DataError, TokenizerError: when text or tokenizer cannot be used.
     """
     source = make_source(config.data.train)
     tokenizer = tokenizer or make_tokenizer(config, source)
-    shared: dict[str, Any] = {
-        "tokenizer": tokenizer,
-        "seq_len": config.data.seq_len,
-        "packing": config.data.packing,
-        "cache_dir": config.data.cache_dir,
-    }
-    train = prepare_rows(source=source, split=_split(config, "train"), **shared)
+
+    def rows(name: str, source: Source, **settings: Any) -> RowStore:
+        return prepare_rows(
+            source=source,
+            tokenizer=tokenizer,
+            seq_len=config.data.seq_len,
+            packing=config.data.packing,
+            cache_dir=config.data.cache_dir,
+            num_workers=config.data.num_workers,
+            progress=progress(name) if progress else None,
+            **settings,
+        )
+
+    train = _all_rows(rows, "train", source, split=_split(config, "train"))
     if config.data.validation is None:
-        validation = prepare_rows(source=source, split=_split(config, "validation"), **shared)
+        split = _split(config, "validation")
+        validation = _all_rows(rows, "validation", source, split=split, require_rows=False)
     else:
-        other = make_source(config.data.validation)
-        validation = prepare_rows(source=other, require_full_row=False, **shared)
+        validation = rows("validation", make_source(config.data.validation), require_full_row=False)
     return Prepared(tokenizer, train, validation)
+
+
+def _all_rows(
+    rows: Callable[..., RowStore], name: str, source: Source, *, require_rows: bool = True, **settings: Any
+) -> RowStore | RowMixture:
+    """The rows of a source or, one by one, of a mixture's; of a small one no document may be held out."""
+    if not isinstance(source, MixtureSource):
+        return rows(name, source, **settings)
+    stores = [
+        rows(f"{name} {number}", part, require_rows=require_rows, **settings)
+        for number, part in enumerate(source.sources)
+    ]
+    kept = [(store, weight) for store, weight in zip(stores, source.weights, strict=True) if store.num_rows]
+    if not kept:
+        raise DataError(f"{source.describe()}: no document is held out; raise data.validation_fraction")
+    return RowMixture(tuple(store for store, _ in kept), tuple(weight for _, weight in kept))
 
 
 def make_source(config: Any) -> Source:
     """Builds the source a `data.train` or `data.validation` section describes."""
+    if isinstance(config, MixtureConfig):
+        sources = [make_source(part.source) for part in config.sources]
+        return MixtureSource(sources, [part.weight for part in config.sources])
     return _SOURCES[config.type](**arguments_of(config, "type"))
 
 
 def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
-    """Builds the tokenizer; a trained one sees the training documents only, and is cached."""
+    """Builds the tokenizer; a trained one is cached.
+
+    It sees training documents only: all, or a sample of `tokenizer.train_megabytes`, of which each source of
+    a mixture has the share of its weight.
+    """
     section = config.tokenizer
     if section.type == "byte":
         return ByteTokenizer()
@@ -95,10 +140,11 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
         return ByteBPETokenizer.from_file(section.path)
     cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else default_cache_dir()
     split = _split(config, "train")
-    identity = f"byte_bpe 1 {section.vocab_size} {split} {source.fingerprint()}"
+    budget = section.train_megabytes * 1_000_000
+    identity = f"byte_bpe 2 {section.vocab_size} {budget} {split} {source.fingerprint()}"
     folder = cache / "tokenizers" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     if not folder.exists():
-        trained = ByteBPETokenizer.train(_documents(source, split), vocab_size=section.vocab_size)
+        trained = ByteBPETokenizer.train(_sample(source, split, budget), vocab_size=section.vocab_size)
         part = folder.with_suffix(f".part{time.time_ns()}")
         trained.save(part)
         try:
@@ -141,7 +187,7 @@ def make_evaluator(
     config: ExperimentConfig,
     model: Any,
     task: Any,
-    rows: RowStore,
+    rows: RowStore | RowMixture,
     *,
     strategy: tf.distribute.Strategy | None = None,
     averaged: Any = contextlib.nullcontext,
@@ -237,3 +283,11 @@ def make_optimizer_of(config: ExperimentConfig, model: Any) -> Optimizer:
 def arguments_of(section: Any, *without: str) -> dict[str, Any]:
     """A section as keyword arguments, but for the keys named."""
     return {f.name: getattr(section, f.name) for f in dataclasses.fields(section) if f.name not in without}
+
+
+def _sample(source: Source, split: tuple[str, float, int] | None, budget: int) -> Iterator[str]:
+    mixture = source if isinstance(source, MixtureSource) else MixtureSource([source], [1.0])
+    for part, weight in zip(mixture.sources, mixture.weights, strict=True):
+        share = int(budget * weight / sum(mixture.weights))
+        for text in sampled_texts(_documents(part, split), max_bytes=share):
+            yield text.decode()

@@ -22,6 +22,7 @@ from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.config.sections import OneDeviceConfig
 from tfllm.data.pipeline import training_batches
+from tfllm.data.store import RowStore
 from tfllm.evaluation.evaluator import Evaluator
 from tfllm.experiment import Prepared
 from tfllm.run_folder import RunFolder
@@ -375,7 +376,10 @@ class _Training:
     def _keep_failure(self, state: TrainerState) -> str:
         """Keeps weights and batch of a failed step for `--replay`."""
         batch = next(iter(self._plain_batches(state.step, state.step + 1)))
-        rows = ", ".join(str(row) for row in batch["row_ids"].numpy()[:16])
+        row_ids, source_ids = batch["row_ids"].numpy()[:16], batch["source_ids"].numpy()[:16]
+        one = isinstance(self.prepared.train, RowStore)
+        pairs = zip(source_ids, row_ids, strict=True)
+        rows = ", ".join(str(row) if one else f"{row} of source {source}" for source, row in pairs)
         words = f" (batch {state.step}: rows {rows} of {self.prepared.train.path})"
         if not self.is_chief:
             return words

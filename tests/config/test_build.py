@@ -24,6 +24,12 @@ REQUIRED = {
     "jsonl": {"path": ["a.jsonl", "b.jsonl"]},
     "tfds": {"name": "imdb_reviews"},
     "tfrecord": {"path": "a.tfrecord"},
+    "mixture": {
+        "sources": [
+            {"weight": 0.7, "source": {"type": "jsonl", "path": "a.jsonl"}},
+            {"weight": 1, "source": "python_docs"},
+        ]
+    },
 }
 SECTIONS = {
     "task": TASKS,
@@ -35,7 +41,7 @@ SECTIONS = {
 EVERY_TYPE = [
     *((name, kind) for name, registry in SECTIONS.items() for kind in registry.names()),
     *(("data.train", kind) for kind in SOURCES.names()),
-    *(("data.validation", kind) for kind in SOURCES.names()),
+    *(("data.validation", kind) for kind in SOURCES.names() if kind != "mixture"),  # it is for training
     *(("optimizer.schedule", kind) for kind in SCHEDULES.names()),
 ]
 
@@ -279,7 +285,7 @@ def test_what_the_rules_allow_is_allowed():
 def test_missing_sections_are_told_with_what_to_write():
     problems, message = problems_of({"name": "x", "data": {}})
     assert list(problems) == ["data.train"]
-    assert "data.train is required; write data.train.type as one of jsonl, python_docs" in message
+    assert "data.train is required; write data.train.type as one of jsonl, mixture, python_docs" in message
     problems, _ = problems_of({})
     assert set(problems) == {"name", "data"}
     problems, _ = problems_of({"name": "x", "data": {"train": {"path": "a.txt"}}})

@@ -44,6 +44,7 @@ def prepare_rows(
     cache_dir: str | Path | None = None,
     split: tuple[str, float, int] | None = None,
     require_full_row: bool | None = None,
+    require_rows: bool = True,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> RowStore:
@@ -64,6 +65,7 @@ def prepare_rows(
         split: `("train" | "validation", fraction, seed)` keeps one side of the source (see `split_of`).
         require_full_row: With packing, refuse text that does not fill one row. Default: yes, but not for the
             validation side of a split, which may well be small.
+        require_rows: Refuse text without any document.
         num_workers: Processes that tokenise; 1 is this process alone, `None` as many as there are cores. Text
             of a single piece starts none.
         progress: Called with the documents and their bytes so far, once before the first piece (not 0 where
@@ -83,7 +85,8 @@ def prepare_rows(
         store = RowStore.open(folder)
     if require_full_row is None:
         require_full_row = split is None or split[0] == "train"
-    _check_size(store, job, require_full_row)
+    if store.num_rows or require_rows:
+        _check_size(store, job, require_full_row)
     return store
 
 
