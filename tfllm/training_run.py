@@ -219,8 +219,8 @@ class _Training:
         restored = self.checkpointer.restore()
         step = 0 if restored is None else restored.step
         if num_workers(self.strategy) > 1:
-            data = f"{self.prepared.train.key} {self.prepared.validation.key} {self.prepared.tokenizer.fingerprint}"
-            numbers = {"text or tokenizer": _hash(data), "checkpoint": step}
+            data = [self.prepared.tokenizer.fingerprint, *self._data_keys().values()]
+            numbers = {"text or tokenizer": _hash(repr(data)), "checkpoint": step}
             check_agreement(self.strategy, numbers, mends=_MENDS)
         if restored is None:
             if self.config.model.source is not None:
@@ -244,7 +244,7 @@ class _Training:
                 )
 
     def _data_keys(self) -> dict[str, str]:
-        return {"train": self.prepared.train.key, "validation": self.prepared.validation.key}
+        return {"train": self.prepared.train.identity, "validation": self.prepared.validation.identity}
 
     def _checkpointer(self, folder: Path, **settings: Any) -> Checkpointer:
         named: dict[str, Any] = dict(model_variables(self.model))

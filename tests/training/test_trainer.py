@@ -213,7 +213,7 @@ def test_a_scheduler_that_ends_the_process_gets_a_checkpoint(tmp_path, number, r
 
 
 def test_calls_are_short_where_steps_are_long(tmp_path):
-    trainer, state = make_trainer(tmp_path, steps=50, steps_per_call=10)
+    trainer, _ = make_trainer(tmp_path, steps=50, steps_per_call=10)
     assert trainer._steps_to_next_stop(0) == 10
     trainer._step_seconds = 2.0
     assert trainer._steps_to_next_stop(0) == 2
