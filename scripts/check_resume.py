@@ -5,10 +5,10 @@
 Trains once uninterrupted. Then trains the same config in another folder, kills the process with SIGKILL at
 random moments and runs the same command again; after the last kill the run goes to its end. A fifth of the
 kills comes while a process starts, the others while it trains; of these, three fifths wait, after their
-random moment, for the next save to begin, and strike within it. After each kill the newest whole checkpoint must not be older
-than it was before. In the end the two `metrics.jsonl` must be equal but for what the clock decides, and so
-must every tensor of the last checkpoints, optimizer and all, bit for bit. Without --config the check trains
-a model of a few thousand weights on generated text.
+random moment, for the next save to begin, and strike within it. After each kill the newest whole
+checkpoint must not be older than it was before. In the end the two `metrics.jsonl` must be equal but for
+what the clock decides, and so must every tensor of the last checkpoints, optimizer and all, bit for bit.
+Without --config the check trains a model of a few thousand weights on generated text.
 """
 
 from __future__ import annotations
