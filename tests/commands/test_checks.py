@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 @pytest.mark.parametrize(
     "words",
     [
-        ["check_resume.py", "--steps", "40", "--kills", "2", "--seed", "1"],
+        ["check_resume.py", "--steps", "200", "--kills", "3", "--seed", "1"],
         ["check_replicas.py", "--steps", "10"],
     ],
     ids=lambda words: words[0],

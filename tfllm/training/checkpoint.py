@@ -184,6 +184,8 @@ class Checkpointer:
         self.wait()
         if self.writes:
             remove_rubbish(self.folder)
+            self._thread = threading.Thread(target=self._copy.prepare, name="checkpoint memory")
+            self._thread.start()
         if path is not None:
             return self._read(Path(path), verified_manifest(Path(path)))
         newest = _newest_whole(self.paths(), self.notify, self._damaged)
