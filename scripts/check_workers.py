@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The checkout, instead of this folder, whose names would hide modules of the standard library.
 sys.path[0] = str(ROOT)
 
-from scripts.check_resume import environment, last_step, metrics, tiny_config
+from scripts.check_resume import differing_tensors, environment, last_step, metrics, tiny_config
 
 LOST, TERMINATED = 75, 143
 
@@ -120,13 +120,17 @@ class Job:
     def _again(self, run: str) -> list[str]:
         statuses = self._wait(self._start(run))
         whole, again = metrics(self.folder / "whole"), metrics(self.folder / run)
+        compared, differing = differing_tensors(self.folder / "whole", self.folder / run)
+        equal = whole == again and not differing
         print(
-            f"  started again: exit status {statuses}, {len(again)} lines of metrics.jsonl, equal: {whole == again}",
+            f"  started again: exit status {statuses}; {len(again)} lines of metrics.jsonl and {len(compared)}"
+            f" tensors of the last checkpoint, {'equal' if equal else 'DIFFERENT'}",
             flush=True,
         )
-        if statuses == [0, 0] and whole == again:
-            return []
-        return [f"{run}: exit status {statuses}, metrics equal: {whole == again}\n{self._messages(run)}"]
+        good = statuses == [0, 0] and equal
+        return (
+            [] if good else [f"{run}: exit status {statuses}, differing: {differing}\n{self._messages(run)}"]
+        )
 
     def _start(self, run: str, second: Sequence[str] = ()) -> list[subprocess.Popen]:
         addresses = ",".join(f"localhost:{port}" for port in free_ports(2))
