@@ -212,8 +212,7 @@ def kill_once(command: list[str | Path], run: Path, delay: float, *, trained: bo
 def start(command: list[str | Path], run: Path) -> tuple[subprocess.Popen[bytes], float]:
     """Starts a command; returns the process and when that was."""
     with log_path(run).open("ab") as log:
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-        return subprocess.Popen([*command, run], stdout=log, stderr=log, env=environment), time.time()
+        return subprocess.Popen([*command, run], stdout=log, stderr=log, env=environment()), time.time()
 
 
 def log_path(run: Path) -> Path:
@@ -278,6 +277,16 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run, without what the clock decides."""
     lines = read_metrics(run / "metrics.jsonl")
     return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
+
+
+def last_step(run: Path) -> int:
+    """The last step a run has logged, 0 where it has none."""
+    return max((line["step"] for line in read_metrics(run / "metrics.jsonl")), default=0)
+
+
+def environment() -> dict[str, str]:
+    """This process's, with a quiet TensorFlow."""
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 def tiny_config(folder: Path) -> Path:
