@@ -47,6 +47,7 @@ model: {{num_layers: 2, hidden_dim: 64, num_heads: 4, num_kv_heads: 2, dropout: 
 data: {{train: {{type: text_files, path: {text}, split_on: "\\n\\n"}}, seq_len: {seq_len}, packing: {packing}}}
 optimizer: {{learning_rate: 3e-3, clip_norm: 0.3, schedule: {{type: cosine, warmup_steps: 10}}}}
 training: {{global_batch_size: {batch}, log_every: 1, checkpoint_every: 1000, steps_per_call: 5}}
+generation: {{max_new_tokens: 8}}
 """
 _TWO_DEVICES = ("distribution.type=mirrored", "distribution.num_devices=2")
 LAYOUTS: dict[str, tuple[str, ...]] = {
