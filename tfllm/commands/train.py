@@ -44,11 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
     run_dir = Path(arguments.run_dir or Path("runs") / config.name)
 
     start_tensorflow()
-    from tfllm import training_run
+    from tfllm import training_probe, training_run
     from tfllm.training.stop_request import exit_code
 
     if arguments.dry_run or arguments.replay:
-        lines = training_run.dry_run(config) if arguments.dry_run else training_run.replay(config, run_dir)
+        lines = (
+            training_probe.dry_run(config) if arguments.dry_run else training_probe.replay(config, run_dir)
+        )
         for line in lines:
             print(line, flush=True)
         return 0

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.training.callbacks import Callback, Save, TrainerState
-from tfllm.training.distribution import num_workers, worker_errors
+from tfllm.training.distribution import num_workers
 from tfllm.training.errors import TrainingError
 from tfllm.training.stop_request import StopRequest
 from tfllm.training.train_step import METRICS, TrainStep, metrics_by_name
@@ -74,11 +74,10 @@ class Trainer:
 
         Raises:
             TrainingError: when the loss or the gradient is no longer finite, naming step and rows.
-            WorkerLostError: when another worker has gone.
         """
         state.steps = self.steps
         iterator = iter(self.batches(state.step))
-        with self.stop_request() as stop, worker_errors():
+        with self.stop_request() as stop:
             for callback in self.callbacks:
                 if state.step in callback.at:
                     callback(state)
