@@ -1,17 +1,19 @@
 """Print how far a run moves when only the way it is spread changes: the exactness table.
 
-    python scripts/check_exactness.py [--steps 100] [--precisions float32 mixed_bfloat16] [--layouts ...]
+    python scripts/check_exactness.py [--steps 100] [--precisions float32 mixed_bfloat16] [--layouts ...] [--no-xla]
 
 Trains one small model on real English over and over, through `tfllm train`, XLA on, gradients clipped, rows
 of uneven length and so of uneven weight, dropout on: on one device; on two; with the batch in four parts; as two
 workers connected over loopback; stopped in the middle and continued on another number of devices; and all of it
-together. For each it prints the largest relative difference of a step's loss from the plain run's, and the
+together. For each it prints the largest difference of a step's loss from the plain run's, in nats, and the
 largest difference of a weight at the end beside the largest weight.
 
 Packed against unpacked has a plain run of its own: every step sees all of a few documents, several to a row or
 one, without dropout, which belongs to the row.
 
-Of a right order of summing only rounding remains: in float32 about 1e-6 a step, which training then amplifies.
+Of a right order of summing only rounding remains, which training amplifies: in float32 1e-7 a step. In bfloat16
+the same operations give the same digits, but XLA keeps some values between operations in float32 where it
+fuses them, and fuses other ones for other shapes (`--no-xla` shows how much of the difference that is).
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from tfllm.training.checkpoint_folder import checkpoint_paths
 from tfllm.training.metrics_log import read_metrics
 
 # Training amplifies rounding: what may be left after 100 steps, by precision.
-TOLERANCES = {"float32": 1e-4, "mixed_bfloat16": 2e-2}
+TOLERANCES = {"float32": 1e-4, "mixed_bfloat16": 0.1}
 _CONFIG = """
 name: exactness
 tokenizer: byte
@@ -70,12 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=100, help="training.steps")
     parser.add_argument("--precisions", nargs="+", default=list(TOLERANCES), choices=list(TOLERANCES))
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=list(LAYOUTS), metavar="NAME")
+    parser.add_argument("--no-xla", action="store_true", help="training.jit_compile=false")
     options = parser.parse_args(argv)
     good = True
-    print(f"{'':<34}{'precision':<16}{'loss, relative':>15}{'weights':>11}{'of':>7}{'seconds':>9}")
+    print(f"{'':<34}{'precision':<16}{'loss, nats':>15}{'weights':>11}{'of':>7}{'seconds':>9}")
     with tempfile.TemporaryDirectory() as name:
         for precision in options.precisions:
-            bench = Bench(Path(name) / precision, precision, options.steps)
+            bench = Bench(Path(name) / precision, precision, options)
             for layout in options.layouts:
                 start = time.monotonic()
                 loss, weight, largest = bench.differences(layout)
@@ -92,10 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Bench:
     """The runs of one precision."""
 
-    def __init__(self, folder: Path, precision: str, steps: int):
+    def __init__(self, folder: Path, precision: str, options: argparse.Namespace):
         folder.mkdir(parents=True)
-        self.folder, self.steps = folder, steps
-        self.common = [f"training.precision={precision}", f"training.steps={steps}"]
+        self.folder, self.steps = folder, options.steps
+        self.common = [f"training.precision={precision}", f"training.steps={options.steps}"]
+        self.common.append(f"training.jit_compile={str(not options.no_xla).lower()}")
         text = folder / "text.txt"
         text.write_text("\n\n".join(sentences(400, 10, 60)))
         uneven = {"text": text, "dropout": 0.1, "seq_len": 64, "packing": "false", "batch": 8}
@@ -109,7 +113,7 @@ class Bench:
         self._plain: dict[str, Path] = {}
 
     def differences(self, layout: str) -> tuple[float, float, float]:
-        """Largest relative difference of a loss, largest one of a weight, and the largest weight."""
+        """Largest difference of a loss, largest one of a weight, and the largest weight."""
         if layout == "packed":
             plain = self._once(
                 "unpacked", self.unpacked, [f"training.global_batch_size={self._rows(self.unpacked)}"]
@@ -126,7 +130,7 @@ class Bench:
         a, b = weights(plain), weights(other)
         worst = max(float(np.abs(a[name] - b[name]).max()) for name in a)
         largest = max(float(np.abs(value).max()) for value in a.values())
-        return float((np.abs(ours - theirs) / np.abs(ours)).max()), worst, largest
+        return float(np.abs(ours - theirs).max()), worst, largest
 
     def _spread(self, layout: str) -> Path:
         run = self.folder / layout.replace(" ", "_").replace(",", "")
