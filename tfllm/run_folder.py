@@ -17,6 +17,7 @@ _MAY_CHANGE = (
     "generation",
     "export",
     "data.cache_dir",
+    "data.num_workers",
     "distribution",
     "training.steps",
     "training.microbatch_size",
