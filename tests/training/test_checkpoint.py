@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import resource
 import shutil
 import sys
@@ -232,19 +233,18 @@ def test_a_full_disk_leaves_the_older_ones_and_no_rubbish(tmp_path, on_error, re
     checkpointer.save(4, {})
     expected = (
         rf"checkpoint of step 4 could not be written to {tmp_path}: File too large; the last whole checkpoint"
-        rf" is {tmp_path}/step_00000003\. Free space or make the folder writable"
+        rf" is {tmp_path}/step_00000003\. "
     )
     if on_error == "stop":
-        with pytest.raises(CheckpointError, match=expected):
+        mend = "Free space or make the folder writable, then run the same command again"
+        with pytest.raises(CheckpointError, match=expected + mend):
             checkpointer.save(5, {})
         checkpointer.wait()  # raised once
         assert not notices
     else:
         checkpointer.save(5, {})
         assert len(notices) == 1
-        with pytest.raises(CheckpointError, match=expected):
-            raise CheckpointError(notices[0])
-        assert notices[0].endswith("training goes on without it")
+        assert re.match(expected + "Training goes on without it", notices[0])
         checkpointer.wait()
         assert len(notices) == 2
     assert names(checkpointer) == ["step_00000003"]
@@ -472,7 +472,7 @@ def test_the_best_is_kept_and_known_after_a_restore(tmp_path, mode, best):
 @pytest.fixture(scope="module")
 def disk_images():
     """Copies a folder before each file operation under it: what a kill at that instant would leave."""
-    watched = {}
+    watched, written_to = {}, []
 
     def copy(event, arguments):
         if watched and event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"):
@@ -480,14 +480,19 @@ def disk_images():
             target = images / f"{len(list(images.iterdir())):03d}"
             shutil.copytree(folder, target)
             watched[folder] = images
+        if watched and event == "open" and set(str(arguments[1])) & set("wax+"):
+            written_to.append(str(arguments[0]))
 
     sys.addaudithook(copy)
 
     def record(folder, images, action):
         images.mkdir()
+        written_to.clear()
         watched[folder] = images
         action()
         watched.clear()
+        assert written_to
+        assert all("/.part_" in path for path in written_to), "nothing is written under its last name"
         shutil.copytree(folder, images / "last")
         return sorted(images.iterdir())
 

@@ -164,7 +164,7 @@ class Checkpointer:
             self.notify(notice)
         failure, self._failure = self._failure, None
         if isinstance(failure, CheckpointError) and self.on_error == "continue":
-            self.notify(f"{failure}; training goes on without it")
+            self.notify(str(failure))
         elif failure is not None:
             raise failure
 
@@ -212,12 +212,16 @@ class Checkpointer:
             whole = [path for path in self.paths() if looks_whole(path) and path not in self._damaged]
             self._failure = CheckpointError(
                 f"checkpoint of step {step} could not be written to {self.folder}: {_reason(error)}; the last"
-                f" whole checkpoint is {whole[-1] if whole else 'none'}. Free space or make the folder"
-                f" writable"
+                f" whole checkpoint is {whole[-1] if whole else 'none'}. {self._mend()}"
             )
             self._failure.__cause__ = error
         except Exception as error:
             self._failure = error
+
+    def _mend(self) -> str:
+        if self.on_error == "continue":
+            return "Training goes on without it; free space or make the folder writable"
+        return "Free space or make the folder writable, then run the same command again"
 
     def _write(self, step: int, manifest: dict[str, Any]) -> None:
         part = start_part(self.folder, step)
