@@ -36,6 +36,7 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 from scripts.bench_worker import Report, Worker, in_turns
 
 MODEL = {"layers": 6, "width": 384, "heads": 6, "seq_len": 256}
+OURS = "tfllm, packed"
 SAMPLING = ("random", "group_by_length")
 
 
@@ -43,18 +44,18 @@ def main() -> None:
     arguments = _parse()
     with tempfile.TemporaryDirectory() as folder:
         settings = {**MODEL, **_prepare(arguments, Path(folder)), "folder": folder}
-        workers = {"tfllm, packed": _tfllm(arguments, settings)}
+        workers = {OURS: _tfllm(arguments, settings)}
         if arguments.peers is not None:
             workers.update(_best_peers(arguments, settings))
         rounds = in_turns(workers, arguments.rounds)
         for worker in workers.values():
             worker.close()
     _print_title(next(iter(workers.values())).report["parameters"])
-    base = None
-    for name, reports in reversed(rounds.items()):  # the peers first: what tfllm is compared with
-        median = statistics.median(_rate(report) for report in reports)
-        base = max(base or 0, median) if name != "tfllm, packed" else base
+    medians = {name: statistics.median(map(_rate, reports)) for name, reports in rounds.items()}
+    base = max((median for name, median in medians.items() if name != OURS), default=None)
+    for name, reports in rounds.items():
         _print(name, workers[name].report, reports, base)
+    print("ratio: over the best peer; start s: until it is ready, with compilation")
 
 
 def _prepare(arguments: argparse.Namespace, folder: Path) -> Report:
@@ -134,7 +135,7 @@ def _print_title(parameters: int | None) -> None:
 
 def _print(name: str, ready: Report, reports: list[Report], base: float | None) -> None:
     rates = [_rate(report) for report in reports]
-    padding = 1 - sum(r["useful"] for r in reports) / sum(r["positions"] for r in reports)
+    padding = 1 - sum(r["text"] for r in reports) / sum(r["positions"] for r in reports)
     ratio = "" if base is None else f"{statistics.median(rates) / base:.2f}"
     print(
         f"{name:<44}{statistics.median(rates):>10.0f}{min(rates):>9.0f}{max(rates):>9.0f}{padding:>9.1%}"

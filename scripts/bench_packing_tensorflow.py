@@ -54,6 +54,7 @@ def _build(settings: Report):
             "loss": sums["loss_sum"] / sums["weight_sum"],
             "seconds": time.perf_counter() - begin,
             "useful": sums["weight_sum"],
+            "text": sums["real_tokens"],
             "positions": sums["positions"],
         }
 

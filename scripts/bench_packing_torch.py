@@ -45,13 +45,14 @@ def _build(settings: Report):
     def train(steps: int) -> Report:
         """Trains on all texts once, or for some steps."""
         trainer.args.max_steps = steps
-        collator.useful = collator.positions = collator.labels = 0
+        collator.useful = collator.positions = collator.text = 0
         loss = trainer.train().training_loss
         return {
             # The Trainer divides by all labels, each text's first included, which nothing predicts.
-            "loss": loss * collator.labels / collator.useful,
+            "loss": loss * collator.text / collator.useful,
             "seconds": clock.seconds,
             "useful": collator.useful,
+            "text": collator.text,
             "positions": collator.positions,
         }
 
@@ -63,12 +64,12 @@ def _build(settings: Report):
 class _CountingCollator(transformers.DataCollatorForLanguageModeling):
     """Counts what it pads: a text of n ids has n - 1 targets."""
 
-    useful = positions = labels = 0
+    useful = positions = text = 0
 
     def torch_call(self, examples: Any) -> Any:
         batch = super().torch_call(examples)
         self.positions += batch["input_ids"].numel()
-        self.labels += int((batch["labels"] != -100).sum())
+        self.text += int((batch["labels"] != -100).sum())
         self.useful += int((batch["labels"][:, 1:] != -100).sum())
         return batch
 
