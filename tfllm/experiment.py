@@ -119,13 +119,20 @@ def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
     return make_source(config.data.validation).documents()
 
 
-def make_model(config: ExperimentConfig, vocab_size: int, *, precision: str = "float32") -> Decoder:
-    """Builds the model with new weights drawn from `config.seed`."""
+def make_model(
+    config: ExperimentConfig,
+    vocab_size: int,
+    *,
+    precision: str = "float32",
+    attention_block_size: int | None = None,
+) -> Decoder:
+    """Builds the model with new weights drawn from `config.seed`; the rest is how training computes it."""
     keras.utils.set_random_seed(config.seed)
     arguments = _arguments(config.model, "type", "size", "source", "max_seq_len")
     model = Decoder(
         vocab_size=vocab_size,
         max_seq_len=config.context_length,
+        attention_block_size=attention_block_size,
         dtype=dtype_policy(precision),
         **arguments,
     )
@@ -187,7 +194,10 @@ class _Training:
         self.prepared, self.display = prepared, display
         with strategy.scope():
             self.model = make_model(
-                config, prepared.tokenizer.vocab_size, precision=config.training.precision
+                config,
+                prepared.tokenizer.vocab_size,
+                precision=config.training.precision,
+                attention_block_size=config.training.attention_block_size,
             )
             self.optimizer = _make_optimizer(config, self.model)
         self.task = make_task(prepared.tokenizer)
