@@ -161,16 +161,24 @@ def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
     return make_source(config.data.validation).documents()
 
 
-def make_model(config: ExperimentConfig, vocab_size: int, *, precision: str = "float32") -> Decoder:
-    """Builds the model with new weights drawn from `config.seed`."""
+def make_model(config: ExperimentConfig, vocab_size: int, *, training: bool = False) -> Decoder:
+    """Builds the model with new weights drawn from `config.seed`.
+
+    Args:
+        config: The experiment.
+        vocab_size: Tokens.
+        training: Compute as the training section says; else in float32, and keep what that does not.
+    """
     keras.utils.set_random_seed(config.seed)
+    how: dict[str, Any] = {}
+    if training:
+        how = {
+            "dtype": dtype_policy(config.training.precision),
+            "remat": config.training.remat,
+            "attention_block_size": config.training.attention_block_size,
+        }
     arguments = arguments_of(config.model, "type", "size", "source", "max_seq_len")
-    model = Decoder(
-        vocab_size=vocab_size,
-        max_seq_len=config.context_length,
-        dtype=dtype_policy(precision),
-        **arguments,
-    )
+    model = Decoder(vocab_size=vocab_size, max_seq_len=config.context_length, **how, **arguments)
     model.build()
     return model
 

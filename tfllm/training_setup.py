@@ -107,7 +107,7 @@ class TrainingSetup:
         self.is_chief = is_chief(strategy)
         precision = config.training.precision
         with strategy.scope():
-            self.model = experiment.make_model(config, prepared.tokenizer.vocab_size, precision=precision)
+            self.model = experiment.make_model(config, prepared.tokenizer.vocab_size, training=True)
             self.optimizer = experiment.make_optimizer_of(config, self.model)
             self.loss_scale = LossScale() if precision == "mixed_float16" else None
         self.task = experiment.make_task(config, prepared.tokenizer)

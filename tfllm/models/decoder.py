@@ -12,7 +12,7 @@ from tfllm.layers.dropout import Dropout
 from tfllm.layers.embedding import TokenEmbedding
 from tfllm.layers.feed_forward import GATED
 from tfllm.layers.kv_cache import KVCache
-from tfllm.layers.masks import causal_mask
+from tfllm.layers.masks import CausalMask
 from tfllm.layers.normalization import make_norm
 from tfllm.layers.positions import LearnedPositions, rotary_angles
 from tfllm.layers.projection import Projection
@@ -40,6 +40,7 @@ class Decoder(keras.Model):
         use_bias: Biases in projections and LayerNorm.
         tie_embeddings: The output layer shares the token embedding.
         dropout: Share of embedding and residual values dropped in training.
+        attention_block_size: Compute attention in blocks of this many tokens, for long rows; None does not.
         initializer_range: Standard deviation of new weights; what is added to the residual stream
             gets it divided by sqrt(2 num_layers) (Radford et al. 2019).
 
@@ -68,6 +69,7 @@ class Decoder(keras.Model):
         use_bias: bool = False,
         tie_embeddings: bool = True,
         dropout: float = 0.0,
+        attention_block_size: int | None = None,
         initializer_range: float = 0.02,
         name: str = "decoder",
         **kwargs,
@@ -108,6 +110,7 @@ class Decoder(keras.Model):
             TransformerBlock(
                 num_heads=num_heads,
                 num_kv_heads=num_kv_heads,
+                attention_block_size=attention_block_size,
                 head_dim=self.head_dim,
                 intermediate_dim=self.intermediate_dim,
                 norm=norm,
@@ -168,7 +171,7 @@ class Decoder(keras.Model):
         """
         token_ids = features["token_ids"]
         padding_mask, segment_ids = features.get("padding_mask"), features.get("segment_ids")
-        mask = causal_mask(tf.shape(token_ids)[1], padding_mask=padding_mask, segment_ids=segment_ids)
+        mask = CausalMask(padding_mask, segment_ids)
         positions = features.get("positions")
         if positions is None:
             positions = _default_positions(token_ids, padding_mask)
@@ -178,8 +181,10 @@ class Decoder(keras.Model):
         x = self.embedding_dropout(x, row_seeds)
         captured = {}
         for block in self.blocks:
-            x, scores, _ = block(x, mask, angles=angles, row_seeds=row_seeds)
-            if block.name in wanted:
+            x, scores, _ = block(
+                x, attention_mask=mask, angles=angles, row_seeds=row_seeds, return_scores=block.name in wanted
+            )
+            if scores is not None:
                 captured[block.name] = scores
         hidden_states = self.final_norm(x)
         outputs: dict[str, Any] = {"hidden_states": hidden_states, "logits": self.logits(hidden_states)}
@@ -204,11 +209,11 @@ class Decoder(keras.Model):
             Hidden states of the last position, float [B, 1, D], and the cache.
         """
         positions = _default_positions(token_ids, padding_mask)
-        mask = causal_mask(tf.shape(token_ids)[1], padding_mask=padding_mask)
+        mask = CausalMask(padding_mask)
         x, angles = self._embed(token_ids, positions)
         caches = []
         for block in self.blocks:
-            x, _, cache = block(x, mask, angles=angles, num_slots=num_slots)
+            x, _, cache = block(x, attention_mask=mask, angles=angles, num_slots=num_slots)
             caches.append(cache)
         return self.final_norm(x[:, -1:]), tuple(caches)
 
@@ -235,7 +240,7 @@ class Decoder(keras.Model):
         x, angles = self._embed(token_ids, positions)
         caches = []
         for block, pair in zip(self.blocks, cache, strict=True):
-            x, _, pair = block(x, slot_mask[:, None, :], angles=angles, cache=pair, slot=slot)
+            x, _, pair = block(x, attention_mask=slot_mask[:, None, :], angles=angles, cache=pair, slot=slot)
             caches.append(pair)
         return self.final_norm(x), tuple(caches)
 
