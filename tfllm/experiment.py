@@ -127,6 +127,7 @@ def make_model(config: ExperimentConfig, vocab_size: int, *, precision: str = "f
         vocab_size=vocab_size,
         max_seq_len=config.context_length,
         dtype=dtype_policy(precision),
+        remat=config.training.remat,
         **arguments,
     )
     model.build()

@@ -26,6 +26,7 @@ ODD = {
     "use_bias": True,
     "tie_embeddings": False,
     "dropout": 0.3,
+    "remat": "block",
     "initializer_range": 0.3,
     "name": "odd_decoder",
 }

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfllm.layers import kv_cache
 from tfllm.layers.positions import rotate
 from tfllm.layers.projection import Projection
+from tfllm.layers.recompute import recompute
 
 # Large enough to vanish in a float32 softmax, finite so that a row with nothing to see stays finite.
 _MASKED = -1e9
@@ -66,7 +67,8 @@ class Attention(keras.layers.Layer):
         cache: kv_cache.KVPair | None = None,
         slot: tf.Tensor | None = None,
         num_slots: int | tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor, kv_cache.KVPair | None]:
+        recompute_scores: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor | None, kv_cache.KVPair | None]:
         """Attends.
 
         Args:
@@ -76,10 +78,11 @@ class Attention(keras.layers.Layer):
             cache: Keys and values of S slots; the T = 1 new ones go into `slot` first.
             slot: int32 scalar; needed with `cache`.
             num_slots: Without `cache`: start one with this many slots (prefill).
+            recompute_scores: The backward pass computes the scores again, and they are not returned.
 
         Returns:
-            The output float [B, T, D], the attention scores float32 [B, N, T, S], and the cache (None
-            unless `cache` or `num_slots` was given).
+            The output float [B, T, D], the attention scores float32 [B, N, T, S] (None where recomputed),
+            and the cache (None unless `cache` or `num_slots` was given).
         """
         query = self._heads(self.query(x), self.num_heads)
         key = self._heads(self.key(x), self.num_kv_heads)
@@ -94,12 +97,12 @@ class Attention(keras.layers.Layer):
                 cache = kv_cache.from_prefill(key, value, num_slots)
             # [B, S, K, H] -> [B, K, S, H]
             key, value = tf.transpose(key, [0, 2, 1, 3]), tf.transpose(value, [0, 2, 1, 3])
-        scores = self._scores(query, key, mask)
-        mixed = tf.einsum("BKGTS,BKSH->BTKGH", tf.cast(scores, value.dtype), value)
-        shape = tf.shape(x)
-        mixed = tf.reshape(mixed, [shape[0], shape[1], self.num_heads * self.head_dim])
-        whole = tf.reshape(scores, [shape[0], self.num_heads, shape[1], tf.shape(key)[2]])
-        return self._output(mixed), whole, cache
+        scores = None
+        if recompute_scores:
+            mixed = recompute(lambda q, k, v: self._attend(q, k, v, mask)[0], query, key, value)
+        else:
+            mixed, scores = self._attend(query, key, value, mask)
+        return self._output(mixed), scores, cache
 
     def _projection(self, name: str, units: int, initializer_range: float) -> Projection:
         return Projection(units=units, initializer_range=initializer_range, name=name, **self._shared)
@@ -107,6 +110,15 @@ class Attention(keras.layers.Layer):
     def _heads(self, x: tf.Tensor, count: int) -> tf.Tensor:
         shape = tf.shape(x)  # [B, T, N * H] -> [B, T, N, H]
         return tf.reshape(x, [shape[0], shape[1], count, self.head_dim])
+
+    def _attend(
+        self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        scores = self._scores(query, key, mask)
+        mixed = tf.einsum("BKGTS,BKSH->BTKGH", tf.cast(scores, value.dtype), value)
+        shape = tf.shape(query)
+        mixed = tf.reshape(mixed, [shape[0], shape[1], self.num_heads * self.head_dim])
+        return mixed, tf.reshape(scores, [shape[0], self.num_heads, shape[1], tf.shape(key)[2]])
 
     def _scores(self, query: tf.Tensor, key: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(query)

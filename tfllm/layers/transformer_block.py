@@ -81,7 +81,8 @@ class TransformerBlock(keras.layers.Layer):
         cache: KVPair | None = None,
         slot: tf.Tensor | None = None,
         num_slots: int | tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor, KVPair | None]:
+        recompute_scores: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor | None, KVPair | None]:
         """Transforms a sequence; arguments and results as in `Attention.call`.
 
         Args:
@@ -92,12 +93,20 @@ class TransformerBlock(keras.layers.Layer):
             cache: The block's keys and values, or None.
             slot: Where the new token goes in `cache`.
             num_slots: Size of a cache to start.
+            recompute_scores: The backward pass computes the attention scores again.
 
         Returns:
-            float [B, T, D], attention scores float32 [B, N, T, S], and the cache or None.
+            float [B, T, D], attention scores float32 [B, N, T, S] (None where recomputed), and the cache
+            or None.
         """
         mixed, scores, cache = self.attention(
-            self.attention_norm(x), mask, angles=angles, cache=cache, slot=slot, num_slots=num_slots
+            self.attention_norm(x),
+            mask,
+            angles=angles,
+            cache=cache,
+            slot=slot,
+            num_slots=num_slots,
+            recompute_scores=recompute_scores,
         )
         x = x + self.attention_dropout(mixed, row_seeds)
         x = x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)), row_seeds)

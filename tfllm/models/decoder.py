@@ -16,6 +16,7 @@ from tfllm.layers.masks import causal_mask
 from tfllm.layers.normalization import make_norm
 from tfllm.layers.positions import LearnedPositions, rotary_angles
 from tfllm.layers.projection import Projection
+from tfllm.layers.recompute import recompute
 from tfllm.layers.transformer_block import TransformerBlock
 
 
@@ -40,6 +41,8 @@ class Decoder(keras.Model):
         use_bias: Biases in projections and LayerNorm.
         tie_embeddings: The output layer shares the token embedding.
         dropout: Share of embedding and residual values dropped in training.
+        remat: What a training step computes again in the backward pass instead of keeping it: none,
+            attention (scores and probabilities) or block (all but each block's input).
         initializer_range: Standard deviation of new weights; what is added to the residual stream
             gets it divided by sqrt(2 num_layers) (Radford et al. 2019).
 
@@ -68,6 +71,7 @@ class Decoder(keras.Model):
         use_bias: bool = False,
         tie_embeddings: bool = True,
         dropout: float = 0.0,
+        remat: str = "none",
         initializer_range: float = 0.02,
         name: str = "decoder",
         **kwargs,
@@ -80,6 +84,8 @@ class Decoder(keras.Model):
         self._arguments = arguments
         if positions not in ("learned", "rotary", "none"):
             raise ValueError(f"positions={positions!r} is not known; use learned, rotary or none")
+        if remat not in ("none", "attention", "block"):
+            raise ValueError(f"remat={remat!r} is not known; use none, attention or block")
         if head_dim is None and hidden_dim % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide hidden_dim={hidden_dim}, or give head_dim")
         self.vocab_size = vocab_size
@@ -92,6 +98,7 @@ class Decoder(keras.Model):
         self.max_seq_len = max_seq_len
         self.position_kind = positions
         self.rope_theta = rope_theta
+        self.remat = remat
         self.tie_embeddings = tie_embeddings
         policy = self.dtype_policy
         shared = {"initializer_range": initializer_range, "dtype": policy}
@@ -178,7 +185,9 @@ class Decoder(keras.Model):
         x = self.embedding_dropout(x, row_seeds)
         captured = {}
         for block in self.blocks:
-            x, scores, _ = block(x, mask, angles=angles, row_seeds=row_seeds)
+            # Scores that are asked for are kept anyway.
+            remat = self.remat if training and block.name not in wanted else "none"
+            x, scores = _run_block(block, x, mask, angles, row_seeds, remat)
             if block.name in wanted:
                 captured[block.name] = scores
         hidden_states = self.final_norm(x)
@@ -254,6 +263,20 @@ class Decoder(keras.Model):
             x = x + self.position_embedding(positions)
         rotary = self.position_kind == "rotary"
         return x, rotary_angles(positions, self.head_dim, self.rope_theta) if rotary else None
+
+
+def _run_block(
+    block: TransformerBlock, x: tf.Tensor, mask: tf.Tensor, angles: Any, row_seeds: Any, remat: str
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Returns float [B, T, D] and the attention scores, or None where they are computed again."""
+
+    def run(x: tf.Tensor, row_seeds: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:
+        recompute_scores = remat == "attention"
+        return block(x, mask, angles=angles, row_seeds=row_seeds, recompute_scores=recompute_scores)[:2]
+
+    if remat == "block":
+        return recompute(lambda *inputs: run(*inputs)[0], x, row_seeds), None
+    return run(x, row_seeds)
 
 
 def _default_positions(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> tf.Tensor:
