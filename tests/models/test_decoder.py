@@ -27,6 +27,7 @@ ODD = {
     "tie_embeddings": False,
     "dropout": 0.3,
     "attention_block_size": 5,
+    "remat": "block",
     "initializer_range": 0.3,
     "name": "odd_decoder",
 }

@@ -58,7 +58,7 @@ class TrainingConfig:
     jit_compile: bool = setting(True, "compile the step with XLA")
     remat: str = setting(
         "none",
-        "what the backward pass computes again instead of keeping it",
+        "what the backward pass computes again instead of keeping it: nothing, attention, or whole blocks",
         choices=("none", "attention", "block"),
     )
     loss_chunk_tokens: int | None = setting(

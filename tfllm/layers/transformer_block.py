@@ -11,6 +11,7 @@ from tfllm.layers.feed_forward import FeedForward
 from tfllm.layers.kv_cache import KVPair
 from tfllm.layers.masks import CausalMask
 from tfllm.layers.normalization import make_norm
+from tfllm.layers.recompute import recompute
 
 
 class TransformerBlock(keras.layers.Layer):
@@ -90,6 +91,7 @@ class TransformerBlock(keras.layers.Layer):
         slot: tf.Tensor | None = None,
         num_slots: int | tf.Tensor | None = None,
         return_scores: bool = False,
+        recompute_attention: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor | None, KVPair | None]:
         """Transforms a sequence; arguments and results as in `Attention.call`.
 
@@ -102,19 +104,29 @@ class TransformerBlock(keras.layers.Layer):
             slot: Where the new token goes in `cache`.
             num_slots: Size of a cache to start.
             return_scores: The attention scores are wanted.
+            recompute_attention: The backward pass computes attention and its norm again.
 
         Returns:
             float [B, T, D], attention scores float32 [B, N, T, S] or None, and the cache or None.
         """
-        mixed, scores, cache = self.attention(
-            self.attention_norm(x),
-            attention_mask=attention_mask,
-            angles=angles,
-            cache=cache,
-            slot=slot,
-            num_slots=num_slots,
-            return_scores=return_scores,
-        )
+        if recompute_attention:
+            mixed = recompute(
+                lambda x: self.attention(
+                    self.attention_norm(x), attention_mask=attention_mask, angles=angles
+                )[0],
+                x,
+            )
+            scores = None
+        else:
+            mixed, scores, cache = self.attention(
+                self.attention_norm(x),
+                attention_mask=attention_mask,
+                angles=angles,
+                cache=cache,
+                slot=slot,
+                num_slots=num_slots,
+                return_scores=return_scores,
+            )
         x = x + self.attention_dropout(mixed, row_seeds)
         x = x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)), row_seeds)
         return x, scores, cache

@@ -16,6 +16,7 @@ from tfllm.layers.masks import CausalMask
 from tfllm.layers.normalization import make_norm
 from tfllm.layers.positions import LearnedPositions, rotary_angles
 from tfllm.layers.projection import Projection
+from tfllm.layers.recompute import recompute
 from tfllm.layers.transformer_block import TransformerBlock
 
 
@@ -41,6 +42,9 @@ class Decoder(keras.Model):
         tie_embeddings: The output layer shares the token embedding.
         dropout: Share of embedding and residual values dropped in training.
         attention_block_size: Compute attention in blocks of this many tokens, for long rows; None does not.
+        remat: What a training step computes again in the backward pass instead of keeping it: none, attention
+            (norm, projections and what attention does with them) or block (all but each block's input).
+            Attention scores are never kept.
         initializer_range: Standard deviation of new weights; what is added to the residual stream
             gets it divided by sqrt(2 num_layers) (Radford et al. 2019).
 
@@ -70,6 +74,7 @@ class Decoder(keras.Model):
         tie_embeddings: bool = True,
         dropout: float = 0.0,
         attention_block_size: int | None = None,
+        remat: str = "none",
         initializer_range: float = 0.02,
         name: str = "decoder",
         **kwargs,
@@ -82,6 +87,8 @@ class Decoder(keras.Model):
         self._arguments = arguments
         if positions not in ("learned", "rotary", "none"):
             raise ValueError(f"positions={positions!r} is not known; use learned, rotary or none")
+        if remat not in ("none", "attention", "block"):
+            raise ValueError(f"remat={remat!r} is not known; use none, attention or block")
         if head_dim is None and hidden_dim % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide hidden_dim={hidden_dim}, or give head_dim")
         self.vocab_size = vocab_size
@@ -94,6 +101,7 @@ class Decoder(keras.Model):
         self.max_seq_len = max_seq_len
         self.position_kind = positions
         self.rope_theta = rope_theta
+        self.remat = remat
         self.tie_embeddings = tie_embeddings
         policy = self.dtype_policy
         shared = {"initializer_range": initializer_range, "dtype": policy}
@@ -181,8 +189,15 @@ class Decoder(keras.Model):
         x = self.embedding_dropout(x, row_seeds)
         captured = {}
         for block in self.blocks:
-            x, scores, _ = block(
-                x, attention_mask=mask, angles=angles, row_seeds=row_seeds, return_scores=block.name in wanted
+            remat = self.remat if training and block.name not in wanted else "none"
+            x, scores = _run_block(
+                block,
+                x,
+                row_seeds,
+                remat,
+                attention_mask=mask,
+                angles=angles,
+                return_scores=block.name in wanted,
             )
             if scores is not None:
                 captured[block.name] = scores
@@ -259,6 +274,15 @@ class Decoder(keras.Model):
             x = x + self.position_embedding(positions)
         rotary = self.position_kind == "rotary"
         return x, rotary_angles(positions, self.head_dim, self.rope_theta) if rotary else None
+
+
+def _run_block(
+    block: TransformerBlock, x: tf.Tensor, row_seeds: tf.Tensor | None, remat: str, **arguments: Any
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Returns float [B, T, D] and, where asked for, the attention scores."""
+    if remat == "block":
+        return recompute(lambda x, seeds: block(x, row_seeds=seeds, **arguments)[0], x, row_seeds), None
+    return block(x, row_seeds=row_seeds, recompute_attention=remat == "attention", **arguments)[:2]
 
 
 def _default_positions(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> tf.Tensor:
