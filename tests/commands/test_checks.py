@@ -15,6 +15,8 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
     [
         ["check_resume.py", "--steps", "200", "--kills", "3", "--seed", "1"],
         ["check_replicas.py", "--steps", "10"],
+        ["check_workers.py", "--steps", "20"],
+        ["check_exactness.py", "--steps", "10", "--precisions", "float32"],
     ],
     ids=lambda words: words[0],
 )

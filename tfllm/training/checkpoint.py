@@ -35,6 +35,7 @@ from tfllm.training.tensor_bundle import HostCopy, backing_variable, read_tensor
 
 _BUNDLE = "variables"
 _AVERAGE = "optimizer/ema/"
+_UPDATES = "optimizer/updates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,6 +307,8 @@ def restore_model(
     if differ:
         raise _another_model(path, differ, saved, wanted)
     averages = {name: _AVERAGE + name.removeprefix("model/") for name in variables}
+    if _UPDATES in saved and not int(read_tensor(path / _BUNDLE, _UPDATES, saved[_UPDATES]["dtype"])):
+        averages = dict.fromkeys(variables, "")  # no update was applied, so there is no average yet
     for name, variable in variables.items():
         source = averages[name] if averages[name] in saved else name
         value = read_tensor(path / _BUNDLE, source, saved[source]["dtype"])
