@@ -60,7 +60,8 @@ AWKWARD = [
 @pytest.mark.parametrize("weights", AWKWARD)
 def test_proportions_are_exact_at_every_row(tmp_path, weights):
     rows = RowMixture(
-        tuple(RowStore(tmp_path, n + 5, 2, "uint16", True, 0, 1, 1, 1) for n in range(len(weights))), weights
+        tuple(RowStore(tmp_path, n + 60_000, 2, "uint16", True, 0, 1, 1, 1) for n in range(len(weights))),
+        weights,
     )
     numbers = tf.range(100_000, dtype=tf.int64)
     source_ids, _ = tf.function(lambda n: pipeline.shuffled_rows(rows, n, seed=0))(numbers)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data.fakes import ByteTokenizer, ListSource, words, write_store
-from tfllm.data import DataError, pipeline, positions_from_segments, prepare_rows
+from tfllm.data import DataError, pipeline, positions_from_segments, prepare_rows, reading
 from tfllm.data.bucketing import checked_buckets, default_buckets
 from tfllm.data.pipeline import evaluation_batches, training_batches
 
@@ -172,7 +172,7 @@ def test_evaluation_of_unpacked_rows_is_trimmed_and_whole(unpacked):
 def test_rows_are_read_as_they_were_written(tmp_path, dtype):
     store = write_store(tmp_path, num_rows=300, seq_len=64, dtype=dtype)
     row_ids = np.random.default_rng(1).integers(0, 300, 50)
-    read = tf.function(lambda ids: pipeline.read_rows(store, tf.zeros_like(ids), ids))
+    read = tf.function(lambda ids: reading.read_rows(store, tf.zeros_like(ids), ids))
     for name, expected in store.read(row_ids).items():
         np.testing.assert_array_equal(read(tf.constant(row_ids))[name], expected)
 

@@ -96,6 +96,8 @@ class Bars:
     def _begin(self, name: str, *, initial: int = 0, total: int | None = None) -> tqdm:
         self.close()
         self._name = name
+        unwatched = {"mininterval": 60, "maxinterval": 60, "delay": 60, "bar_format": _LINE}
+        watched = self.stream.isatty()
         return tqdm(
             desc=name,
             initial=initial,
@@ -103,7 +105,7 @@ class Bars:
             unit="B",
             unit_scale=True,
             dynamic_ncols=True,
-            leave=False,
+            leave=not watched,
             file=self.stream,
-            **({} if self.stream.isatty() else {"mininterval": 60, "delay": 60, "bar_format": _LINE}),
+            **({} if watched else unwatched),
         )
