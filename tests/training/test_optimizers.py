@@ -1,19 +1,22 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.training.optimizer_run import digest, gradients_of, take_steps
 from tests.training.toy import toy_model
 from tfllm.training.distribution import make_strategy
+from tfllm.training.errors import TrainingError
 from tfllm.training.optimizers import OPTIMIZERS, make_optimizer
 from tfllm.training.precision import dtype_policy
 
 MOMENTUM = {"sgd": {"momentum": 0.9}}
-
-
-def gradients_of(step, variables):
-    rng = np.random.default_rng(step)
-    return [tf.constant(rng.normal(size=v.shape), tf.float32) for v in variables]
 
 
 def everything(model, optimizer):
@@ -39,7 +42,9 @@ def test_weight_decay_is_for_matrices(kind, decay_embeddings):
         moved = np.abs(variable.numpy() - before[variable.path]).max()
         if moved > 1e-6:
             decayed.add(variable.path)
-            np.testing.assert_allclose(variable.numpy(), before[variable.path] * (1 - 0.1 * 0.2), rtol=1e-5)
+            # LAMB gives decay, where it is all of the step, the length of the weight.
+            left = 1 - 0.1 if kind == "lamb" else 1 - 0.1 * 0.2
+            np.testing.assert_allclose(variable.numpy(), before[variable.path] * left, rtol=1e-5)
     matrices = {path for path in before if path.endswith("kernel")}
     tables = {path for path in before if path.endswith("embeddings")}
     assert len(matrices) == 7
@@ -86,37 +91,15 @@ def test_the_norms_are_of_the_change_and_of_the_weights():
     change, size = tf.function(optimizer.apply)(gradients_of(0, optimizer.trainable))
     moved = [v.numpy() - old for v, old in zip(model.trainable_variables, before, strict=True)]
     np.testing.assert_allclose(change, np.sqrt(sum((x**2).sum() for x in moved)), rtol=1e-5)
-    np.testing.assert_allclose(size, np.sqrt(sum((x**2).sum() for x in before)), rtol=1e-5)
+    after = [v.numpy() for v in model.trainable_variables]
+    np.testing.assert_allclose(size, np.sqrt(sum((x**2).sum() for x in after)), rtol=1e-5)
 
 
-def train(kind, replicas, *, steps=3, jit_compile=False, in_loop=True, **settings):
-    """State after steps on every replica's copies: [{name: array} for each replica]."""
+def train(kind, replicas, **settings):
     strategy = make_strategy("one_device" if replicas == 1 else "mirrored", num_devices=replicas)
-    with strategy.scope():
-        model = toy_model()
-        optimizer = make_optimizer(
-            kind,
-            learning_rate=lambda i: 0.1 / tf.cast(i + 1, tf.float32),
-            variables=model.trainable_variables,
-            **settings,
-        )
-    gradients = [gradients_of(step, optimizer.trainable) for step in range(steps)]
-    stacked = [tf.stack(parts) for parts in zip(*gradients, strict=True)]
-    apply = tf.function(optimizer.apply, jit_compile=True) if jit_compile else optimizer.apply
-
-    @tf.function
-    def run():
-        def body(index):
-            strategy.run(lambda: apply([g[index] for g in stacked], applied=tf.not_equal(index, 1)))
-            return (index + 1,)
-
-        tf.while_loop(lambda index: index < steps, body, (tf.constant(0),))
-
-    run()
-    named = {**{v.path: v for v in model.variables}, **optimizer.named_variables}
-    copies = {name: strategy.experimental_local_results(v.value) for name, v in named.items()}
-    assert {len(c) for c in copies.values()} == {replicas}
-    return [{name: c[i].numpy() for name, c in copies.items()} for i in range(replicas)]
+    states = take_steps(strategy, kind, **settings)
+    assert len(states) == replicas
+    return states
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -131,6 +114,28 @@ def test_replicas_stay_alike_and_equal_one_device(kind):
         assert copies.keys() == one.keys()
         for name, value in one.items():
             np.testing.assert_array_equal(copies[name], value, err_msg=name)
+
+
+@pytest.mark.slow
+def test_workers_stay_alike_and_equal_one_device():
+    """Two processes on the loopback, bit for bit."""
+    (one,) = train("adamw", 1, weight_decay=0.1, ema_decay=0.9)
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
+    cluster = {"worker": [f"localhost:{s.getsockname()[1]}" for s in sockets]}
+    for held in sockets:
+        held.close()
+    workers = []
+    for index in range(2):
+        task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
+        command = [sys.executable, "-m", "tests.training.optimizer_run", "adamw"]
+        workers.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    try:
+        answers = [worker.communicate(timeout=240)[0].splitlines()[-1] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert answers == [f"digests {digest(one)}"] * 2
 
 
 def test_xla_compiles_the_step_of_a_replica():
@@ -160,6 +165,22 @@ def test_the_state_has_stable_names_and_types():
         v for name, v in optimizer.named_variables.items() if name.startswith("adamw/mean/decoder/final")
     )
     assert mean.numpy().sum() == 0.0
+
+
+def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest():
+    model = toy_model(positions="learned", tie_embeddings=False, norm="layer_norm")
+    optimizer = make_optimizer("muon", learning_rate=0.1, variables=model.trainable_variables, beta_1=0.5)
+    slots = {name for name in optimizer.named_variables if "/" in name}
+    matrices = {
+        v.path for v in model.trainable_variables if "block_00" in v.path and v.path.endswith("kernel")
+    }
+    assert len(matrices) == 6
+    assert {name for name in slots if name.startswith("muon/")} == {f"muon/momentum/{p}" for p in matrices}
+    others = {v.path for v in model.trainable_variables} - matrices
+    assert {"decoder/output_projection/kernel", "decoder/token_embedding/embeddings"} < others
+    assert {name for name in slots if name.startswith("adamw/mean/")} == {f"adamw/mean/{p}" for p in others}
+    with pytest.raises(TrainingError, match=r"optimizer\.type=muon finds no matrix"):
+        make_optimizer("muon", learning_rate=0.1, variables=[model.final_norm.scale])
 
 
 def test_two_variables_of_one_path_are_refused():

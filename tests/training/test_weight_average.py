@@ -34,12 +34,12 @@ def weights(model):
 def test_the_average_is_its_formula():
     strategy, model, optimizer = make(ema_decay=0.3)
     model.trainable_variables[0].assign_add(tf.fill(model.trainable_variables[0].shape, 2.0))  # e.g. restored
-    weight = average = model.trainable_variables[0].numpy()
+    weight, average = model.trainable_variables[0].numpy(), 0.0
     for count in range(6):
         steps(strategy, optimizer, 1)
         weight = weight - 0.1
         decay = min(0.3, (1 + count) / (10 + count))
-        average = decay * average + (1 - decay) * weight
+        average = decay * average + (1 - decay) * weight if count else weight
         with optimizer.averaged():
             np.testing.assert_allclose(model.trainable_variables[0].numpy(), average, atol=1e-6)
         np.testing.assert_allclose(model.trainable_variables[0].numpy(), weight, atol=1e-5)
@@ -65,7 +65,7 @@ def test_weights_come_back_whatever_happens(replicas):
 
 def test_averaging_twice_at_once_is_refused():
     strategy, model, optimizer = make()
-    steps(strategy, optimizer, 1)
+    steps(strategy, optimizer, 2)
     before = weights(model)
     with optimizer.averaged(), pytest.raises(RuntimeError, match="already"), optimizer.averaged():
         pass

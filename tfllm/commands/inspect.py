@@ -76,12 +76,18 @@ def _part(path: str) -> str:
 
 def _print_costs(config: ExperimentConfig, model: Any, flops: float) -> None:
     count = sum(math.prod(v.shape) for v in model.variables)
-    slots = {"adamw": 2.0, "lion": 1.0, "sgd": 1.0 if getattr(config.optimizer, "momentum", 0) else 0.0}
+    slots = {
+        "adamw": 2.0,
+        "lamb": 2.0,
+        "lion": 1.0,
+        "sgd": 1.0 if getattr(config.optimizer, "momentum", 0) else 0.0,
+    }
     kv_width = 2 * model.num_layers * model.num_kv_heads * model.head_dim
     print("\nMEMORY (float32)")
     print(f"  {'weights':<36} {_bytes(4 * count):>14}")
     if config.optimizer.type in slots:
-        states = 4 * count * (1 + slots[config.optimizer.type])
+        average = config.optimizer.ema_decay is not None
+        states = 4 * count * (1 + slots[config.optimizer.type] + average)
         print(f"  {'gradients and optimizer state':<36} {_bytes(states):>14}")
     print(f"  {'key-value cache, a full context':<36} {_bytes(4 * kv_width * model.max_seq_len):>14}")
     print("\nARITHMETIC")

@@ -130,3 +130,32 @@ class SGDConfig(_Shared):
     type: str = "sgd"
     momentum: float = setting(0.0, "decay of the velocity", minimum=0.0, below=1.0)
     nesterov: bool = setting(False, "look ahead along the velocity")
+
+
+@OPTIMIZERS.register("lamb")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LambConfig(_Shared):
+    """LAMB (You et al. 2020), for large batches: Adam's step, made as long as the weight it changes."""
+
+    type: str = "lamb"
+    beta_1: float = setting(0.9, "decay of the mean", minimum=0.0, below=1.0)
+    beta_2: float = setting(0.999, "decay of the square", minimum=0.0, below=1.0)
+    epsilon: float = setting(1e-6, "added to the root of the square", above=0.0)
+
+
+@OPTIMIZERS.register("muon")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MuonConfig(_Shared):
+    """Muon (Jordan et al. 2024) for matrices inside blocks; AdamW for embeddings, output, norms and biases.
+
+    Muon's steps are scaled as Moonlight does (Liu et al. 2025), so one learning rate and one decay, as
+    for AdamW, suit both.
+    """
+
+    type: str = "muon"
+    momentum: float = setting(0.95, "decay of the momentum (Muon)", minimum=0.0, below=1.0)
+    nesterov: bool = setting(True, "look ahead along the momentum (Muon)")
+    ns_steps: int = setting(5, "steps of the iteration that makes it orthogonal (Muon)", minimum=1)
+    beta_1: float = setting(0.9, "decay of the mean (AdamW)", minimum=0.0, below=1.0)
+    beta_2: float = setting(0.95, "decay of the square (AdamW)", minimum=0.0, below=1.0)
+    epsilon: float = setting(1e-8, "added to the root of the square (AdamW)", above=0.0)

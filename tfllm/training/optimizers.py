@@ -10,12 +10,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfllm.training.parameter_groups import Parameter, ParameterGroup, trained_parameters
+from tfllm.training.errors import TrainingError
+from tfllm.training.norms import global_norm
+from tfllm.training.parameter_groups import (
+    Parameter,
+    ParameterGroup,
+    is_hidden_matrix,
+    trained_parameters,
+)
 from tfllm.training.replica import chosen, local
-from tfllm.training.update_rules import SGD, Adafactor, AdamW, Lion, Moment, Rule
+from tfllm.training.update_rules import SGD, Adafactor, AdamW, Lamb, Lion, Moment, Muon, Rule
 from tfllm.training.weight_average import WeightAverage
 
-OPTIMIZERS: dict[str, type[Rule]] = {rule.name: rule for rule in (AdamW, Lion, Adafactor, SGD)}
+OPTIMIZERS: dict[str, type[Rule]] = {rule.name: rule for rule in (AdamW, Lion, Adafactor, SGD, Lamb, Muon)}
 
 
 def make_optimizer(
@@ -43,13 +50,14 @@ def make_optimizer(
         groups: Variables with a learning rate or decay of their own, or frozen.
         layer_decay: Each block's learning rate over that of the block above it.
         ema_decay: Keep an exponential moving average of the weights, with this decay; None keeps none.
-        arguments: The rule's own, e.g. `beta_1`.
+        arguments: The rule's own, e.g. `beta_1`. Muon takes AdamW's too, for what is no matrix inside a
+            block: embeddings, output projection, norms and biases.
 
     Returns:
         The optimizer, its state made.
 
     Raises:
-        TrainingError: when a group rules no variable, or nothing is left to train.
+        TrainingError: when a group rules no variable, nothing is left to train, or Muon has no matrix.
     """
     if kind not in OPTIMIZERS:
         raise ValueError(f"optimizer kind={kind!r} is not known; use one of {sorted(OPTIMIZERS)}")
@@ -60,15 +68,58 @@ def make_optimizer(
         groups=groups,
         layer_decay=layer_decay,
     )
-    rule = OPTIMIZERS[kind](**arguments)
-    return Optimizer(parameters, lambda parameter: rule, learning_rate=learning_rate, ema_decay=ema_decay)
+    rules = (
+        _muon_rules(parameters, **arguments)
+        if kind == "muon"
+        else [OPTIMIZERS[kind](**arguments)] * len(parameters)
+    )
+    return Optimizer(parameters, rules, learning_rate=learning_rate, ema_decay=ema_decay)
+
+
+def _muon_rules(parameters: Sequence[Parameter], **arguments: Any) -> list[Rule]:
+    names = {field.name for field in dataclasses.fields(AdamW)} & {*arguments}
+    adamw = AdamW(**{name: arguments.pop(name) for name in names})
+    muon = Muon(**arguments)
+    rules: list[Rule] = [muon if is_hidden_matrix(p.variable) else adamw for p in parameters]
+    if muon not in rules:
+        raise TrainingError(
+            "optimizer.type=muon finds no matrix to train inside a block (a path with `block_00`); use adamw"
+        )
+    return rules
 
 
 @dataclasses.dataclass(frozen=True)
 class _Trained:
+    """A variable, its rule and the slots the rule keeps for it."""
+
     parameter: Parameter
     rule: Rule
     slots: dict[str, keras.Variable]
+
+    def update(
+        self, gradient: tf.Tensor, moment: Moment, applied: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Assigns this replica's copies; returns the change of the weight, and the new weight."""
+        variable = local(self.parameter.variable)
+        weight = tf.convert_to_tensor(variable)
+        slots = {name: local(slot) for name, slot in self.slots.items()}
+        old = {name: tf.convert_to_tensor(slot) for name, slot in slots.items()}
+        new = {
+            # Selected before the step reads them, so XLA computes them once, in place.
+            name: chosen(applied, value, old[name])
+            for name, value in self.rule.remember(gradient, old, moment).items()
+        }
+        change = self.rule.step(weight, gradient, old, new, moment)
+        if moment.decay and not self.rule.owns_decay:
+            change = change - moment.rate * moment.decay * weight
+        # XLA keeps a quotient that is needed twice. A sum it would compute twice, and before that copy the
+        # old weight, whose place the new one takes. The quotient by 1 is exact.
+        change = chosen(applied, change, tf.zeros_like(change)) / (moment.count / moment.count)
+        weight = weight + change
+        variable.assign(weight)
+        for name, slot in slots.items():
+            slot.assign(new[name])
+        return change, weight
 
 
 class Optimizer:
@@ -79,7 +130,7 @@ class Optimizer:
 
     Args:
         parameters: What to train.
-        rule_of: The rule of each.
+        rules: The rule of each.
         learning_rate: A number, or a schedule of the steps taken.
         ema_decay: Decay of the weight average; None keeps none.
     """
@@ -87,7 +138,7 @@ class Optimizer:
     def __init__(
         self,
         parameters: Sequence[Parameter],
-        rule_of: Callable[[Parameter], Rule],
+        rules: Sequence[Rule],
         *,
         learning_rate: float | Callable[[tf.Tensor], tf.Tensor],
         ema_decay: float | None = None,
@@ -96,7 +147,7 @@ class Optimizer:
         self.named_variables: dict[str, keras.Variable] = {}
         self.iterations = self._counter("iterations")
         self.updates = self._counter("updates")
-        self._trained = [self._with_slots(parameter, rule_of(parameter)) for parameter in parameters]
+        self._trained = [self._with_slots(*pair) for pair in zip(parameters, rules, strict=True)]
         self._average = None
         if ema_decay is not None:
             self._average = WeightAverage(self.trainable, decay=ema_decay)
@@ -129,31 +180,23 @@ class Optimizer:
                 the gradients hold. None is true.
 
         Returns:
-            The global L2 norm of the change of all weights, and of the weights before it; float32 scalars.
+            The global L2 norms of the change of all weights, and of the weights after it; float32 scalars.
         """
         iterations, updates = local(self.iterations), local(self.updates)
         done = tf.convert_to_tensor(updates)
         rate, count = self._rate(iterations), tf.cast(done, tf.float32) + 1.0
-        changes, sizes = [], []
-        for index, (trained, gradient) in enumerate(zip(self._trained, gradients, strict=True)):
+        changes, weights = [], []
+        for trained, gradient in zip(self._trained, gradients, strict=True):
             parameter = trained.parameter
             moment = Moment(rate * parameter.rate_scale, parameter.decay, count)
-            variable = local(parameter.variable)
-            slots = {name: local(slot) for name, slot in trained.slots.items()}
-            old = {name: tf.convert_to_tensor(slot) for name, slot in slots.items()}
-            weight = tf.convert_to_tensor(variable)
-            new_weight, new = trained.rule.update(weight, gradient, old, moment)
-            new_weight = chosen(applied, new_weight, weight)
-            changes.append(tf.reduce_sum(tf.square(new_weight - weight)))
-            sizes.append(tf.reduce_sum(tf.square(weight)))
-            if self._average is not None:
-                self._average.update(index, weight, new_weight, done, applied)
-            variable.assign(new_weight)
-            for name, slot in slots.items():
-                slot.assign(chosen(applied, new[name], old[name]))
+            change, weight = trained.update(gradient, moment, applied)
+            changes.append(change)
+            weights.append(weight)
+        if self._average is not None:
+            self._average.update(weights, done, applied)
         iterations.assign_add(1)
         updates.assign_add(1 if applied is None else tf.cast(applied, tf.int64))
-        return tf.sqrt(tf.add_n(changes)), tf.sqrt(tf.add_n(sizes))
+        return global_norm(changes), global_norm(weights)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import keras
@@ -141,6 +141,13 @@ def is_embedding(path: str) -> bool:
     return any("embedding" in name for name in path.split("/"))
 
 
+def is_hidden_matrix(variable: keras.Variable) -> bool:
+    """Whether a variable is a matrix between hidden states: inside a block, and no embedding."""
+    return (
+        len(variable.shape) == 2 and block_of(variable.path) is not None and not is_embedding(variable.path)
+    )
+
+
 def _first_match(path: str, groups: Sequence[ParameterGroup]) -> ParameterGroup | None:
     return next((group for group in groups if fnmatchcase(path, group.pattern)), None)
 
@@ -149,9 +156,5 @@ def _idle_group(index: int, group: ParameterGroup, paths: Sequence[str]) -> str:
     where = f"optimizer.groups[{index}].pattern={group.pattern}"
     if any(fnmatchcase(path, group.pattern) for path in paths):
         return f"{where} matches only variables that a group above it rules; put the narrower pattern first"
-    near = ", ".join(_near(group.pattern, paths))
+    near = ", ".join(difflib.get_close_matches(group.pattern, paths, 3, 0.0))
     return f"{where} matches no variable; there are for example {near}"
-
-
-def _near(pattern: str, paths: Sequence[str]) -> Iterator[str]:
-    yield from difflib.get_close_matches(pattern, paths, 3, 0.0)

@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
+from tfllm.training.norms import global_norm
+
 Slots = Mapping[str, tf.Tensor]
 Shape = tuple[int, ...]
 
@@ -29,31 +31,40 @@ class Moment:
 
 
 class Rule:
-    """How a weight and its slots change by a gradient.
+    """How the slots of a weight remember a gradient, and how the weight steps by them.
 
-    Every rule decouples weight decay from the gradient (Loshchilov & Hutter 2019): the weight shrinks by
-    `rate * decay` of itself, whatever the gradient.
+    Weight decay is not the rule's business but where it says so: the optimizer takes `rate * decay` of the
+    weight off, whatever the gradient (Loshchilov & Hutter 2019).
     """
 
     name: ClassVar[str]
+    owns_decay: ClassVar[bool] = False  # the step holds the decay already
 
     def slots(self, shape: Shape) -> dict[str, Shape]:
         """Names and shapes of the float32 tensors kept for a variable; they start at zero."""
         raise NotImplementedError
 
-    def update(
-        self, weight: tf.Tensor, gradient: tf.Tensor, slots: Slots, moment: Moment
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """One step.
+    def remember(self, gradient: tf.Tensor, slots: Slots, moment: Moment) -> dict[str, tf.Tensor]:
+        """The new slots.
+
+        Args:
+            gradient: float32, of the weight's shape.
+            slots: By name, as `slots` declares them.
+            moment: Learning rate, decay and count.
+        """
+        raise NotImplementedError
+
+    def step(
+        self, weight: tf.Tensor, gradient: tf.Tensor, old: Slots, new: Slots, moment: Moment
+    ) -> tf.Tensor:
+        """What to add to the weight.
 
         Args:
             weight: float32.
             gradient: float32, of the weight's shape.
-            slots: By name, as `slots` declares them.
+            old: The slots before.
+            new: What `remember` made of them.
             moment: Learning rate, decay and count.
-
-        Returns:
-            The new weight and the new slots.
         """
         raise NotImplementedError
 
@@ -75,14 +86,16 @@ class SGD(Rule):
         """The velocity, where there is momentum."""
         return {"velocity": shape} if self.momentum else {}
 
-    def update(self, weight, gradient, slots, moment):
-        """v ← μ v - η g; w ← w + v, or w + μ v - η g with Nesterov."""
-        weight, pull = _decayed(weight, moment), moment.rate * gradient
+    def remember(self, gradient, slots, moment):
+        """v ← μ v - η g."""
+        return {name: self.momentum * v - moment.rate * gradient for name, v in slots.items()}
+
+    def step(self, weight, gradient, old, new, moment):
+        """-η g without momentum; v with; μ v - η g with Nesterov's."""
         if not self.momentum:
-            return weight - pull, {}
-        velocity = self.momentum * slots["velocity"] - pull
-        step = self.momentum * velocity - pull if self.nesterov else velocity
-        return weight + step, {"velocity": velocity}
+            return -moment.rate * gradient
+        velocity = new["velocity"]
+        return self.momentum * velocity - moment.rate * gradient if self.nesterov else velocity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,12 +120,14 @@ class AdamW(Rule):
         """Mean and square of the gradient."""
         return {"mean": shape, "square": shape}
 
-    def update(self, weight, gradient, slots, moment):
-        """m ← β₁ m + (1-β₁) g; v ← β₂ v + (1-β₂) g²; w ← w - η √(1-β₂ᵗ)/(1-β₁ᵗ) m / (√v + ε)."""
-        mean, square = _moments(self, gradient, slots)
+    def remember(self, gradient, slots, moment):
+        """m ← β₁ m + (1-β₁) g; v ← β₂ v + (1-β₂) g²."""
+        return _moments(self, gradient, slots)
+
+    def step(self, weight, gradient, old, new, moment):
+        """-η √(1-β₂ᵗ)/(1-β₁ᵗ) m / (√v + ε)."""
         size = tf.sqrt(_corrected(self.beta_2, moment.count)) / _corrected(self.beta_1, moment.count)
-        step = moment.rate * size * mean / (tf.sqrt(square) + self.epsilon)
-        return _decayed(weight, moment) - step, {"mean": mean, "square": square}
+        return (-moment.rate * size) * new["mean"] / (tf.sqrt(new["square"]) + self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,12 +147,13 @@ class Lion(Rule):
         """Mean of the gradient."""
         return {"mean": shape}
 
-    def update(self, weight, gradient, slots, moment):
-        """w ← w - η sign(β₁ m + (1-β₁) g); m ← β₂ m + (1-β₂) g."""
-        mean = slots["mean"]
-        sign = tf.sign(self.beta_1 * mean + (1.0 - self.beta_1) * gradient)
-        mean = self.beta_2 * mean + (1.0 - self.beta_2) * gradient
-        return _decayed(weight, moment) - moment.rate * sign, {"mean": mean}
+    def remember(self, gradient, slots, moment):
+        """m ← β₂ m + (1-β₂) g."""
+        return {"mean": self.beta_2 * slots["mean"] + (1.0 - self.beta_2) * gradient}
+
+    def step(self, weight, gradient, old, new, moment):
+        """-η sign(β₁ m + (1-β₁) g), m before the gradient entered it."""
+        return -moment.rate * tf.sign(self.beta_1 * old["mean"] + (1.0 - self.beta_1) * gradient)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,35 +184,121 @@ class Adafactor(Rule):
             return {"square": shape}
         return {"row": shape[:-1], "column": (*shape[:-2], shape[-1])}
 
-    def update(self, weight, gradient, slots, moment):
-        """w ← w - max(ε₂, rms(w)) ρ u / max(1, rms(u)/d), u = g / √v (algorithm 4 of the paper)."""
-        weight = _decayed(weight, moment)
-        keep = 1.0 - tf.pow(moment.count, self.decay_exponent)
-        square, slots = self._square(tf.square(gradient) + self.epsilon, slots, keep)
-        step = gradient * tf.math.rsqrt(square)
+    def remember(self, gradient, slots, moment):
+        """Means of g² + ε₁, with the decay 1 - t**decay_exponent."""
+        square, keep = tf.square(gradient) + self.epsilon, 1.0 - tf.pow(moment.count, self.decay_exponent)
+        means = {"square": square}
+        if "row" in slots:
+            means = {"row": tf.reduce_mean(square, axis=-1), "column": tf.reduce_mean(square, axis=-2)}
+        return {name: keep * slots[name] + (1.0 - keep) * mean for name, mean in means.items()}
+
+    def step(self, weight, gradient, old, new, moment):
+        """-max(ε₂, rms(w)) ρ u / max(1, rms(u)/d), u = g / √v (algorithm 4), w decayed already."""
+        step = gradient * tf.math.rsqrt(_from_factors(new))
+        size = _root_mean_square(weight) * tf.abs(1.0 - moment.rate * moment.decay)
         rate = tf.minimum(moment.rate, tf.math.rsqrt(moment.count)) if self.relative_step else moment.rate
-        rate = rate * tf.maximum(self.smallest_scale, _root_mean_square(weight))
-        step = step / tf.maximum(1.0, _root_mean_square(step) / self.clip_threshold)
-        return weight - rate * step, slots
-
-    def _square(self, square: tf.Tensor, slots: Slots, keep: tf.Tensor):
-        if "square" in slots:
-            square = keep * slots["square"] + (1.0 - keep) * square
-            return square, {"square": square}
-        row = keep * slots["row"] + (1.0 - keep) * tf.reduce_mean(square, axis=-1)
-        column = keep * slots["column"] + (1.0 - keep) * tf.reduce_mean(square, axis=-2)
-        share = row / tf.reduce_mean(row, axis=-1, keepdims=True)
-        return share[..., None] * column[..., None, :], {"row": row, "column": column}
+        rate = rate * tf.maximum(self.smallest_scale, size)
+        return -rate / tf.maximum(1.0, _root_mean_square(step) / self.clip_threshold) * step
 
 
-def _decayed(weight: tf.Tensor, moment: Moment) -> tf.Tensor:
-    return weight * (1.0 - moment.rate * moment.decay) if moment.decay else weight
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lamb(Rule):
+    """LAMB (You et al. 2020, algorithm 2): Adam's step, made as long as the weight it changes.
+
+    Weight decay is part of the step before its length is taken, as in the paper; Keras decays apart.
+
+    Args:
+        beta_1: Decay of the mean.
+        beta_2: Decay of the square.
+        epsilon: Added to the root of the square, after the bias is corrected.
+    """
+
+    name: ClassVar[str] = "lamb"
+    owns_decay: ClassVar[bool] = True
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-6
+
+    def slots(self, shape: Shape) -> dict[str, Shape]:
+        """Mean and square of the gradient."""
+        return {"mean": shape, "square": shape}
+
+    def remember(self, gradient, slots, moment):
+        """m ← β₁ m + (1-β₁) g; v ← β₂ v + (1-β₂) g²."""
+        return _moments(self, gradient, slots)
+
+    def step(self, weight, gradient, old, new, moment):
+        """-η ‖w‖/‖u‖ u, u = m̂ / (√v̂ + ε) + λ w; 1 for the ratio where a norm is 0."""
+        root = tf.sqrt(new["square"] / _corrected(self.beta_2, moment.count)) + self.epsilon
+        step = new["mean"] / _corrected(self.beta_1, moment.count) / root + moment.decay * weight
+        weight_norm, step_norm = global_norm([weight]), global_norm([step])
+        ratio = tf.where((weight_norm > 0) & (step_norm > 0), weight_norm / step_norm, 1.0)
+        return -moment.rate * ratio * step
 
 
-def _moments(rule, gradient: tf.Tensor, slots: Slots) -> tuple[tf.Tensor, tf.Tensor]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Muon(Rule):
+    """Muon (Jordan et al. 2024): the momentum of a matrix, made orthogonal. For matrices inside blocks.
+
+    The step has the singular vectors of the momentum and singular values near 1, found by the paper's
+    quintic Newton-Schulz iteration. It is scaled by 0.2 √(longer side) (Liu et al. 2025, Moonlight), which
+    gives it the root mean square AdamW's steps have, so one learning rate and one decay suit both.
+
+    For n ≤ m the iteration costs `ns_steps * (4 n²m + 2 n³)` FLOPs a matrix, whatever the batch. Its
+    products are float32, which on recent GPUs means TF32.
+
+    Args:
+        momentum: Decay of the momentum.
+        nesterov: Look ahead along the momentum.
+        ns_steps: Steps of the iteration.
+    """
+
+    name: ClassVar[str] = "muon"
+    momentum: float = 0.95
+    nesterov: bool = True
+    ns_steps: int = 5
+
+    def slots(self, shape: Shape) -> dict[str, Shape]:
+        """The momentum."""
+        return {"momentum": shape}
+
+    def remember(self, gradient, slots, moment):
+        """b ← μ b + g."""
+        return {"momentum": self.momentum * slots["momentum"] + gradient}
+
+    def step(self, weight, gradient, old, new, moment):
+        """-0.2 √max(n, m) η orthogonal(g + μ b)."""
+        momentum = new["momentum"]
+        direction = gradient + self.momentum * momentum if self.nesterov else momentum
+        scale = 0.2 * math.sqrt(max(weight.shape))
+        return -moment.rate * scale * orthogonalized(direction, num_steps=self.ns_steps)
+
+
+def orthogonalized(x: tf.Tensor, *, num_steps: int = 5) -> tf.Tensor:
+    """Roughly U Vᵀ of a matrix U S Vᵀ, its singular values between about 0.7 and 1.2 (Jordan et al. 2024).
+
+    Args:
+        x: float32 [n, m].
+        num_steps: Steps of the Newton-Schulz iteration.
+
+    Returns:
+        float32 [n, m].
+    """
+    tall = x.shape[0] > x.shape[1]
+    x = tf.transpose(x) if tall else x
+    x = x / (global_norm([x]) + 1e-7)
+    for _ in range(num_steps):
+        gram = tf.matmul(x, x, transpose_b=True)
+        x = 3.4445 * x + tf.matmul(-4.7750 * gram + 2.0315 * tf.matmul(gram, gram), x)
+    return tf.transpose(x) if tall else x
+
+
+def _moments(rule: AdamW | Lamb, gradient: tf.Tensor, slots: Slots) -> dict[str, tf.Tensor]:
     mean, square = slots["mean"], slots["square"]
-    mean = mean + (1.0 - rule.beta_1) * (gradient - mean)
-    return mean, square + (1.0 - rule.beta_2) * (tf.square(gradient) - square)
+    return {
+        "mean": mean + (1.0 - rule.beta_1) * (gradient - mean),
+        "square": square + (1.0 - rule.beta_2) * (tf.square(gradient) - square),
+    }
 
 
 def _corrected(beta: float, count: tf.Tensor) -> tf.Tensor | float:
@@ -204,5 +306,12 @@ def _corrected(beta: float, count: tf.Tensor) -> tf.Tensor | float:
     return -tf.math.expm1(count * math.log(beta)) if beta else 1.0
 
 
+def _from_factors(slots: Slots) -> tf.Tensor:
+    if "square" in slots:
+        return slots["square"]
+    share = slots["row"] / tf.reduce_mean(slots["row"], axis=-1, keepdims=True)
+    return share[..., None] * slots["column"][..., None, :]
+
+
 def _root_mean_square(x: tf.Tensor) -> tf.Tensor:
-    return tf.sqrt(tf.reduce_mean(tf.square(x)))
+    return global_norm([x]) / math.sqrt(max(1, x.shape.num_elements()))

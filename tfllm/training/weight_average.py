@@ -15,8 +15,8 @@ class WeightAverage:
     """Averages the weights over the updates (Polyak & Juditsky 1992), exponentially.
 
     The decay of update n, counted from 0, is min(decay, (1+n)/(10+n)), so that the first weights are
-    soon forgotten; the rule is that of `tf.train.ExponentialMovingAverage(num_updates=n)`. Before the
-    first update the average is the weights, however they were set.
+    soon forgotten; the rule is that of `tf.train.ExponentialMovingAverage(num_updates=n)`. The average
+    starts as the weights after the first update.
 
     Args:
         variables: The model's.
@@ -39,23 +39,22 @@ class WeightAverage:
         return {f"ema/{variable.path}": average for variable, average in self._pairs}
 
     def update(
-        self, index: int, old: tf.Tensor, new: tf.Tensor, updates: tf.Tensor, applied: tf.Tensor | None
+        self, weights: Sequence[tf.Tensor], updates: tf.Tensor, applied: tf.Tensor | None = None
     ) -> None:
-        """Takes in a new weight. Call in a replica context.
+        """Takes in new weights. Call in a replica context.
 
         Args:
-            index: Which of the variables.
-            old: The weight before the update.
-            new: The weight after it.
+            weights: The variables' values after an update.
             updates: Updates before this one, int64 scalar.
             applied: bool scalar; where false the average stays. None is true.
         """
-        variable = local(self._pairs[index][1])
-        average = tf.convert_to_tensor(variable)
         count = tf.cast(updates, tf.float32)
         decay = tf.minimum(self.decay, (1.0 + count) / (10.0 + count))
-        start = tf.where(updates == 0, old, average)
-        variable.assign(chosen(applied, start + (1.0 - decay) * (new - start), average))
+        pull = tf.where(updates == 0, 1.0, 1.0 - decay)
+        for weight, (_, mirrored) in zip(weights, self._pairs, strict=True):
+            variable = local(mirrored)
+            average = tf.convert_to_tensor(variable)
+            variable.assign(chosen(applied, average + pull * (weight - average), average))
 
     @contextlib.contextmanager
     def exchanged(self) -> Iterator[None]:
