@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.training.loss_scale import SMALLEST, LossScale
+from tfllm.training.norms import global_norm
 from tfllm.training.optimizers import Optimizer
 
 # A step's numbers, in the order of the vector that it returns. Sums are over the global batch.
@@ -149,7 +150,7 @@ class TrainStep:
         """Divides, clips and applies what was summed over all replicas; the same on each of them."""
         weight_sum = sums[METRICS.index("weight_sum")]
         scale = tf.math.reciprocal_no_nan(weight_sum)
-        norm = tf.linalg.global_norm(gradients) * scale
+        norm = global_norm(gradients) * scale
         finite = tf.math.is_finite(norm)
         good_loss = tf.math.is_finite(sums[METRICS.index("loss_sum")])
         applied = finite & good_loss
