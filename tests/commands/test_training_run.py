@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.commands.conftest import config_file, tfllm  # noqa: F401
 from tfllm.training.callbacks import Save
 from tfllm.training.checkpoint import Checkpointer, checkpoint_paths
 from tfllm.training.metrics_log import TIMED, read_metrics
@@ -28,10 +27,10 @@ def weights(run):
 
 
 @pytest.fixture(scope="module")
-def train(request):
+def train():
     """Trains in this process -> exit status, standard error."""
 
-    def run(config_file, run_dir, *words):  # noqa: F811
+    def run(config_file, run_dir, *words):
         from tfllm.commands.main import main
 
         return main(["train", str(config_file), "--run-dir", str(run_dir), *words])
@@ -40,7 +39,7 @@ def train(request):
 
 
 @pytest.fixture(scope="module")
-def whole(train, config_file, tmp_path_factory):  # noqa: F811
+def whole(train, config_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert train(config_file, folder) == 0
     return folder
@@ -58,13 +57,13 @@ def assert_same_run(one, other, tolerance):
         np.testing.assert_allclose(ours[name], theirs[name], atol=tolerance, err_msg=name)
 
 
-def test_two_devices_train_and_evaluate_as_one(train, whole, config_file, tmp_path):  # noqa: F811
+def test_two_devices_train_and_evaluate_as_one(train, whole, config_file, tmp_path):
     words = ["distribution.type=mirrored", "distribution.num_devices=2", "training.microbatch_size=1"]
     assert train(config_file, tmp_path / "run", *words) == 0
     assert_same_run(whole, tmp_path / "run", 1e-5)
 
 
-def test_a_run_goes_on_on_other_devices(train, whole, config_file, tmp_path):  # noqa: F811
+def test_a_run_goes_on_on_other_devices(train, whole, config_file, tmp_path):
     """Two devices up to step 3, one from there."""
     mirrored = ["distribution.type=mirrored", "distribution.num_devices=2"]
     # Stopped as a scheduler would stop it, so that the schedule's length stays.
@@ -93,7 +92,7 @@ def test_a_checkpoint_says_what_it_was_made_of(whole):
     assert about["data"]["train"] and about["data"]["validation"]
 
 
-def test_other_text_under_a_run_is_refused(train, config_file, tmp_path, capfd):  # noqa: F811
+def test_other_text_under_a_run_is_refused(train, config_file, tmp_path, capfd):
     config = yaml.safe_load(config_file.read_text())
     text = tmp_path / "text.txt"
     text.write_bytes(Path(config["data"]["train"]["path"]).read_bytes())
@@ -107,7 +106,7 @@ def test_other_text_under_a_run_is_refused(train, config_file, tmp_path, capfd):
     assert "the train rows have changed since" in capfd.readouterr().err
 
 
-def test_the_average_is_evaluated_kept_and_loaded(train, whole, config_file, tmp_path):  # noqa: F811
+def test_the_average_is_evaluated_kept_and_loaded(train, whole, config_file, tmp_path):
     import tfllm as package
 
     assert train(config_file, tmp_path / "run", "optimizer.ema_decay=0.9") == 0
@@ -127,7 +126,7 @@ def test_the_average_is_evaluated_kept_and_loaded(train, whole, config_file, tmp
     assert last[0] != last[1]
 
 
-def test_a_failed_step_is_kept_and_can_be_replayed(train, config_file, tmp_path, capfd):  # noqa: F811
+def test_a_failed_step_is_kept_and_can_be_replayed(train, config_file, tmp_path, capfd):
     words = ["optimizer.type=sgd", "optimizer.learning_rate=1e30", "optimizer.clip_norm=null"]
     assert train(config_file, tmp_path / "run", *words) == 1
     error = capfd.readouterr().err
@@ -140,7 +139,7 @@ def test_a_failed_step_is_kept_and_can_be_replayed(train, config_file, tmp_path,
     assert "holds no failed step" in capfd.readouterr().err
 
 
-def test_a_dry_run_measures_and_keeps_nothing(train, config_file, tmp_path, capfd, monkeypatch):  # noqa: F811
+def test_a_dry_run_measures_and_keeps_nothing(train, config_file, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     from tfllm.commands.main import main
 
@@ -151,7 +150,7 @@ def test_a_dry_run_measures_and_keeps_nothing(train, config_file, tmp_path, capf
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_batch_that_the_devices_cannot_share_is_refused(train, config_file, tmp_path, capfd):  # noqa: F811
+def test_a_batch_that_the_devices_cannot_share_is_refused(train, config_file, tmp_path, capfd):
     words = ["distribution.type=mirrored", "distribution.num_devices=2", "training.global_batch_size=5"]
     assert train(config_file, tmp_path / "run", *words) == 2
     assert (
@@ -163,7 +162,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(train, config_file, tm
     assert "distribution.num_devices=64" in capfd.readouterr().err
 
 
-def test_a_full_disk_stops_the_run_or_not(train, config_file, tmp_path, monkeypatch, capfd):  # noqa: F811
+def test_a_full_disk_stops_the_run_or_not(train, config_file, tmp_path, monkeypatch, capfd):
     def full(self, step, manifest):
         raise OSError(28, "No space left on device")
 
