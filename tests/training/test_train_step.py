@@ -76,7 +76,7 @@ def test_the_update_is_the_clipped_global_gradient(clip_norm):
     assert norm > 0.2
     metrics, after = run_steps(toy_step(clip_norm=clip_norm), 1)
     scale = min(1.0, clip_norm / norm) if clip_norm else 1.0
-    size = np.sqrt(sum((w**2).sum() for w in before))
+    size = np.sqrt(sum((w**2).sum() for w in after))
     want = [loss, weight, BATCH * LENGTH, BATCH * LENGTH, 0, norm, 0.5, 0.5 * scale * norm / size, 1, 0, 0]
     np.testing.assert_allclose(metrics[0], want, rtol=1e-5)
     for old, new, gradient in zip(before, after, gradients, strict=True):

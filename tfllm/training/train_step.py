@@ -20,7 +20,7 @@ METRICS = (
     "stop",  # replicas whose process was asked to stop
     "grad_norm",
     "learning_rate",
-    "update_ratio",  # norm of the update over norm of the weights
+    "update_ratio",  # norm of the update over norm of the weights after it
     "loss_scale",
     "skipped",  # 1: the weights stayed as they were, on purpose
     "failed",  # 1: the weights stayed as they were, because a number was not finite
