@@ -41,8 +41,7 @@ def packed_rows():
     }
 
 
-def loss_and_gradients(model, features, jit_compile=False):
-    @tf.function(jit_compile=jit_compile)
+def loss_and_gradients(model, features, mode="eager"):
     def run(features):
         with tf.GradientTape() as tape:
             loss, _ = CausalLM().loss(model, features, model(features, training=True))
@@ -50,6 +49,8 @@ def loss_and_gradients(model, features, jit_compile=False):
             tf.convert_to_tensor, tape.gradient(loss, [v.value for v in model.trainable_variables])
         )
 
+    if mode != "eager":
+        run = tf.function(run, jit_compile=mode == "xla")
     return run(features)
 
 
@@ -64,13 +65,13 @@ def kept():
     return loss_and_gradients(make("none"), packed_rows())
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 @pytest.mark.parametrize("remat", ["attention", "block"])
-def test_gradients_are_the_same(kept, remat, jit_compile):
+def test_gradients_are_the_same(kept, remat, mode):
     """Dropout is on: another mask in the backward pass would be seen."""
-    # Against plain operations, XLA's fused ones round differently whatever is recomputed.
-    rtol = 1e-5 if jit_compile else 1e-6
-    assert_same(loss_and_gradients(make(remat), packed_rows(), jit_compile), kept, rtol)
+    # Graphs fuse operations, but not across the edge of what is recomputed, so they round differently.
+    rtol = 1e-6 if mode == "eager" else 1e-5
+    assert_same(loss_and_gradients(make(remat), packed_rows(), mode), kept, rtol)
 
 
 @pytest.mark.parametrize("remat", ["attention", "block"])
@@ -84,6 +85,7 @@ def test_gradients_are_the_same_in_mixed_precision(remat):
 # What is kept
 
 
+@pytest.mark.slow
 def test_xla_does_not_undo_it():
     """The bytes alive at once, read off the instructions XLA schedules."""
     peaks = {remat: peak_bytes(remat) for remat in ("none", "attention", "block")}
@@ -94,7 +96,7 @@ def test_xla_does_not_undo_it():
     assert peaks["none"] - peaks["block"] > (layers - 1) * (scores + 8 * 4 * length * width)
 
 
-LARGE = {"vocab_size": 19, "num_layers": 4, "hidden_dim": 48, "num_heads": N, "max_seq_len": 128}
+LARGE = {"vocab_size": 19, "num_layers": 3, "hidden_dim": 48, "num_heads": N, "max_seq_len": 128}
 
 
 def peak_bytes(remat):
