@@ -1,14 +1,17 @@
 """Measure whether the input waits: rows the pipeline delivers, and how long a training step waits for them.
 
-    python scripts/bench_data.py [--num-rows 50000] [--step-ms 20]
+    python scripts/bench_data.py [--num-rows 50000] [--step-ms 20] [--run runs/quickstart]
 
 Rows are random numbers in a temporary folder; the step is a sleep, as a step on an accelerator is to its
-host. The first line is the floor: what `next()` costs on this machine when there is nothing to prepare.
+host. The first line is the floor: what `next()` costs on this machine when there is nothing to prepare. The
+lines after each shape read the same batches as one of 8 shares, and from a mixture of 8 stores. With a run,
+its own shape comes last, beside the rows that its training took.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -19,8 +22,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfllm.data.mixture import RowMixture
+from tfllm.data.piece import FEATURES
 from tfllm.data.pipeline import training_batches
-from tfllm.data.store import FEATURES, RowStore
+from tfllm.data.store import RowStore
+from tfllm.run_folder import RunFolder
 
 SHAPES = ((256, 8), (1024, 64))  # (seq_len, global batch size)
 WARM_STEPS = 20  # tracing, filling the prefetch buffer, first touch of the file
@@ -36,26 +42,57 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--step-ms", type=float, default=20.0, help="milliseconds that a simulated step takes"
     )
+    parser.add_argument("--run", type=Path, help="the folder of a run, to compare with what it consumed")
     options = parser.parse_args(argv)
-    step_seconds = options.step_ms / 1e3
-    floor = seconds_waited(_floor(), options.num_steps, step_seconds)
+    floor = seconds_waited(_floor(), options.num_steps, options.step_ms / 1e3)
     print(f"constant batch: next() takes {_milliseconds(floor)}")
     for seq_len, batch_size in SHAPES:
-        with tempfile.TemporaryDirectory() as folder:
-            store = synthetic_store(Path(folder), num_rows=options.num_rows, seq_len=seq_len)
-            rate = rows_per_second(_warm(store, batch_size), options.num_steps, batch_size)
-            waits = seconds_waited(_warm(store, batch_size), options.num_steps, step_seconds)
-        print(
-            f"seq_len {seq_len}, batch {batch_size}: {rate:,.0f} rows/s, {rate * seq_len:,.0f} tokens/s; "
-            f"next() takes {_milliseconds(waits)} beside a step of {options.step_ms:g} ms: "
-            f"{np.median(waits) / step_seconds:.1%}"
-        )
-        sys.stdout.flush()
+        measure(seq_len, batch_size, options)
+    if options.run is not None:
+        seq_len, batch_size, consumed = consumption(options.run)
+        alone = measure(seq_len, batch_size, options)
+        print(f"{options.run} consumed {consumed:,.0f} rows/s: {consumed / alone:.2%} of that")
+
+
+def measure(seq_len: int, batch_size: int, options: argparse.Namespace) -> float:
+    """Print the lines of a shape; return the rows a second of a single store."""
+    step_seconds = options.step_ms / 1e3
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = synthetic_store(folder / "one", num_rows=options.num_rows, seq_len=seq_len)
+        parts = [
+            synthetic_store(folder / str(k), num_rows=options.num_rows // 8, seq_len=seq_len)
+            for k in range(8)
+        ]
+        rate = rows_per_second(_warm(store, batch_size), options.num_steps, batch_size)
+        waits = seconds_waited(_warm(store, batch_size), options.num_steps, step_seconds)
+        share = _warm(store, 8 * batch_size, num_shares=8, shares=range(3, 4))
+        share_rate = rows_per_second(share, options.num_steps, batch_size)
+        mixture = RowMixture(tuple(parts), tuple(range(1, 9)))
+        mixture_rate = rows_per_second(_warm(mixture, batch_size), options.num_steps, batch_size)
+    print(
+        f"seq_len {seq_len}, batch {batch_size}: {rate:,.0f} rows/s, {rate * seq_len:,.0f} tokens/s; "
+        f"next() takes {_milliseconds(waits)} beside a step of {options.step_ms:g} ms: "
+        f"{np.median(waits) / step_seconds:.1%}\n"
+        f"  as one of 8 shares {share_rate:,.0f} rows/s; from a mixture of 8 stores {mixture_rate:,.0f} rows/s"
+    )
+    sys.stdout.flush()
+    return rate
+
+
+def consumption(run: Path) -> tuple[int, int, float]:
+    """Return the seq_len, the global batch size and the rows a second (median) of a run's training."""
+    config = RunFolder(run).load_config()
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = [entry["tokens_per_second"] for entry in entries if entry["split"] == "train"]
+    seq_len = config.data.seq_len
+    return seq_len, config.training.global_batch_size, float(np.median(rates)) / seq_len
 
 
 def synthetic_store(folder: Path, *, num_rows: int, seq_len: int) -> RowStore:
     """Write random rows of three segments, without the road from text."""
     rng = np.random.default_rng(0)
+    folder.mkdir()
     path = folder / "rows.bin"
     segments = np.sort(rng.integers(1, 4, seq_len)).astype(np.uint16)
     with path.open("wb") as file:
@@ -107,8 +144,8 @@ def _floor() -> Iterator[Any]:
     return iter(tf.data.Dataset.range(1 << 40).map(lambda _: batch).prefetch(tf.data.AUTOTUNE))
 
 
-def _warm(store: RowStore, batch_size: int) -> Iterator[Any]:
-    batches = iter(training_batches(store, global_batch_size=batch_size, seed=0))
+def _warm(rows: RowStore | RowMixture, batch_size: int, **shares: Any) -> Iterator[Any]:
+    batches = iter(training_batches(rows, global_batch_size=batch_size, seed=0, **shares))
     for _ in range(WARM_STEPS):
         next(batches)
     return batches

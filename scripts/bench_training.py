@@ -1,212 +1,139 @@
-"""Training tokens a second and peak memory, tfllm beside KerasHub `fit`, in one run.
+"""Training tokens a second and peak memory beside KerasHub `fit` and PyTorch's transformers, in one run.
 
-    python scripts/bench_training.py [--layers 6 --width 384 ...] [--rounds 5]
+    python scripts/bench_training.py [--shape 124m] [--peers ~/peers/bin/python]
 
-GPT-2 shapes, random tokens, float32, AdamW, both compiled by XLA; 13.9M parameters by default. Each system
-runs in a process of its own, so that its peak memory is its own, and the two take turns, so that both meet
-the same machine. The floor is 6 FLOPs a weight and token, and attention's, at the rate of a large product.
+GPT-2 shapes, the same random tokens, float32, AdamW, gradients clipped to norm 1, no dropout; tfllm and
+KerasHub compiled by XLA, transformers eager and under torch.compile, with its fused optimizer. Each system
+runs in a process of its own, so that its peak memory is its own, and they take turns, so that all meet the
+same machine. `peers` is the interpreter of an environment with PyTorch and transformers:
+
+    python -m venv ~/peers && ~/peers/bin/pip install torch transformers
+
+MFU counts 6 FLOPs a weight and token, and attention's, against the better of TensorFlow's and PyTorch's
+rates for a product of two 2048 x 2048 matrices; the floor is what that rate would allow.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-SYSTEMS = ("tfllm", "keras_hub")
+from scripts.bench_worker import Report, Worker, in_turns
+
+OURS = ("tfllm", "keras_hub", "tensorflow_product")
+PEERS = ("transformers", "torch_compile", "torch_product")
+SHAPES = {
+    "13.9m": {"vocab": 8192, "layers": 6, "width": 384, "heads": 6, "seq_len": 256, "batch": 8},
+    "124m": {"vocab": 50257, "layers": 12, "width": 768, "heads": 12, "seq_len": 512, "batch": 2},
+}
+DIMENSIONS = ("vocab", "layers", "width", "heads", "seq_len", "batch")
 
 
 def main() -> None:
     arguments = _parse()
-    if arguments.serve:
-        return _serve(arguments)
-    workers: dict[str, Any] = {}
-    reports: dict[str, Any] = {}
-    for name in SYSTEMS:  # one after the other, so that neither compiles beside the other
-        workers[name] = _start(name)
-        reports[name] = _read(workers[name])
-    rates: dict[str, list[float]] = {name: [] for name in SYSTEMS}
-    for _ in range(arguments.rounds):
-        for name, process in workers.items():
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            reports[name] = {**reports[name], **_read(process)}
-            rates[name].append(reports[name]["rate"])
-    for process in workers.values():
-        process.stdin.close()
-        process.wait()
-    _print(arguments, reports, rates)
-
-
-def _print(arguments: argparse.Namespace, reports: dict[str, Any], rates: dict[str, list[float]]) -> None:
-    shape = f"V {arguments.vocab}, L {arguments.layers}, D {arguments.width}, S {arguments.seq_len}"
-    print(f"{reports['tfllm']['parameters']:,} parameters ({shape}, B {arguments.batch}), tokens a second")
-    print(f"{'':<12}{'median':>9}{'min':>9}{'max':>9}{'peak GB':>9}{'ratio':>7}{'start s':>9}")
-    base = statistics.median(rates["keras_hub"])
-    for name, values in rates.items():
-        median = statistics.median(values)
-        print(
-            f"{name:<12}{median:>9.0f}{min(values):>9.0f}{max(values):>9.0f}"
-            f"{reports[name]['peak_gb']:>9.2f}{median / base:>7.2f}{reports[name]['start_seconds']:>9.1f}"
+    settings = _settings(arguments)
+    workers = {}
+    for name in _systems(arguments):  # one after the other, so that none compiles beside another
+        peer = name in PEERS
+        workers[name] = Worker(
+            arguments.peers if peer else sys.executable,
+            f"bench_training_{'torch' if peer else 'tensorflow'}.py",
+            {**settings, "system": name},
+            threads=arguments.threads,
         )
-    floor = _peak_flops() / reports["tfllm"]["flops_per_token"]
-    print(f"{'floor':<12}{floor:>9.0f}{'':>27}{floor / base:>7.2f}")
+    rounds = in_turns(workers, arguments.rounds)
+    for worker in workers.values():
+        worker.close()
+    _print(settings, {name: worker.report for name, worker in workers.items()}, rounds)
 
 
-def _peak_flops() -> float:
-    """Of this machine, now that the workers have ended."""
-    from tfllm.commands.start import start_tensorflow
-    from tfllm.training.throughput import peak_flops
-
-    start_tensorflow()
-    return peak_flops("float32")
-
-
-def _serve(arguments: argparse.Namespace) -> None:
-    """The worker: builds, warms up, then measures once for each line it reads."""
-    from tfllm.commands.start import start_tensorflow
-
-    start_tensorflow()
-    begin = time.perf_counter()
-    steps, report = {"tfllm": _tfllm, "keras_hub": _keras_hub}[arguments.serve](arguments)
-    steps(2)
-    _write({**report, "start_seconds": time.perf_counter() - begin})
-    tokens = arguments.batch * arguments.seq_len * arguments.steps
-    for _ in sys.stdin:
-        begin = time.perf_counter()
-        steps(arguments.steps)
-        rate = tokens / (time.perf_counter() - begin)
-        _write({"rate": rate, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6})
+def _print(settings: Report, ready: dict[str, Report], rounds: dict[str, list[Report]]) -> None:
+    shape = ", ".join(f"{name} {settings[name]}" for name in DIMENSIONS)
+    print(f"{ready['tfllm']['parameters']:,} parameters ({shape}); tokens a second")
+    flops, peak = ready["tfllm"]["flops_per_token"], _peak_flops(rounds)
+    rates = {name: _rates(settings, reports) for name, reports in rounds.items() if "loss" in reports[0]}
+    base_name = "torch_compile" if "torch_compile" in rates else "keras_hub"
+    base, base_gb = statistics.median(rates[base_name]), rounds[base_name][-1]["peak_gb"]
+    titles = ("median", "min", "max", "MFU", "ratio", "peak GB", "ratio", "start s", "loss: first", "last")
+    print(f"{'':<15}" + "".join(f"{title:>9}" for title in titles[:-2]) + f"{titles[-2]:>13}{titles[-1]:>9}")
+    for name, values in rates.items():
+        median, last = statistics.median(values), rounds[name][-1]
+        print(
+            f"{name:<15}{median:>9.0f}{min(values):>9.0f}{max(values):>9.0f}{median * flops / peak:>9.1%}"
+            f"{median / base:>9.2f}{last['peak_gb']:>9.2f}{last['peak_gb'] / base_gb:>9.2f}"
+            f"{ready[name]['start_seconds']:>9.1f}{ready[name]['first_loss']:>13.3f}{last['loss']:>9.3f}"
+        )
+    print(f"{'floor':<15}{peak / flops:>9.0f}{'':>18}{1:>9.1%}{peak / flops / base:>9.2f}")
+    print(f"ratios: over {base_name}; keras_hub's last loss is its last round's mean")
 
 
-def _tfllm(arguments: argparse.Namespace) -> tuple[Callable[[int], None], dict[str, Any]]:
-    import tensorflow as tf
-
-    from tfllm.experiment import flops_per_token
-    from tfllm.models.decoder import Decoder
-    from tfllm.tasks.causal_lm import CausalLM
-    from tfllm.training.optimizers import make_optimizer
-    from tfllm.training.train_step import TrainStep
-
-    model = Decoder(
-        vocab_size=arguments.vocab,
-        num_layers=arguments.layers,
-        hidden_dim=arguments.width,
-        num_heads=arguments.heads,
-        max_seq_len=arguments.seq_len,
-        norm="layer_norm",
-        positions="learned",
-        activation="gelu_tanh",
-        use_bias=True,
-    )
-    model.build()
-    optimizer = make_optimizer(
-        "adamw", learning_rate=3e-4, weight_decay=0.1, variables=model.trainable_variables
-    )
-    strategy = tf.distribute.get_strategy()
-    step = TrainStep(model=model, task=CausalLM(), optimizer=optimizer, strategy=strategy, clip_norm=1.0)
-    token_ids, targets = _tokens(arguments)
-    features = {"token_ids": token_ids, "targets": targets, "loss_weights": tf.ones(token_ids.shape)}
-    iterator = iter(tf.data.Dataset.from_tensors(features).repeat())
-
-    @tf.function
-    def loop(count: tf.Tensor) -> tf.Tensor:
-        def body(index, _):
-            return index + 1, step(next(iterator))
-
-        return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), tf.zeros([4])))[1]
-
-    flops = flops_per_token(model, arguments.seq_len)
-    report = {"parameters": model.count_params(), "flops_per_token": flops}
-
-    def steps(count: int) -> None:
-        loop(tf.constant(count)).numpy()
-
-    return steps, report
+def _rates(settings: Report, reports: list[Report]) -> list[float]:
+    tokens = settings["batch"] * settings["seq_len"] * settings["steps"]
+    return [tokens / report["seconds"] for report in reports]
 
 
-def _keras_hub(arguments: argparse.Namespace) -> tuple[Callable[[int], None], dict[str, Any]]:
-    import keras
-    import keras_hub
-    import tensorflow as tf
-
-    backbone = keras_hub.models.GPT2Backbone(
-        vocabulary_size=arguments.vocab,
-        num_layers=arguments.layers,
-        num_heads=arguments.heads,
-        hidden_dim=arguments.width,
-        intermediate_dim=4 * arguments.width,
-        dropout=0.0,
-        max_sequence_length=arguments.seq_len,
-    )
-    model = keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
-    model.compile(
-        optimizer=keras.optimizers.AdamW(3e-4, weight_decay=0.1, global_clipnorm=1.0),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=True,
-    )
-    token_ids, targets = _tokens(arguments)
-    features = {"token_ids": token_ids, "padding_mask": tf.ones_like(token_ids)}
-    dataset = tf.data.Dataset.from_tensors((features, targets)).repeat()
-
-    def steps(count: int) -> None:
-        model.fit(dataset, steps_per_epoch=count, epochs=1, verbose=0)
-
-    return steps, {"parameters": model.count_params()}
+def _peak_flops(rounds: dict[str, list[Report]]) -> float:
+    best = {
+        name: max(report["flops"] for report in reports)
+        for name, reports in rounds.items()
+        if "flops" in reports[0]
+    }
+    words = ", ".join(f"{name.partition('_')[0]} {flops / 1e9:.0f}" for name, flops in best.items())
+    print(f"GFLOP/s of a large product: {words}; the larger one is the floor's and MFU's")
+    return max(best.values())
 
 
-def _tokens(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    import tensorflow as tf
-
-    shape = [arguments.batch, arguments.seq_len + 1]
-    tokens = tf.random.stateless_uniform(shape, [0, 0], 0, arguments.vocab, tf.int32)
-    return tokens[:, :-1], tokens[:, 1:]
+def _systems(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return OURS if arguments.peers is None else (*OURS, *PEERS)
 
 
-def _start(name: str) -> Any:
-    command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:], "--serve", name]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
+def _settings(arguments: argparse.Namespace) -> Report:
+    given = {name: getattr(arguments, name) for name in DIMENSIONS if getattr(arguments, name) is not None}
+    model = {"remat": arguments.remat, "attention_block_size": arguments.attention_block_size}
+    task = {"loss_chunk_tokens": arguments.loss_chunk_tokens}
+    return {
+        **SHAPES[arguments.shape],
+        **given,
+        "steps": arguments.steps,
+        "model": _without_none(model),
+        "task": _without_none(task),
+    }
 
 
-def _read(process: Any) -> dict[str, Any]:
-    for line in process.stdout:
-        if line.startswith("{"):
-            return json.loads(line)
-    raise SystemExit(f"a worker ended with status {process.wait()}; its message is above")
-
-
-def _write(report: dict[str, Any]) -> None:
-    print(json.dumps(report), flush=True)
+def _without_none(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--shape", choices=SHAPES, default="13.9m", help="model and batch (default %(default)s)"
+    )
+    for name, words in zip(
+        DIMENSIONS,
+        ("tokens", "blocks", "hidden width", "attention heads", "tokens a row", "rows a step"),
+        strict=True,
+    ):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{words}, in place of the shape's")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for name, default, words in (
-        ("vocab", 8192, "tokens"),
-        ("layers", 6, "blocks"),
-        ("width", 384, "hidden width"),
-        ("heads", 6, "attention heads"),
-        ("seq-len", 256, "tokens a row"),
-        ("batch", 8, "rows a step"),
         ("steps", 8, "steps a round"),
         ("rounds", 5, "rounds each"),
+        ("threads", cores, "threads each"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{words} (default {default})")
-    parser.add_argument("--serve", choices=SYSTEMS, help=argparse.SUPPRESS)
+    parser.add_argument("--peers", metavar="PYTHON", help="run the PyTorch systems too, by this interpreter")
+    ours = parser.add_argument_group("options of tfllm alone")
+    ours.add_argument("--remat", help="what the backward pass computes again")
+    ours.add_argument("--attention-block-size", type=int, help="tokens whose attention is computed at once")
+    ours.add_argument("--loss-chunk-tokens", type=int, help="tokens whose logits exist at once")
     return parser.parse_args()
 
 

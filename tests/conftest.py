@@ -22,7 +22,7 @@ def _private_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, _private_cache):
     """The folder of a run of 20 steps: bytes, 2 layers of 2 heads, width 32, a context of 64. Do not write to it."""
-    from tfllm import experiment
+    from tfllm import training_run
     from tfllm.config import config_from_mapping
 
     folder = tmp_path_factory.mktemp("tiny_run")
@@ -44,5 +44,5 @@ def tiny_run(tmp_path_factory, _private_cache):
         "generation": {"max_new_tokens": 16},
     }
     run = folder / "run"
-    assert experiment.train(config_from_mapping(mapping), run)
+    assert training_run.train(config_from_mapping(mapping), run).stopped_by is None
     return run

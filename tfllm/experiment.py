@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,15 @@ import keras
 import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
-from tfllm.data.pipeline import evaluation_batches, training_batches
+from tfllm.config.data import MixtureConfig
+from tfllm.data.errors import DataError
+from tfllm.data.mixture import RowMixture
+from tfllm.data.pipeline import evaluation_batches
+from tfllm.data.prepare import prepare_rows
+from tfllm.data.sample import sampled_texts
 from tfllm.data.sources import (
     JsonlSource,
+    MixtureSource,
     PythonDocsSource,
     Source,
     TextFilesSource,
@@ -25,26 +32,20 @@ from tfllm.data.sources import (
     TfRecordSource,
 )
 from tfllm.data.split import split_of
-from tfllm.data.store import RowStore, default_cache_dir, prepare_rows
+from tfllm.data.store import RowStore, default_cache_dir
 from tfllm.evaluation.evaluator import Evaluator
 from tfllm.generation.generate import Generator
 from tfllm.models.decoder import Decoder
-from tfllm.run_folder import RunFolder
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
-from tfllm.training.callbacks import Callback, Evaluate, Histograms, Log, Sample, Save, TrainerState
-from tfllm.training.checkpoint import Checkpointer, model_variables, restore_model
-from tfllm.training.display import Display
-from tfllm.training.distribution import make_strategy
+from tfllm.training.distribution import shares_of
 from tfllm.training.memory import estimate
-from tfllm.training.metrics_log import MetricsLog
-from tfllm.training.optimizers import make_optimizer
+from tfllm.training.optimizers import Optimizer, make_optimizer
+from tfllm.training.parameter_groups import ParameterGroup
 from tfllm.training.precision import dtype_policy
 from tfllm.training.schedules import Schedule
-from tfllm.training.throughput import peak_flops, training_flops_per_token
-from tfllm.training.train_step import TrainStep
-from tfllm.training.trainer import Trainer
+from tfllm.training.throughput import training_flops_per_token
 
 _SOURCES: dict[str, Any] = {
     "python_docs": PythonDocsSource,
@@ -60,40 +61,80 @@ class Prepared:
     """Text made ready: the tokenizer, and the rows of both splits."""
 
     tokenizer: Tokenizer
-    train: RowStore
-    validation: RowStore
+    train: RowStore | RowMixture
+    validation: RowStore | RowMixture
 
 
-def prepare(config: ExperimentConfig, tokenizer: Tokenizer | None = None) -> Prepared:
+def prepare(
+    config: ExperimentConfig,
+    tokenizer: Tokenizer | None = None,
+    *,
+    progress: Callable[[str], Callable[[int, int], None]] | None = None,
+) -> Prepared:
     """Trains or loads the tokenizer and tokenises both splits, or finds them in the cache.
+
+    Args:
+        config: The experiment.
+        tokenizer: Taken instead of the config's.
+        progress: Given the name of what is tokenised next, returns what `prepare_rows` reports to.
 
     Raises:
         DataError, TokenizerError: when text or tokenizer cannot be used.
     """
     source = make_source(config.data.train)
     tokenizer = tokenizer or make_tokenizer(config, source)
-    shared: dict[str, Any] = {
-        "tokenizer": tokenizer,
-        "seq_len": config.data.seq_len,
-        "packing": config.data.packing,
-        "cache_dir": config.data.cache_dir,
-    }
-    train = prepare_rows(source=source, split=_split(config, "train"), **shared)
+
+    def rows(name: str, source: Source, **settings: Any) -> RowStore:
+        return prepare_rows(
+            source=source,
+            tokenizer=tokenizer,
+            seq_len=config.data.seq_len,
+            packing=config.data.packing,
+            cache_dir=config.data.cache_dir,
+            num_workers=config.data.num_workers,
+            progress=progress(name) if progress else None,
+            **settings,
+        )
+
+    train = _all_rows(rows, "train", source, split=_split(config, "train"))
     if config.data.validation is None:
-        validation = prepare_rows(source=source, split=_split(config, "validation"), **shared)
+        split = _split(config, "validation")
+        validation = _all_rows(rows, "validation", source, split=split, require_rows=False)
     else:
-        other = make_source(config.data.validation)
-        validation = prepare_rows(source=other, require_full_row=False, **shared)
+        validation = rows("validation", make_source(config.data.validation), require_full_row=False)
     return Prepared(tokenizer, train, validation)
+
+
+def _all_rows(
+    rows: Callable[..., RowStore], name: str, source: Source, *, require_rows: bool = True, **settings: Any
+) -> RowStore | RowMixture:
+    """The rows of a source or, one by one, of a mixture's; of a small one no document may be held out."""
+    if not isinstance(source, MixtureSource):
+        return rows(name, source, **settings)
+    stores = [
+        rows(f"{name} {number}", part, require_rows=require_rows, **settings)
+        for number, part in enumerate(source.sources)
+    ]
+    kept = [(store, weight) for store, weight in zip(stores, source.weights, strict=True) if store.num_rows]
+    if not kept:
+        raise DataError(f"{source.describe()}: no document is held out; raise data.validation_fraction")
+    return RowMixture(tuple(store for store, _ in kept), tuple(weight for _, weight in kept))
 
 
 def make_source(config: Any) -> Source:
     """Builds the source a `data.train` or `data.validation` section describes."""
-    return _SOURCES[config.type](**_arguments(config, "type"))
+    if isinstance(config, MixtureConfig):
+        sources = [make_source(part.source) for part in config.sources]
+        return MixtureSource(sources, [part.weight for part in config.sources])
+    return _SOURCES[config.type](**arguments_of(config, "type"))
 
 
 def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
-    """Builds the tokenizer; a trained one sees the training documents only, and is cached."""
+    """Builds the tokenizer; a trained one is cached.
+
+    It sees training documents only: all, or a sample of `tokenizer.train_megabytes`, of which each source of
+    a mixture has the share of its weight.
+    """
     section = config.tokenizer
     if section.type == "byte":
         return ByteTokenizer()
@@ -101,10 +142,11 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
         return ByteBPETokenizer.from_file(section.path)
     cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else default_cache_dir()
     split = _split(config, "train")
-    identity = f"byte_bpe 1 {section.vocab_size} {split} {source.fingerprint()}"
+    budget = section.train_megabytes * 1_000_000
+    identity = f"byte_bpe 2 {section.vocab_size} {budget} {split} {source.fingerprint()}"
     folder = cache / "tokenizers" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     if not folder.exists():
-        trained = ByteBPETokenizer.train(_documents(source, split), vocab_size=section.vocab_size)
+        trained = ByteBPETokenizer.train(_sample(source, split, budget), vocab_size=section.vocab_size)
         part = folder.with_suffix(f".part{time.time_ns()}")
         trained.save(part)
         try:
@@ -121,17 +163,24 @@ def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
     return make_source(config.data.validation).documents()
 
 
-def make_model(config: ExperimentConfig, vocab_size: int, *, precision: str = "float32") -> Decoder:
-    """Builds the model with new weights drawn from `config.seed`."""
+def make_model(config: ExperimentConfig, vocab_size: int, *, training: bool = False) -> Decoder:
+    """Builds the model with new weights drawn from `config.seed`.
+
+    Args:
+        config: The experiment.
+        vocab_size: Tokens.
+        training: Compute as the training section says; else in float32, and keep what that does not.
+    """
     keras.utils.set_random_seed(config.seed)
-    arguments = _arguments(config.model, "type", "size", "source", "max_seq_len")
-    model = Decoder(
-        vocab_size=vocab_size,
-        max_seq_len=config.context_length,
-        dtype=dtype_policy(precision),
-        remat=config.training.remat,
-        **arguments,
-    )
+    how: dict[str, Any] = {}
+    if training:
+        how = {
+            "dtype": dtype_policy(config.training.precision),
+            "remat": config.training.remat,
+            "attention_block_size": config.training.attention_block_size,
+        }
+    arguments = arguments_of(config.model, "type", "size", "source", "max_seq_len")
+    model = Decoder(vocab_size=vocab_size, max_seq_len=config.context_length, **how, **arguments)
     model.build()
     return model
 
@@ -144,173 +193,53 @@ def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> CausalLM:
     )
 
 
-def make_evaluator(config: ExperimentConfig, model: Any, task: Any, rows: RowStore) -> Evaluator:
-    """Builds the evaluator of the validation rows."""
-    size = config.training.microbatch_size or config.training.global_batch_size
+def make_evaluator(
+    config: ExperimentConfig,
+    model: Any,
+    task: Any,
+    rows: RowStore | RowMixture,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    averaged: Any = contextlib.nullcontext,
+) -> Evaluator:
+    """Builds the evaluator of the validation rows.
 
-    def batches() -> tf.data.Dataset:
-        return evaluation_batches(rows, batch_size=size)
+    Args:
+        config: The experiment.
+        model: The model.
+        task: The task.
+        rows: The validation rows.
+        strategy: The strategy that the model was made under; None is one device.
+        averaged: Makes the context in which the model holds the weights to evaluate.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    microbatch = config.training.microbatch_size
+    size = microbatch * replicas if microbatch else config.training.global_batch_size
 
-    return Evaluator(model=model, task=task, batches=batches, jit_compile=config.training.jit_compile)
+    def batches() -> Any:
+        def of_pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            shares = shares_of(context, strategy)
+            return evaluation_batches(rows, batch_size=size, num_shares=replicas, shares=shares)
+
+        if replicas == 1:
+            return evaluation_batches(rows, batch_size=size)
+        return strategy.distribute_datasets_from_function(of_pipeline)
+
+    return Evaluator(
+        model=model,
+        task=task,
+        batches=batches,
+        strategy=strategy,
+        averaged=averaged,
+        jit_compile=config.training.jit_compile,
+    )
 
 
 def make_generator(model: Any, tokenizer: Tokenizer, *, jit_compile: bool = True) -> Generator:
     """Builds a generator that stops at the end of a document."""
     stops = sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id})
     return Generator(model, stop_ids=stops, pad_id=tokenizer.pad_id, jit_compile=jit_compile)
-
-
-def train(config: ExperimentConfig, run_dir: str | Path, display: Display | None = None) -> bool:
-    """Trains into a run folder, or goes on where it stopped.
-
-    Args:
-        config: The experiment.
-        run_dir: The run folder; made where it does not exist.
-        display: Receives progress; None prints to the terminal.
-
-    Returns:
-        True when training reached its end, False when Ctrl-C stopped it (and a checkpoint was saved).
-
-    Raises:
-        ConfigError, DataError, TokenizerError, TrainingError: each with one message to act on.
-    """
-    display = display or Display(total_steps=config.training.steps)
-    run = RunFolder(Path(run_dir))
-    run.open_for(config)
-    if config.training.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    distribution = config.distribution
-    strategy = make_strategy(distribution.type, num_devices=getattr(distribution, "num_devices", None))
-    prepared = _prepare_run(config, run, display)
-    return _Training(config, run, strategy, prepared, display).run()
-
-
-class _Training:
-    """One run's objects, made in order."""
-
-    def __init__(self, config, run, strategy, prepared, display):
-        self.config, self.run_folder, self.strategy = config, run, strategy
-        self.prepared, self.display = prepared, display
-        with strategy.scope():
-            self.model = make_model(
-                config, prepared.tokenizer.vocab_size, precision=config.training.precision
-            )
-            self.optimizer = _make_optimizer(config, self.model)
-        self.task = make_task(config, prepared.tokenizer)
-        named = {**model_variables(self.model), **_optimizer_variables(self.optimizer)}
-        self.checkpointer = Checkpointer(
-            run.checkpoints, named, keep=config.training.keep_checkpoints, notify=display.notice
-        )
-
-    def run(self) -> bool:
-        state = self._restored_state()
-        if state.step >= self.config.training.steps:
-            self.display.notice(f"{self.run_folder.path} is already trained to step {state.step}")
-            return True
-        trainer = self._trainer(state)
-        self.display.start(state)
-        try:
-            if state.step == 0:
-                self._evaluate(state)
-            return trainer.run(state)
-        finally:
-            self.display.stop()
-
-    def _restored_state(self) -> TrainerState:
-        restored = self.checkpointer.restore()
-        if restored is None:
-            if self.config.model.source is not None:
-                source = RunFolder(Path(self.config.model.source))
-                restore_model(source.checkpoints, self.model, notify=self.display.notice)
-                self.display.notice(f"weights from {source.path}")
-            return TrainerState()
-        self.display.notice(f"going on from {restored.path}")
-        return TrainerState(step=restored.step, **restored.state)
-
-    def _trainer(self, state: TrainerState) -> Trainer:
-        training = self.config.training
-        shares = self.strategy.num_replicas_in_sync * (training.microbatch_size or training.global_batch_size)
-        step = TrainStep(
-            model=self.model,
-            task=self.task,
-            optimizer=self.optimizer,
-            strategy=self.strategy,
-            clip_norm=self.config.optimizer.clip_norm,
-            num_microbatches=max(1, training.global_batch_size // shares),
-            jit_compile=training.jit_compile,
-        )
-        save = Save(every=training.checkpoint_every, checkpointer=self.checkpointer)
-        return Trainer(
-            train_step=step,
-            batches=self._batches,
-            steps=training.steps,
-            steps_per_call=training.steps_per_call,
-            callbacks=self._callbacks(state),
-            save=save,
-            describe_batch=self._describe_batch,
-            progress=self.display.progress,
-        )
-
-    def _callbacks(self, state: TrainerState) -> list[Callback]:
-        config, training, show = self.config, self.config.training, self.display.entry
-        log = MetricsLog(self.run_folder.metrics, step=state.step)
-        writer = tf.summary.create_file_writer(str(self.run_folder.tensorboard))
-        evaluator = make_evaluator(config, self.model, self.task, self.prepared.validation)
-        self._evaluate = Evaluate(
-            every=training.evaluate_every, evaluate=evaluator.evaluate, log=log, writer=writer, show=show
-        )
-        callbacks: list[Callback] = [
-            Log(
-                every=training.log_every,
-                log=log,
-                writer=writer,
-                show=show,
-                flops_per_token=flops_per_token(self.model, config.data.seq_len),
-                peak_flops=peak_flops(training.precision) * _devices(self.strategy),
-            ),
-            self._evaluate,
-        ]
-        if config.generation.prompts:
-            folder = self.run_folder.samples
-            callbacks.append(
-                Sample(every=training.sample_every, sample=self._sampler(), folder=folder, writer=writer)
-            )
-        if training.histogram_every:
-            variables = self.model.trainable_variables
-            callbacks.append(Histograms(every=training.histogram_every, variables=variables, writer=writer))
-        return callbacks
-
-    def _sampler(self):
-        settings = dataclasses.asdict(self.config.generation)
-        prompts = settings.pop("prompts")
-        tokenizer = self.prepared.tokenizer
-        generator = make_generator(self.model, tokenizer, jit_compile=False)
-
-        def sample() -> list[tuple[str, str]]:
-            ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
-            return list(zip(prompts, map(tokenizer.decode, generator(ids, **settings)), strict=True))
-
-        return sample
-
-    def _batches(self, start_step: int) -> Any:
-        dataset = self._plain_batches(start_step, self.config.training.steps)
-        if self.strategy.num_replicas_in_sync == 1:
-            return dataset
-        return self.strategy.experimental_distribute_dataset(dataset)
-
-    def _plain_batches(self, start_step: int, num_steps: int) -> tf.data.Dataset:
-        return training_batches(
-            self.prepared.train,
-            global_batch_size=self.config.training.global_batch_size,
-            seed=self.config.seed,
-            start_step=start_step,
-            num_steps=num_steps,
-        )
-
-    def _describe_batch(self, step: int) -> str:
-        batch = next(iter(self._plain_batches(step, step + 1)))
-        rows = ", ".join(str(row) for row in batch["row_ids"].numpy()[:16])
-        return f" (batch {step}: rows {rows} of {self.prepared.train.path})"
 
 
 def flops_per_token(model: Decoder, seq_len: int) -> float:
@@ -383,21 +312,6 @@ def memory_estimate(
     )
 
 
-def _prepare_run(config: ExperimentConfig, run: RunFolder, display: Display) -> Prepared:
-    start = time.perf_counter()
-    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer.exists() else None
-    prepared = prepare(config, tokenizer)
-    if tokenizer is None:
-        part = run.tokenizer.with_name(".part_tokenizer")
-        shutil.rmtree(part, ignore_errors=True)
-        prepared.tokenizer.save(part)
-        part.rename(run.tokenizer)  # whole or not there, should the process be killed
-    for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
-        display.notice(f"{name}: {rows.summary}")
-    display.notice(f"text ready in {time.perf_counter() - start:.1f} s")
-    return prepared
-
-
 def _split(config: ExperimentConfig, side: str) -> tuple[str, float, int] | None:
     if config.data.validation is not None:
         return None
@@ -410,28 +324,35 @@ def _documents(source: Source, split: tuple[str, float, int] | None) -> Iterator
             yield text
 
 
-def _make_optimizer(config: ExperimentConfig, model: Any) -> keras.optimizers.Optimizer:
+def make_optimizer_of(config: ExperimentConfig, model: Any) -> Optimizer:
+    """Builds the optimizer; call under the strategy's scope."""
     section, schedule = config.optimizer, config.optimizer.schedule
     course = Schedule(
         kind=schedule.type,
         peak=section.learning_rate,
         total_steps=config.training.steps,
-        **_arguments(schedule, "type"),
+        **arguments_of(schedule, "type"),
     )
-    arguments = _arguments(section, "type", "learning_rate", "schedule", "clip_norm")
+    groups = [ParameterGroup(**arguments_of(group)) for group in section.groups]
+    # Clipping and skipping are the train step's.
+    without = ("type", "learning_rate", "schedule", "groups", "clip_norm", "skip_above")
     return make_optimizer(
-        section.type, learning_rate=course, variables=model.trainable_variables, **arguments
+        section.type,
+        learning_rate=course,
+        variables=model.trainable_variables,
+        groups=groups,
+        **arguments_of(section, *without),
     )
 
 
-def _optimizer_variables(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    return {f"optimizer/{index:04d}/{v.path}": v for index, v in enumerate(optimizer.variables)}
-
-
-def _arguments(section: Any, *without: str) -> dict[str, Any]:
+def arguments_of(section: Any, *without: str) -> dict[str, Any]:
+    """A section as keyword arguments, but for the keys named."""
     return {f.name: getattr(section, f.name) for f in dataclasses.fields(section) if f.name not in without}
 
 
-def _devices(strategy: tf.distribute.Strategy) -> int:
-    # Logical CPU devices share the cores of one machine.
-    return strategy.num_replicas_in_sync if tf.config.list_physical_devices("GPU") else 1
+def _sample(source: Source, split: tuple[str, float, int] | None, budget: int) -> Iterator[str]:
+    mixture = source if isinstance(source, MixtureSource) else MixtureSource([source], [1.0])
+    for part, weight in zip(mixture.sources, mixture.weights, strict=True):
+        share = int(budget * weight / sum(mixture.weights))
+        for text in sampled_texts(_documents(part, split), max_bytes=share):
+            yield text.decode()

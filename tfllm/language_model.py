@@ -85,7 +85,9 @@ class LanguageModel:
         folder.path.mkdir(parents=True, exist_ok=True)
         save_config(self.config, folder.config)
         self.tokenizer.save(folder.tokenizer)
-        Checkpointer(folder.checkpoints, model_variables(self.model), keep=1).save(self.step, {})
+        checkpointer = Checkpointer(folder.checkpoints, model_variables(self.model), keep=1)
+        checkpointer.save(self.step, {})
+        checkpointer.wait()
 
 
 def load(

@@ -17,6 +17,7 @@ _MAY_CHANGE = (
     "generation",
     "export",
     "data.cache_dir",
+    "data.num_workers",
     "distribution",
     "training.steps",
     "training.microbatch_size",
@@ -73,6 +74,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def failures(self) -> Path:
+        """Folder of the step that failed last, for a replay."""
+        return self.path / "failures"
 
     @property
     def samples(self) -> Path:

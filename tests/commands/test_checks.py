@@ -13,8 +13,10 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 @pytest.mark.parametrize(
     "words",
     [
-        ["check_resume.py", "--steps", "40", "--kills", "2", "--seed", "1"],
+        ["check_resume.py", "--steps", "200", "--kills", "3", "--seed", "1"],
         ["check_replicas.py", "--steps", "10"],
+        ["check_workers.py", "--steps", "20"],
+        ["check_exactness.py", "--steps", "10", "--precisions", "float32"],
     ],
     ids=lambda words: words[0],
 )

@@ -24,6 +24,12 @@ REQUIRED = {
     "jsonl": {"path": ["a.jsonl", "b.jsonl"]},
     "tfds": {"name": "imdb_reviews"},
     "tfrecord": {"path": "a.tfrecord"},
+    "mixture": {
+        "sources": [
+            {"weight": 0.7, "source": {"type": "jsonl", "path": "a.jsonl"}},
+            {"weight": 1, "source": "python_docs"},
+        ]
+    },
 }
 SECTIONS = {
     "task": TASKS,
@@ -35,7 +41,7 @@ SECTIONS = {
 EVERY_TYPE = [
     *((name, kind) for name, registry in SECTIONS.items() for kind in registry.names()),
     *(("data.train", kind) for kind in SOURCES.names()),
-    *(("data.validation", kind) for kind in SOURCES.names()),
+    *(("data.validation", kind) for kind in SOURCES.names() if kind != "mixture"),  # it is for training
     *(("optimizer.schedule", kind) for kind in SCHEDULES.names()),
 ]
 
@@ -85,6 +91,52 @@ def test_values_other_than_the_defaults_read_back_equal(tmp_path):
     assert again == config
     assert (again.name, again.generation.prompts) == ("2024", ("a: b", "# é\n"))
     assert again.optimizer.clip_norm is None
+
+
+OPTIMIZER = {
+    "weight_decay": 0.2,
+    "decay_embeddings": True,
+    "groups": [
+        {"pattern": "decoder/block_00/*", "learning_rate_scale": 0.5, "weight_decay": 0.0},
+        {"pattern": "*embeddings", "freeze": True},
+    ],
+    "layer_decay": 0.75,
+    "ema_decay": 0.999,
+    "skip_above": 20.0,
+}
+RULES = {
+    "adamw": {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-6},
+    "lion": {"beta_1": 0.8, "beta_2": 0.9},
+    "adafactor": {"relative_step": True},
+    "sgd": {"momentum": 0.5, "nesterov": True},
+    "lamb": {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-5},
+    "muon": {
+        "momentum": 0.9,
+        "nesterov": False,
+        "ns_steps": 6,
+        "beta_1": 0.8,
+        "beta_2": 0.9,
+        "epsilon": 1e-6,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS.names())
+def test_every_optimizer_reads_back_other_values_than_its_defaults(kind, tmp_path):
+    section = {"type": kind, "learning_rate": 2e-3, "clip_norm": 2.0, **OPTIMIZER, **RULES[kind]}
+    config = config_from_mapping(minimal(optimizer={**section, "schedule": "wsd"}))
+    defaults = OPTIMIZERS.get(kind)()
+    for field in dataclasses.fields(defaults):
+        if field.name not in ("type", "schedule"):
+            assert getattr(config.optimizer, field.name) != getattr(defaults, field.name), field.name
+    assert to_mapping(config.optimizer.groups)[1] == {
+        "pattern": "*embeddings",
+        "learning_rate_scale": 1.0,
+        "weight_decay": None,
+        "freeze": True,
+    }
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
 
 
 def test_a_config_is_frozen():
@@ -279,11 +331,53 @@ def test_what_the_rules_allow_is_allowed():
 def test_missing_sections_are_told_with_what_to_write():
     problems, message = problems_of({"name": "x", "data": {}})
     assert list(problems) == ["data.train"]
-    assert "data.train is required; write data.train.type as one of jsonl, python_docs" in message
+    assert "data.train is required; write data.train.type as one of jsonl, mixture, python_docs" in message
     problems, _ = problems_of({})
     assert set(problems) == {"name", "data"}
     problems, _ = problems_of({"name": "x", "data": {"train": {"path": "a.txt"}}})
     assert "data.train.type" in problems
+
+
+def test_mistakes_in_a_list_of_sections_are_told_with_their_place():
+    groups = [
+        {"pattern": "a"},
+        {"learning_rate_scale": 0.0},
+        {"patern": "b", "pattern": 1},
+        "*",
+        {"pattern": "c", "freeze": True, "weight_decay": 0.1},
+    ]
+    problems, message = problems_of(minimal(optimizer={"groups": groups}))
+    assert set(problems) == {
+        "optimizer.groups[1].pattern",
+        "optimizer.groups[1].learning_rate_scale",
+        "optimizer.groups[2].patern",
+        "optimizer.groups[3]",
+        "optimizer.groups[4].freeze",
+    }
+    assert "optimizer.groups[1].pattern is required; write optimizer.groups[1].pattern: glob over" in message
+    assert (
+        "optimizer.groups[2].patern=b is not a known key; did you mean optimizer.groups[2].pattern?"
+        in message
+    )
+    assert "optimizer.groups[3]=* must be a section" in message
+    # One section alone is a list of one; an override reads as YAML.
+    (group,) = config_from_mapping(minimal(), ["optimizer.groups={pattern: x}"]).optimizer.groups
+    assert group.pattern == "x"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.layer_decay=0",
+        "optimizer.layer_decay=1.1",
+        "optimizer.ema_decay=1",
+        "optimizer.ema_decay=0",
+        "optimizer.skip_above=0",
+    ],
+)
+def test_shares_and_norms_have_their_range(override):
+    problems, _ = problems_of(minimal(), [override])
+    assert list(problems) == [override.partition("=")[0]]
 
 
 def test_a_plug_in_type_is_built_saved_and_listed(tmp_path, monkeypatch):

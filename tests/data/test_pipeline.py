@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data.fakes import ByteTokenizer, ListSource, words, write_store
-from tfllm.data import DataError, pipeline, positions_from_segments, prepare_rows
+from tfllm.data import DataError, pipeline, positions_from_segments, prepare_rows, reading
 from tfllm.data.bucketing import checked_buckets, default_buckets
 from tfllm.data.pipeline import evaluation_batches, training_batches
 
@@ -49,6 +49,7 @@ def test_a_batch_holds_its_rows(store):
         "positions": (long, tf.int32),
         "loss_weights": (long, tf.float32),
         "row_ids": (short, tf.int64),
+        "source_ids": (short, tf.int32),
         "row_seeds": (short, tf.int32),
     }
     for batch in batches(dataset):
@@ -171,7 +172,7 @@ def test_evaluation_of_unpacked_rows_is_trimmed_and_whole(unpacked):
 def test_rows_are_read_as_they_were_written(tmp_path, dtype):
     store = write_store(tmp_path, num_rows=300, seq_len=64, dtype=dtype)
     row_ids = np.random.default_rng(1).integers(0, 300, 50)
-    read = tf.function(lambda ids: pipeline.read_rows(store, ids))
+    read = tf.function(lambda ids: reading.read_rows(store, tf.zeros_like(ids), ids))
     for name, expected in store.read(row_ids).items():
         np.testing.assert_array_equal(read(tf.constant(row_ids))[name], expected)
 
@@ -186,6 +187,63 @@ def test_positions_in_the_graph_are_those_of_numpy():
     np.testing.assert_array_equal(pipeline.positions_from_segments(tf.constant(segments)), expected)
     mapped = tf.data.Dataset.from_tensors(segments).map(pipeline.positions_from_segments)
     np.testing.assert_array_equal(next(iter(mapped)), expected)
+
+
+def merged(elements, num_shares):
+    """The shares of each step, put together again."""
+    steps = [elements[i : i + num_shares] for i in range(0, len(elements), num_shares)]
+    return [{name: np.concatenate([share[name] for share in step]) for name in step[0]} for step in steps]
+
+
+@pytest.mark.parametrize("num_shares", [2, 3, 6])
+@pytest.mark.parametrize("kind", ["packed", "unpacked"])
+def test_the_shares_of_a_step_are_its_batch(store, unpacked, kind, num_shares):
+    rows = store if kind == "packed" else unpacked
+    settings = {"global_batch_size": 6, "seed": 4, "num_steps": 12, "row_seed": 8}
+    whole = batches(training_batches(rows, **settings))
+    every = batches(training_batches(rows, num_shares=num_shares, **settings))
+    assert all(len(element["row_ids"]) == 6 // num_shares for element in every)
+    assert_equal(merged(every, num_shares), whole)  # trimmed alike too, or it would not even concatenate
+    if kind == "unpacked":
+        assert len({element["token_ids"].shape[1] for element in every}) > 1
+
+    def worker(**given):
+        return batches(training_batches(rows, num_shares=num_shares, **given, **settings))
+
+    alone = [worker(shares=range(share, share + 1)) for share in range(num_shares)]
+    assert_equal([element for step in zip(*alone, strict=True) for element in step], every)
+    last = worker(shares=range(num_shares - 2, num_shares), start_step=7)
+    assert_equal(last, [element for step in zip(*alone[-2:], strict=True) for element in step][14:])
+
+
+def test_the_shapes_of_shares_are_known(store):
+    spec = training_batches(store, global_batch_size=8, seed=0, num_shares=4).element_spec
+    assert spec["token_ids"].shape == (2, 12) and spec["row_seeds"].shape == (2,)
+    endless = training_batches(store, global_batch_size=8, seed=0, num_shares=4, start_step=10**12)
+    assert len(batches(endless, 9)) == 9
+
+
+@pytest.mark.parametrize("batch_size", [4, 24, 40])
+@pytest.mark.parametrize("kind", ["packed", "unpacked"])
+def test_the_shares_of_an_evaluation_end_together(store, unpacked, kind, batch_size):
+    rows = store if kind == "packed" else unpacked
+    whole = batches(evaluation_batches(rows, batch_size=batch_size))
+    every = batches(evaluation_batches(rows, batch_size=batch_size, num_shares=4))
+    assert_equal(merged(every, 4), whole)
+    for share in range(4):
+        own = evaluation_batches(rows, batch_size=batch_size, num_shares=4, shares=range(share, share + 1))
+        assert own.cardinality() == len(whole)
+        assert_equal(batches(own), every[share::4])
+
+
+def test_shares_are_checked(store):
+    with pytest.raises(DataError, match=r"training\.global_batch_size=8 .*num_shares=3; try 6 or 9"):
+        training_batches(store, global_batch_size=8, seed=0, num_shares=3)
+    with pytest.raises(DataError, match=r"batch_size=2 must be divisible by num_shares=3; try 3$"):
+        evaluation_batches(store, batch_size=2, num_shares=3)
+    for shares in (range(2, 5), range(-1, 1), range(1, 1)):
+        with pytest.raises(DataError, match=r"shares=range.*some of range\(0, 4\)"):
+            training_batches(store, global_batch_size=8, seed=0, num_shares=4, shares=shares)
 
 
 def test_sizes_are_checked(store):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.data.fakes import ByteTokenizer, ListSource, words
-from tfllm.data import DataError, RowStore, prepare_rows
+from tfllm.data import DataError, RowStore, piece, prepare_rows
+from tfllm.data import prepare as prepare_module
 from tfllm.data import store as store_module
 from tfllm.data.sources import JsonlSource
 
@@ -41,12 +42,11 @@ def test_rows_hold_the_documents_and_are_counted(tmp_path):
 
 def test_many_batches_of_text_make_the_same_rows(tmp_path, monkeypatch):
     whole = prepare(tmp_path / "a")
-    monkeypatch.setattr(store_module, "_BATCH_BYTES", 50)
-    tokenizer, seen = ByteTokenizer(), []
-    pieces = prepare(tmp_path / "b", tokenizer=tokenizer, progress=lambda *counts: seen.append(counts))
+    monkeypatch.setattr(piece, "_BATCH_CHARACTERS", 50)
+    tokenizer = ByteTokenizer()
+    batches = prepare(tmp_path / "b", tokenizer=tokenizer)
     assert tokenizer.calls > 5
-    assert whole.path.read_bytes() == pieces.path.read_bytes()
-    assert seen == sorted(seen) and seen[-1] == (pieces.num_documents, pieces.num_tokens)
+    assert whole.path.read_bytes() == batches.path.read_bytes() and whole.identity == batches.identity
 
 
 def test_large_vocabularies_take_int32(tmp_path):
@@ -103,7 +103,8 @@ def _documents(store):
 
 
 @pytest.mark.parametrize(
-    "damage", ["short", "long", "json", "keys", "format", "no meta", "no rows", "a file"]
+    "damage",
+    ["short", "long", "other bytes", "pieces", "json", "keys", "format", "no meta", "no rows", "a file"],
 )
 def test_a_damaged_store_is_built_again_with_a_notice(tmp_path, damage, caplog):
     store = prepare(tmp_path)
@@ -111,10 +112,14 @@ def test_a_damaged_store_is_built_again_with_a_notice(tmp_path, damage, caplog):
     meta = json.loads((folder / "meta.json").read_text())
     if damage in ("short", "long"):
         store.path.write_bytes(good[:-1] if damage == "short" else good + b"x")
+    elif damage == "other bytes":
+        store.path.write_bytes(good[:40] + bytes([good[40] ^ 1]) + good[41:])
+    elif damage == "pieces":
+        (folder / "pieces.jsonl").write_text("")
     elif damage == "json":
         (folder / "meta.json").write_text('{"num_rows": ')
     elif damage == "keys":
-        (folder / "meta.json").write_text(json.dumps({"format": 1}))
+        (folder / "meta.json").write_text(json.dumps({"format": 2}))
     elif damage == "format":
         (folder / "meta.json").write_text(json.dumps({**meta, "format": 0}))
     else:
@@ -143,7 +148,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     def no_space(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store_module, "_write_meta", no_space)
+    monkeypatch.setattr(prepare_module, "write_meta", no_space)
     with pytest.raises(
         DataError, match=r"after [\d,]+ bytes.*No space left.*bytes are free.*data\.cache_dir"
     ):
@@ -170,20 +175,6 @@ def test_an_interrupted_build_leaves_nothing(tmp_path):
         prepare(tmp_path, progress=interrupt)
     assert list((tmp_path / "rows").iterdir()) == []
     assert prepare(tmp_path).num_rows
-
-
-def test_of_two_builders_the_slower_takes_the_faster_ones_rows(tmp_path):
-    winners = []
-
-    def overtake(*counts):
-        if not winners:
-            winners.append(None)
-            winners[0] = prepare(tmp_path)
-            winners.append(winners[0].path.stat().st_ino)
-
-    store = prepare(tmp_path, progress=overtake)
-    assert store == winners[0] and store.path.stat().st_ino == winners[1]
-    assert [path.name for path in (tmp_path / "rows").iterdir()] == [store.path.parent.name]
 
 
 def test_processes_may_race(tmp_path):

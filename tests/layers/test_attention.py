@@ -54,7 +54,7 @@ def naive(layer, x, mask, positions=None):
 def test_attention_equals_the_naive_one(num_kv_heads, use_bias):
     layer = make(num_kv_heads=num_kv_heads, use_bias=use_bias)
     mask = causal_mask(T).numpy()
-    output, scores, cache = layer(X, mask)
+    output, scores, cache = layer(X, mask, return_scores=True)
     expected, expected_scores = naive(layer, X, mask)
     np.testing.assert_allclose(output, expected, atol=1e-5)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
@@ -69,14 +69,15 @@ def test_attention_equals_the_naive_one_with_rotation_padding_and_segments():
         segment_ids=tf.constant([[1, 1, 2, 2, 2, 3], [1] * T]),
     ).numpy()
     positions = np.array([[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]], np.int32)
-    output, scores, _ = layer(X, mask, angles=rotary_angles(tf.constant(positions), H, 100.0))
+    angles = rotary_angles(tf.constant(positions), H, 100.0)
+    output, scores, _ = layer(X, mask, angles=angles, return_scores=True)
     expected, expected_scores = naive(layer, X, mask, positions)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
 def test_a_query_that_sees_nothing_stays_finite():
-    output, scores, _ = make()(X, np.zeros([1, T, T], bool))
+    output, scores, _ = make()(X, np.zeros([1, T, T], bool), return_scores=True)
     assert np.isfinite(output).all()
     np.testing.assert_allclose(np.sum(scores, -1), 1.0, atol=1e-6)
 

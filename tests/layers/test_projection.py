@@ -36,6 +36,35 @@ def test_a_projection_adds_its_bias():
     assert len(Projection(units=3).weights) == 0
 
 
+@pytest.mark.parametrize("transpose", [False, True])
+def test_parts_of_a_bfloat16_batch_add_up_to_its_gradient(transpose):
+    """Summed in bfloat16 they would differ in the third digit."""
+    rng = np.random.default_rng(1)
+    x = tf.cast(rng.normal(size=[8, 6, 16]), tf.bfloat16)
+    kernel = tf.Variable(rng.normal(size=[5, 16] if transpose else [16, 5]).astype(np.float32))
+    bias = tf.Variable(rng.normal(size=[5]).astype(np.float32))
+    upstream = tf.cast(rng.normal(size=[8, 6, 5]), tf.bfloat16)
+
+    def gradients(rows):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            weights = [tf.convert_to_tensor(v) for v in (kernel, bias)]
+            y = project(x[rows], *weights, transpose_kernel=transpose)
+            loss = tf.reduce_sum(tf.cast(y * upstream[rows], tf.float32))
+        assert y.dtype == tf.bfloat16
+        return tape.gradient(loss, [kernel, bias, x])
+
+    whole, first, second = (gradients(rows) for rows in (slice(0, 8), slice(0, 4), slice(4, 8)))
+    exact = tf.cast(tf.reshape(x, [-1, 16]), tf.float32), tf.cast(tf.reshape(upstream, [-1, 5]), tf.float32)
+    by_kernel = tf.matmul(*exact, transpose_a=True)
+    np.testing.assert_allclose(whole[0], tf.transpose(by_kernel) if transpose else by_kernel, atol=1e-5)
+    np.testing.assert_allclose(whole[1], tf.reduce_sum(exact[1], axis=0), atol=1e-5)
+    for total, one, other in zip(whole, first, second, strict=True):
+        np.testing.assert_allclose(
+            tf.cast(total, tf.float32), tf.cast(one, tf.float32) + tf.cast(other, tf.float32), atol=1e-5
+        )
+
+
 def test_kernels_have_the_deviation_asked_for():
     layer = Projection(units=200, initializer_range=0.5)
     layer.build((None, None, 100))

@@ -41,7 +41,9 @@ def packed_rows():
     }
 
 
-def loss_and_gradients(model, features, mode="eager"):
+def loss_and_gradients(model, features, jit_compile=False):
+    """Operation by operation, or compiled."""
+
     def run(features):
         with tf.GradientTape() as tape:
             loss, _ = CausalLM().loss(model, features, model(features, training=True))
@@ -49,9 +51,7 @@ def loss_and_gradients(model, features, mode="eager"):
             tf.convert_to_tensor, tape.gradient(loss, [v.value for v in model.trainable_variables])
         )
 
-    if mode != "eager":
-        run = tf.function(run, jit_compile=mode == "xla")
-    return run(features)
+    return (tf.function(run, jit_compile=True) if jit_compile else run)(features)
 
 
 def assert_same(ours, theirs, rtol=1e-6):
@@ -65,13 +65,13 @@ def kept():
     return loss_and_gradients(make("none"), packed_rows())
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("remat", ["attention", "block"])
-def test_gradients_are_the_same(kept, remat, mode):
+def test_gradients_are_the_same(kept, remat, jit_compile):
     """Dropout is on: another mask in the backward pass would be seen."""
-    # Graphs fuse operations, but not across the edge of what is recomputed, so they round differently.
-    rtol = 1e-6 if mode == "eager" else 1e-5
-    assert_same(loss_and_gradients(make(remat), packed_rows(), mode), kept, rtol)
+    # XLA fuses, and so rounds, the two differently.
+    rtol = 1e-5 if jit_compile else 1e-6
+    assert_same(loss_and_gradients(make(remat), packed_rows(), jit_compile), kept, rtol)
 
 
 @pytest.mark.parametrize("remat", ["attention", "block"])
@@ -85,18 +85,18 @@ def test_gradients_are_the_same_in_mixed_precision(remat):
 # What is kept
 
 
-@pytest.mark.slow
 def test_xla_does_not_undo_it():
     """The bytes alive at once, read off the instructions XLA schedules."""
     peaks = {remat: peak_bytes(remat) for remat in ("none", "attention", "block")}
-    layers, length, width, heads = LARGE["num_layers"], LARGE["max_seq_len"], LARGE["hidden_dim"], N
-    scores = 4 * heads * length**2
-    assert peaks["none"] - peaks["attention"] > 0.8 * (layers - 1) * scores
+    layers, length, width = LARGE["num_layers"], LARGE["max_seq_len"], LARGE["hidden_dim"]
+    tensor = 4 * length * width
+    # Norm, query, key, value and output of all but one block are gone.
+    assert peaks["none"] - peaks["attention"] > (layers - 1) * 4 * tensor
     # Of all but one block only the input is left, here beside that one's whole inside.
-    assert peaks["none"] - peaks["block"] > (layers - 1) * (scores + 8 * 4 * length * width)
+    assert peaks["none"] - peaks["block"] > (layers - 1) * 8 * tensor
 
 
-LARGE = {"vocab_size": 19, "num_layers": 3, "hidden_dim": 48, "num_heads": N, "max_seq_len": 128}
+LARGE = {"vocab_size": 19, "num_layers": 4, "hidden_dim": 48, "num_heads": N, "max_seq_len": 128}
 
 
 def peak_bytes(remat):

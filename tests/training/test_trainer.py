@@ -8,11 +8,12 @@ import pytest
 import tensorflow as tf
 
 from tests.training.toy import batches, toy_step
-from tfllm.training.callbacks import Evaluate, Log, Sample, Save, TrainerState
+from tfllm.training.callbacks import Evaluate, Log, Profile, Sample, Save, TrainerState
 from tfllm.training.checkpoint import Checkpointer, model_variables
 from tfllm.training.display import Display
 from tfllm.training.errors import TrainingError
 from tfllm.training.metrics_log import TIMED, MetricsLog, read_metrics
+from tfllm.training.train_step import metrics_by_name
 from tfllm.training.trainer import Trainer
 
 SETTINGS = {"optimizer": "adamw", "learning_rate": 0.01, "clip_norm": 0.1}
@@ -21,8 +22,9 @@ SETTINGS = {"optimizer": "adamw", "learning_rate": 0.01, "clip_norm": 0.1}
 class Recorder:
     """A callback that notes its steps, and may do something at one of them."""
 
-    def __init__(self, every, action=None):
+    def __init__(self, every, action=None, at=()):
         self.every = every
+        self.at = at
         self.steps = []
         self.action = action
 
@@ -32,12 +34,23 @@ class Recorder:
             self.action(state.step)
 
 
-def make_trainer(folder, *, steps, save_every=100, callbacks=(), log_every=None, train_step=None, **settings):
+def make_trainer(
+    folder,
+    *,
+    steps,
+    save_every=100,
+    callbacks=(),
+    log_every=None,
+    train_step=None,
+    best=None,
+    keep=3,
+    **settings,
+):
     """A trainer whose state goes through the checkpoints of `folder`, as a command's does."""
     step = train_step or toy_step(**SETTINGS)
-    variables = {f"optimizer/{i}": v for i, v in enumerate(step.optimizer.variables)}
+    variables = {f"optimizer/{name}": v for name, v in step.optimizer.named_variables.items()}
     checkpointer = Checkpointer(
-        folder / "checkpoints", {**model_variables(step.model), **variables}, notify=str
+        folder / "checkpoints", {**model_variables(step.model), **variables}, keep=keep, best=best, notify=str
     )
     restored = checkpointer.restore()
     state = TrainerState(step=restored.step, **restored.state) if restored else TrainerState()
@@ -54,7 +67,7 @@ def make_trainer(folder, *, steps, save_every=100, callbacks=(), log_every=None,
         batches=lambda start: batches(start, steps),
         steps=steps,
         callbacks=callbacks,
-        save=Save(every=save_every, checkpointer=checkpointer),
+        save=Save(every=save_every, checkpointer=checkpointer, best=best),
         **settings,
     )
     return trainer, state
@@ -76,7 +89,7 @@ def test_callbacks_are_called_when_due_and_nothing_retraces(tmp_path):
         steps_per_call=6,
         progress=lambda state: progress.append(state.step),
     )
-    assert trainer.run(state) is True
+    assert trainer.run(state) is None
     assert [r.steps for r in recorders] == [[3, 6, 9, 12, 13], [4, 8, 12, 13], [13], [13]]
     assert progress == [3, 4, 5, 6, 8, 9, 10, 12, 13]
     assert [p.name for p in trainer.save.checkpointer.paths()] == [
@@ -105,7 +118,9 @@ def test_log_lines_are_sums_divided_once(uninterrupted):
     step = toy_step(**SETTINGS)
     metrics = np.stack([step(b).numpy() for b in batches(0, 5)])
     assert entries[0]["loss"] == pytest.approx(metrics[:, 0].sum() / metrics[:, 1].sum(), rel=1e-5)
-    assert entries[0]["grad_norm"] == pytest.approx(metrics[:, 2].mean(), rel=1e-4)
+    named = metrics_by_name(metrics)
+    assert entries[0]["grad_norm"] == pytest.approx(named["grad_norm"].mean(), rel=1e-4)
+    assert entries[0]["update_ratio"] == pytest.approx(named["update_ratio"].mean(), rel=1e-3)
     assert all(e["tokens_per_second"] > 0 for e in entries)
 
 
@@ -120,7 +135,7 @@ def test_stopped_and_continued_equals_uninterrupted(tmp_path, uninterrupted, sto
 
     before = signal.getsignal(signal.SIGINT)
     trainer, state = make_trainer(tmp_path, steps=12, log_every=5, callbacks=[Recorder(1, interrupt)])
-    assert trainer.run(state) is False
+    assert trainer.run(state) == "Ctrl-C"
     assert signal.getsignal(signal.SIGINT) is before
     assert state.step == stop
     assert [p.name for p in trainer.save.checkpointer.paths()] == [f"step_{stop:08d}"]
@@ -130,8 +145,8 @@ def test_stopped_and_continued_equals_uninterrupted(tmp_path, uninterrupted, sto
         file.write('{"step": 10, "split": "tra')
     trainer, state = make_trainer(tmp_path, steps=12, log_every=5)
     assert state.step == stop
-    assert state.train_seconds > 0
-    assert trainer.run(state) is True
+    assert state.seconds["step"] > 0
+    assert trainer.run(state) is None
     assert lines(tmp_path) == lines(folder)
     assert len(lines(folder)) == 3 + 3
     for ours, theirs in zip(trainer.train_step.model.variables, weights, strict=True):
@@ -142,7 +157,7 @@ def test_an_interrupt_at_the_end_is_the_end(tmp_path):
     trainer, state = make_trainer(
         tmp_path, steps=2, callbacks=[Recorder(2, lambda step: os.kill(os.getpid(), signal.SIGINT))]
     )
-    assert trainer.run(state) is True
+    assert trainer.run(state) is None
 
 
 def test_a_second_interrupt_is_not_held_back(tmp_path):
@@ -162,26 +177,69 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         if number == 4:
             trainer.train_step.model.final_norm.scale.assign(np.full([8], np.nan))
 
+    failures = []
     trainer, state = make_trainer(
         tmp_path,
         steps=12,
         save_every=2,
         callbacks=[Recorder(4, break_model), late := Recorder(6)],
-        describe_batch=lambda step: f" (rows of batch {step})",
+        on_failure=lambda state: failures.append(state.step) or " (kept)",
     )
     # After the checkpoint of step 4 is on disk, not in it.
     trainer.callbacks = [trainer.save, *trainer.callbacks[:-1]]
     with pytest.raises(TrainingError) as caught:
         trainer.run(state)
     message = str(caught.value)
-    assert message.startswith("step 5: loss nan, gradient norm nan: not finite")
-    assert "(rows of batch 4)" in message
+    assert message.startswith("step 5: loss nan, gradient norm nan: not finite, so the run stops (kept)")
     assert "step_00000004" in message
     assert "optimizer.learning_rate" in message
-    assert (state.step, late.steps) == (4, [])
-    assert int(trainer.train_step.optimizer.iterations) == 5, "no step was taken after the one that failed"
+    assert (state.step, late.steps, failures) == (4, [], [4])
+    optimizer = trainer.train_step.optimizer
+    assert int(optimizer.iterations) == 5, "no step was taken after the one that failed"
+    assert int(optimizer.updates) == 4, "and that one changed nothing"
     _, state = make_trainer(tmp_path, steps=12)
     assert state.step == 4
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1")], ids=lambda v: str(v)
+)
+def test_a_scheduler_that_ends_the_process_gets_a_checkpoint(tmp_path, number, reason):
+    trainer, state = make_trainer(
+        tmp_path, steps=6, callbacks=[Recorder(3, lambda step: os.kill(os.getpid(), number))]
+    )
+    assert trainer.run(state) == reason
+    assert [p.name for p in trainer.save.checkpointer.paths()] == ["step_00000003"]
+
+
+def test_calls_are_short_where_steps_are_long(tmp_path):
+    trainer, _ = make_trainer(tmp_path, steps=50, steps_per_call=10)
+    assert trainer._steps_to_next_stop(0) == 10
+    trainer._step_seconds = 2.0
+    assert trainer._steps_to_next_stop(0) == 2
+    trainer._step_seconds = 20.0
+    assert trainer._steps_to_next_stop(0) == 1
+
+
+def test_the_best_checkpoint_is_made_and_kept(tmp_path):
+    """Evaluated every 2 steps, best at 4, where no checkpoint was due."""
+    losses = {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.5, 9: 4.0}
+    shared = {"log": MetricsLog(tmp_path / "m"), "writer": tf.summary.create_noop_writer(), "show": str}
+    evaluate = Evaluate(every=2, evaluate=lambda: {"loss": losses[state.step]}, **shared)
+    trainer, state = make_trainer(
+        tmp_path, steps=9, save_every=3, callbacks=[evaluate], best=("loss", "min"), keep=2
+    )
+    trainer.run(state)
+    names = [p.name for p in trainer.save.checkpointer.paths()]
+    assert names == ["step_00000004", "step_00000006", "step_00000009"]
+    assert json.loads((tmp_path / "checkpoints" / "best.json").read_text())["step"] == 4
+
+
+def test_a_profile_is_written_of_the_steps_asked_for(tmp_path):
+    profile = Profile(steps=(1, 3), folder=tmp_path / "tensorboard")
+    trainer, state = make_trainer(tmp_path, steps=5, callbacks=[profile], steps_per_call=5)
+    trainer.run(state)
+    assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
 
 
 def test_a_huge_learning_rate_stops_the_run_naming_its_step(tmp_path):
@@ -223,12 +281,18 @@ def test_a_log_that_cannot_be_cut_back_stays(tmp_path, monkeypatch):
 
 
 def test_the_state_adds_up_and_comes_back():
+    def row(loss, weight, norm, rate, skipped=0):
+        return [loss, weight, 5, 8, 0, norm, rate, 0.01, 2.0, skipped, 0]
+
     state = TrainerState()
-    state.add(np.array([[6.0, 2.0, 0.5, 0.1], [3.0, 1.0, 0.7, 0.2]], np.float32))
-    state.add(np.array([[1.0, 1.0, 0.5, 0.3]], np.float32))
-    assert (state.step, state.tokens) == (3, 4.0)
+    state.add(np.array([row(6.0, 2.0, 0.5, 0.1), row(3.0, 1.0, 0.7, 0.2)], np.float32))
+    state.add(np.array([row(1.0, 1.0, np.inf, 0.3, skipped=1)], np.float32))
+    assert (state.step, state.tokens, state.loss_scale) == (3, 4.0, 2.0)
     assert state.learning_rate == pytest.approx(0.3)
-    assert state.window == pytest.approx({"loss": 10.0, "weight": 4.0, "grad_norm": 1.7, "steps": 3})
+    sums = {"loss_sum": 10.0, "weight_sum": 4.0, "grad_norm": 1.2, "steps": 3, "skipped": 1}
+    tokens = {"real_tokens": 15, "positions": 24, "update_ratio": 0.03}
+    assert state.window == pytest.approx({**sums, **tokens})
+    state.spend("evaluate", 2.0)
     again = TrainerState(step=3, **json.loads(json.dumps(state.saved())))
     assert again == state
 

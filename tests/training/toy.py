@@ -6,6 +6,7 @@ import tensorflow as tf
 from tfllm.models.decoder import Decoder
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.training.distribution import make_strategy
+from tfllm.training.loss_scale import LossScale
 from tfllm.training.optimizers import make_optimizer
 from tfllm.training.train_step import TrainStep
 
@@ -52,27 +53,33 @@ def toy_step(
     num_microbatches=1,
     clip_norm=0.1,
     jit_compile=False,
+    skip_above=None,
+    precision="float32",
+    strategy=None,
     **arguments,
 ):
-    strategy = make_strategy("one_device" if replicas == 1 else "mirrored", num_devices=replicas)
+    strategy = strategy or make_strategy("one_device" if replicas == 1 else "mirrored", num_devices=replicas)
     with strategy.scope():
         made = {name: arguments.pop(name) for name in MODEL_ARGUMENTS if name in arguments}
         model = model or toy_model(**{"dropout": 0.25, **made})
         settings = {"learning_rate": 0.5, **arguments}
         built = make_optimizer(optimizer, variables=model.trainable_variables, **settings)
+        loss_scale = LossScale() if precision == "mixed_float16" else None
     return TrainStep(
         model=model,
         task=CausalLM(),
         optimizer=built,
         strategy=strategy,
         clip_norm=clip_norm,
+        skip_above=skip_above,
+        loss_scale=loss_scale,
         num_microbatches=num_microbatches,
         jit_compile=jit_compile,
     )
 
 
 def run_steps(step, count, data=None):
-    """Takes steps; returns metrics float32 [count, 4] and the weights after them."""
+    """Takes steps; returns metrics float32 [count, 11] and the weights after them."""
     data = batches(0, count) if data is None else data
     if step.strategy.num_replicas_in_sync > 1:
         data = step.strategy.experimental_distribute_dataset(data)

@@ -22,8 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     lm = tfllm.load(arguments.run)
     rows = experiment.prepare(lm.config, lm.tokenizer).validation
-    evaluator = experiment.make_evaluator(
-        lm.config, lm.model, experiment.make_task(lm.config, lm.tokenizer), rows
-    )
+    task = experiment.make_task(lm.config, lm.tokenizer)
+    evaluator = experiment.make_evaluator(lm.config, lm.model, task, rows)
     print(json.dumps({"step": lm.step, **evaluator.evaluate()}))
     return 0

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `tfllm`; None takes them from the command line.
 
     Returns:
-        The exit status: 0 done, 1 failed, 2 bad usage or config, 130 interrupted.
+        The exit status: 0 done, 1 failed, 2 bad usage or config, 130 interrupted; `train` has more.
     """
     parser = argparse.ArgumentParser(
         prog="tfllm", description="Train, tune, understand and serve language models with TensorFlow."
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[parsed.command].run(parsed)
     except USER_ERRORS as error:
         print(f"tfllm {parsed.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 2 if isinstance(error, ConfigError) else getattr(error, "exit_status", 1)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

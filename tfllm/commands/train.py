@@ -10,28 +10,56 @@ from tfllm.commands.arguments import OVERRIDES, add_config
 from tfllm.commands.start import start_tensorflow
 from tfllm.config import load_config
 
-EPILOG = OVERRIDES
+EPILOG = (
+    OVERRIDES
+    + """
+
+exit status:
+  0 done   1 failed   2 bad usage or config   130 Ctrl-C: saved
+  143 SIGTERM, SIGUSR1 or a preemption notice: saved; 75 another worker was lost. After these two start it again:
+  the same command goes on from the last checkpoint"""
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_config(parser)
     parser.add_argument("--run-dir", metavar="DIR", help="the run folder (default: runs/<name>)")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, take two steps, print memory and time; keep nothing",
+    )
+    only.add_argument(
+        "--replay",
+        action="store_true",
+        help="take the step again at which the run failed, and say where numbers stop being finite",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains; the exit status is 130 when Ctrl-C stopped it."""
+    """Trains; the exit status says how it ended."""
     config = load_config(arguments.config, arguments.overrides)
     run_dir = Path(arguments.run_dir or Path("runs") / config.name)
 
     start_tensorflow()
-    from tfllm import experiment
+    from tfllm import training_probe, training_run
+    from tfllm.training.stop_request import exit_code
 
-    finished = experiment.train(config, run_dir)
-    if not finished:
-        print(f"stopped and saved in {run_dir}; run the same command again to go on", file=sys.stderr)
-        return 130
-    if config.export.at_end:
+    if arguments.dry_run or arguments.replay:
+        lines = (
+            training_probe.dry_run(config) if arguments.dry_run else training_probe.replay(config, run_dir)
+        )
+        for line in lines:
+            print(line, flush=True)
+        return 0
+    outcome = training_run.train(config, run_dir)
+    if outcome.stopped_by is not None:
+        words = f"stopped by {outcome.stopped_by} and saved in {run_dir}; run the same command again to go on"
+        print(words, file=sys.stderr)
+        return exit_code(outcome.stopped_by)
+    if config.export.at_end and outcome.is_chief:
         from tfllm.commands.export import export_run
 
         export_run(run_dir)

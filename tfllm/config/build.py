@@ -78,8 +78,6 @@ def _build_value(hint: Any, field: Any, raw: Any, path: str, problems: list[Prob
     registry = field.metadata.get("registry")
     if registry is not None:
         return _build_registered(registry, raw, path, problems)
-    if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), raw, path, problems)
     value = _convert(hint, raw, path, problems)
     if value is not BAD:
         broken = list(broken_rules(path, value, field.metadata))
@@ -113,6 +111,8 @@ def _convert(hint: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
         inner = typing.get_args(hint)[0]
         values = [_convert(inner, item, f"{path}[{i}]", problems) for i, item in enumerate(items)]
         return BAD if any(v is BAD for v in values) else tuple(values)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), raw, path, problems)
     if hint is float and isinstance(raw, (int, float, str)) and not isinstance(raw, bool):
         # YAML 1.1 reads `3e-4`, without a dot, as a string.
         try:

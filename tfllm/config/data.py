@@ -72,6 +72,33 @@ class TfRecordConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MixturePartConfig:
+    """One source of a mixture."""
+
+    weight: float = setting(help="share of the rows, relative to the other weights", above=0.0)
+    source: Any = setting(help="the text", registry=SOURCES)
+
+
+@SOURCES.register("mixture")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """Several sources, rows drawn from each in proportion to its weight; for data.train only."""
+
+    type: str = "mixture"
+    sources: tuple[MixturePartConfig, ...] = setting(help="a list of {weight, source}")
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        if not self.sources:
+            yield Problem(f"{path}.sources", [], "names no source", "list at least one {weight, source}")
+        for index, part in enumerate(self.sources):
+            if isinstance(part.source, MixtureConfig):
+                rule = "is a mixture inside a mixture"
+                mend = f"list its sources in {path}.sources, their weights multiplied out"
+                yield Problem(f"{path}.sources[{index}].source.type", "mixture", rule, mend)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which text, and how it becomes rows."""
 
@@ -87,10 +114,16 @@ class DataConfig:
     cache_dir: str | None = setting(
         None, "where tokenised rows are kept; null: $TFLLM_CACHE or ~/.cache/tfllm"
     )
+    num_workers: int | None = setting(None, "processes that tokenise; null: one a core", minimum=1)
 
     def check(self, path: str) -> Iterator[Problem]:
         """Yields problems between keys."""
-        if self.validation == self.train:
+        parts = self.train.sources if isinstance(self.train, MixtureConfig) else ()
+        if self.validation == self.train or self.validation in [part.source for part in parts]:
             rule = f"is the text of {path}.train, so its loss would say nothing"
             mend = "leave it out to hold documents out, or give other text"
             yield Problem(f"{path}.validation", Problem.ABSENT, rule, mend)
+        elif isinstance(self.validation, MixtureConfig):
+            rule = "is for training: every held-out row is read once, whatever its weight"
+            mend = "name one source, or leave it out to hold documents of every source out"
+            yield Problem(f"{path}.validation.type", "mixture", rule, mend)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
+from tfllm.config.errors import Problem
 from tfllm.config.registry import Registry
 from tfllm.config.setting import setting
 
@@ -53,6 +55,24 @@ class WSDConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """Variables with settings of their own; where several groups match one, the first rules it."""
+
+    pattern: str = setting(help="glob over variable paths, e.g. decoder/block_0[0-3]/*")
+    learning_rate_scale: float = setting(1.0, "their learning rate over everybody's", above=0.0)
+    weight_decay: float | None = setting(
+        None, "their weight decay, norms and biases excepted; null: as everybody's", minimum=0.0
+    )
+    freeze: bool = setting(False, "do not train them")
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        if self.freeze and (self.learning_rate_scale != 1.0 or self.weight_decay is not None):
+            rule = "leaves nothing for learning_rate_scale or weight_decay to change"
+            yield Problem(f"{path}.freeze", True, rule, "write one or the other")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Shared:
     type: str = "?"
     learning_rate: float = setting(1e-3, "peak learning rate", above=0.0)
@@ -60,6 +80,16 @@ class _Shared:
     clip_norm: float | None = setting(1.0, "largest global gradient norm; null: no clipping", above=0.0)
     weight_decay: float = setting(0.1, "decoupled decay a unit of learning rate", minimum=0.0)
     decay_embeddings: bool = setting(False, "apply weight decay to embeddings too")
+    groups: tuple[GroupConfig, ...] = setting((), "variables with settings of their own, or frozen")
+    layer_decay: float = setting(
+        1.0, "each block's learning rate over that of the block above it", above=0.0, maximum=1.0
+    )
+    ema_decay: float | None = setting(
+        None, "decay of a moving average of the weights; null: none is kept", above=0.0, below=1.0
+    )
+    skip_above: float | None = setting(
+        None, "a step whose gradient norm is larger is skipped and counted; null: none is", above=0.0
+    )
 
 
 @OPTIMIZERS.register("adamw")
@@ -100,3 +130,32 @@ class SGDConfig(_Shared):
     type: str = "sgd"
     momentum: float = setting(0.0, "decay of the velocity", minimum=0.0, below=1.0)
     nesterov: bool = setting(False, "look ahead along the velocity")
+
+
+@OPTIMIZERS.register("lamb")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LambConfig(_Shared):
+    """LAMB (You et al. 2020), for large batches: Adam's step, made as long as the weight it changes."""
+
+    type: str = "lamb"
+    beta_1: float = setting(0.9, "decay of the mean", minimum=0.0, below=1.0)
+    beta_2: float = setting(0.999, "decay of the square", minimum=0.0, below=1.0)
+    epsilon: float = setting(1e-6, "added to the root of the square", above=0.0)
+
+
+@OPTIMIZERS.register("muon")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MuonConfig(_Shared):
+    """Muon (Jordan et al. 2024) for matrices inside blocks; AdamW for embeddings, output, norms and biases.
+
+    Muon's steps are scaled as Moonlight does (Liu et al. 2025), so one learning rate and one decay, as
+    for AdamW, suit both.
+    """
+
+    type: str = "muon"
+    momentum: float = setting(0.95, "decay of the momentum (Muon)", minimum=0.0, below=1.0)
+    nesterov: bool = setting(True, "look ahead along the momentum (Muon)")
+    ns_steps: int = setting(5, "steps of the iteration that makes it orthogonal (Muon)", minimum=1)
+    beta_1: float = setting(0.9, "decay of the mean (AdamW)", minimum=0.0, below=1.0)
+    beta_2: float = setting(0.95, "decay of the square (AdamW)", minimum=0.0, below=1.0)
+    epsilon: float = setting(1e-8, "added to the root of the square (AdamW)", above=0.0)

@@ -38,6 +38,9 @@ class ByteBPETokenizerConfig:
     type: str = "byte_bpe"
     vocab_size: int = setting(4096, "tokens to learn, special ones included; unused with a path", minimum=260)
     path: str | None = setting(None, "a tokenizer.json to use instead of training one on data.train")
+    train_megabytes: int = setting(
+        100, "text to learn tokens from; of a larger data.train, a sample of its documents", minimum=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ class TrainingConfig:
     jit_compile: bool = setting(True, "compile the step with XLA")
     remat: str = setting(
         "none",
-        "what the backward pass computes again instead of keeping it",
+        "what the backward pass computes again instead of keeping it: nothing, attention, or whole blocks",
         choices=("none", "attention", "block"),
     )
     loss_chunk_tokens: int | None = setting(

@@ -6,9 +6,12 @@ Text flows `sources` (documents) → `split` → tokenizer → `packing` (fixed 
 """
 
 from tfllm.data.errors import DataError
+from tfllm.data.mixture import RowMixture
 from tfllm.data.packing import RowPacker, positions_from_segments
+from tfllm.data.prepare import prepare_rows
 from tfllm.data.sources import (
     JsonlSource,
+    MixtureSource,
     PythonDocsSource,
     Source,
     TextFilesSource,
@@ -16,12 +19,14 @@ from tfllm.data.sources import (
     TfRecordSource,
 )
 from tfllm.data.split import split_of
-from tfllm.data.store import RowStore, prepare_rows
+from tfllm.data.store import RowStore
 
 __all__ = [
     "DataError",
     "JsonlSource",
+    "MixtureSource",
     "PythonDocsSource",
+    "RowMixture",
     "RowPacker",
     "RowStore",
     "Source",

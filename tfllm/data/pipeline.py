@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tfllm.data.bucketing import checked_buckets, default_buckets
 from tfllm.data.errors import DataError
-from tfllm.data.store import FEATURES, RowStore
-
-Batch = dict[str, tf.Tensor]
+from tfllm.data.mixture import pattern_of, stores_of
+from tfllm.data.reading import AnyRows, Batch, blank_rows, read_rows, trim, trimmed_length
 
 _SHUFFLE = 0x5EED  # names the purpose of the seed; any other draw from (seed, epoch) takes another number
 
 
 def training_batches(
-    store: RowStore,
+    store: AnyRows,
     *,
     global_batch_size: int,
     seed: int,
@@ -28,14 +28,24 @@ def training_batches(
     num_steps: int | None = None,
     buckets: Sequence[int] | None = None,
     row_seed: int | None = None,
+    num_shares: int = 1,
+    shares: range | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of steps `start_step`, …, `num_steps - 1` of one endless, shuffled sequence.
 
     Row j of step s is number g = s * global_batch_size + j. It lies in epoch g // num_rows, which is a
     permutation of all rows drawn from (seed, epoch); a batch may so end one epoch and begin the next.
 
+    In a mixture number g goes to the component whose turn it is (see `mixture.turns`): of the first g rows
+    each has its share, to less than one row. Each component counts its own turns and epochs.
+
+    Replicas take shares: share k of `num_shares` holds the rows [k * R, (k + 1) * R) of every step's batch,
+    R = global_batch_size / num_shares, and no others are read. Their numbers, and so `row_ids` and
+    `row_seeds`, are those in the whole batch; so is the length that a batch is trimmed to, which must be the
+    same on all replicas.
+
     Args:
-        store: The rows.
+        store: The rows, of one store or a mixture.
         global_batch_size: Rows in a batch, over all replicas.
         seed: The seed of the order; it is taken modulo 2**32.
         start_step: The first step; starting there gives exactly the tail of the whole sequence.
@@ -43,94 +53,178 @@ def training_batches(
         buckets: Lengths that batches may be trimmed to: each takes the smallest that its longest row fits in.
             Default: `default_buckets` if the store is not packed, else none (every batch is [B, seq_len]).
         row_seed: The seed of `row_seeds`, if it shall not be `seed`.
+        num_shares: The shares that every batch divides into.
+        shares: Those that this dataset yields; `None` is all.
 
     Returns:
-        A dataset of dicts whose every feature has B rows, so that tf.distribute can split it: int32 [B, T]
-        `token_ids`, `targets`, `segment_ids` and `positions` (which restart in each segment); float32 [B, T]
-        `loss_weights` (1 for tokens, 0 for padding); int64 [B] `row_ids`, the rows' index in the store;
-        int32 [B] `row_seeds`, for dropout (see `row_seeds`).
+        A dataset that yields, for each step, an element for each of `shares` in order: a dict whose every
+        feature has R rows. int32 [R, T] `token_ids`, `targets`, `segment_ids` and `positions` (which restart
+        in each segment); float32 [R, T] `loss_weights` (1 for tokens, 0 for padding); int64 [R] `row_ids`,
+        the rows' index in their store; int32 [R] `source_ids`, which store of a mixture that is, else 0;
+        int32 [R] `row_seeds`, for dropout (see `row_seeds`).
 
     Raises:
-        DataError: A size is not positive, the steps are out of order, or a bucket does not fit.
+        DataError: A size is not positive, the batch does not divide into its shares, the steps are out of
+            order, or a bucket does not fit.
     """
-    _check_positive("training.global_batch_size", global_batch_size)
+    division = Division("training.global_batch_size", global_batch_size, num_shares, shares)
     if start_step < 0 or (num_steps is not None and start_step > num_steps):
         raise DataError(f"start_step={start_step} must lie between 0 and the number of steps, {num_steps}")
     row_seed = seed if row_seed is None else row_seed
-    stop = tf.int64.max // global_batch_size if num_steps is None else num_steps
-
-    def batch(step: tf.Tensor) -> Batch:
-        numbers = step * global_batch_size + tf.range(global_batch_size, dtype=tf.int64)
-        row_ids = shuffled_rows(numbers, seed=seed, num_rows=store.num_rows)
-        rows = add_features(read_rows(store, row_ids))
-        return {**trim(rows, lengths), "row_ids": row_ids, "row_seeds": row_seeds(numbers, seed=row_seed)}
-
     lengths = _lengths(store, buckets)
-    return _finished(tf.data.Dataset.range(start_step, stop), batch)
+
+    def batch(numbers: tf.Tensor, own: slice) -> Batch:
+        if len(lengths) == 1:  # nothing depends on the other shares
+            numbers, own = numbers[own], slice(None)
+        source_ids, row_ids = shuffled_rows(store, numbers, seed=seed)
+        length = trimmed_length(store, source_ids, row_ids, lengths)
+        return {
+            **trim(add_features(read_rows(store, source_ids[own], row_ids[own])), length),
+            "row_ids": row_ids[own],
+            "source_ids": source_ids[own],
+            "row_seeds": row_seeds(numbers[own], seed=row_seed),
+        }
+
+    return division.elements(batch, start_step, num_steps)
 
 
 def evaluation_batches(
-    store: RowStore,
+    store: AnyRows,
     *,
     batch_size: int,
     buckets: Sequence[int] | None = None,
     num_rows: int | None = None,
+    num_shares: int = 1,
+    shares: range | None = None,
 ) -> tf.data.Dataset:
     """Return every row of the store once, in order; the last batch is filled up with rows of weight 0.
 
+    Every step has an element for every share, so no replica comes to its end before the others.
+
     Args:
-        store: The rows.
-        batch_size: Rows in a batch.
+        store: The rows, of one store or a mixture, whose stores come one after another.
+        batch_size: Rows in a batch, over all shares.
         buckets: As in `training_batches`.
         num_rows: Take the first rows only.
+        num_shares: As in `training_batches`.
+        shares: As in `training_batches`.
 
     Returns:
-        A dataset of dicts as from `training_batches`. Rows that fill up have `row_ids` -1, `segment_ids` 0
-        and pad ids throughout.
+        A dataset of dicts as from `training_batches`. Rows that fill up have `row_ids` and `source_ids`
+        -1, `segment_ids` 0 and pad ids throughout.
 
     Raises:
-        DataError: A size is not positive, or a bucket does not fit.
+        DataError: A size is not positive, the batch does not divide into its shares, or a bucket does not
+            fit.
     """
-    _check_positive("batch_size", batch_size)
+    division = Division("batch_size", batch_size, num_shares, shares)
     _check_positive("num_rows", store.num_rows if num_rows is None else num_rows)
     end = min(store.num_rows, store.num_rows if num_rows is None else num_rows)
+    lengths = _lengths(store, buckets)
 
-    def batch(step: tf.Tensor) -> Batch:
-        numbers = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+    def batch(numbers: tf.Tensor, own: slice) -> Batch:
         real = numbers < end
-        rows = blank_rows(read_rows(store, tf.where(real, numbers, 0)), real, store.pad_id)
-        row_ids = tf.where(real, numbers, -1)
+        # What fills up reads a row, which is then made blank.
+        source_ids, row_ids = consecutive_rows(store, tf.where(real, numbers, 0))
+        length = trimmed_length(store, source_ids, row_ids, lengths)
+        rows = blank_rows(read_rows(store, source_ids[own], row_ids[own]), real[own], store.pad_id)
         return {
-            **trim(add_features(rows), lengths),
-            "row_ids": row_ids,
-            "row_seeds": row_seeds(numbers, seed=0),
+            **trim(add_features(rows), length),
+            "row_ids": tf.where(real, row_ids, -1)[own],
+            "source_ids": tf.where(real, source_ids, -1)[own],
+            "row_seeds": row_seeds(numbers[own], seed=0),
         }
 
-    lengths = _lengths(store, buckets)
-    return _finished(tf.data.Dataset.range(-(-end // batch_size)), batch)
+    return division.elements(batch, 0, -(-end // batch_size))
 
 
-def shuffled_rows(numbers: tf.Tensor, *, seed: int, num_rows: int) -> tf.Tensor:
-    """Return which row stands at each place of the endless sequence of shuffled epochs.
+class Division:
+    """How the rows of each step's batch divide into shares, and which shares are made here.
 
     Args:
+        name: What the batch size is called, for messages.
+        batch_size: Rows in a batch.
+        num_shares: Shares in a batch.
+        shares: Those made here; `None` is all.
+
+    Raises:
+        DataError: A number is not positive, the shares are not equal, or one made here does not exist.
+    """
+
+    def __init__(self, name: str, batch_size: int, num_shares: int, shares: range | None):
+        _check_positive(name, batch_size)
+        _check_positive("num_shares", num_shares)
+        if batch_size % num_shares:
+            lower = batch_size - batch_size % num_shares
+            near = " or ".join(str(size) for size in (lower, lower + num_shares) if size)
+            raise DataError(f"{name}={batch_size} must be divisible by num_shares={num_shares}; try {near}")
+        self.shares = range(num_shares) if shares is None else shares
+        if not self.shares or not 0 <= min(self.shares) <= max(self.shares) < num_shares:
+            raise DataError(f"shares={self.shares} must be some of range(0, {num_shares})")
+        self.batch_size = batch_size
+        self.share_size = batch_size // num_shares
+
+    def elements(
+        self, batch: Callable[[tf.Tensor, slice], Batch], start_step: int, num_steps: int | None
+    ) -> tf.data.Dataset:
+        """Return for each step and share what `batch` makes of the step's row numbers, int64 [B], and the
+        share's slice of them."""
+        own_shares = len(self.shares)
+        if num_steps is None:
+            num_steps = tf.int64.max // (self.batch_size * own_shares)
+
+        def element(number: tf.Tensor) -> Batch:
+            step, place = number // own_shares, number % own_shares
+            numbers = step * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
+            start = (self.shares.start + place * self.shares.step) * self.share_size
+            features = batch(numbers, slice(start, start + self.share_size))
+            return {name: self._with_rows(feature) for name, feature in features.items()}
+
+        return _finished(tf.data.Dataset.range(start_step * own_shares, num_steps * own_shares), element)
+
+    def _with_rows(self, feature: tf.Tensor) -> tf.Tensor:
+        """A slice that begins at a tensor has no static size; here it is known."""
+        return tf.ensure_shape(feature, [self.share_size, *feature.shape[1:]])
+
+
+def shuffled_rows(rows: AnyRows, numbers: tf.Tensor, *, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return which row stands at each place of the endless training sequence.
+
+    Args:
+        rows: A store or a mixture.
         numbers: int64 [B], places from 0.
         seed: The seed of the order.
-        num_rows: Rows in an epoch.
 
     Returns:
-        int64 [B] row indices; each epoch's are a permutation of [0, num_rows).
+        int32 [B] components and int64 [B] row indices in them; each epoch of a component is a permutation of
+        its rows.
     """
-    epochs = numbers // num_rows
-    seeds = tf.stack([tf.fill(tf.shape(epochs), value) for value in _seed_words(seed)] + [epochs], axis=1)
+    pattern = pattern_of(rows)
+    period = len(pattern.sources)
+    source_ids = tf.gather(pattern.sources, numbers % period)
+    turns = numbers // period * tf.gather(pattern.counts, source_ids)
+    turns += tf.gather(pattern.ranks, numbers % period)
+    sizes = tf.gather(tf.constant([store.num_rows for store in stores_of(rows)], tf.int64), source_ids)
+    # Components of one size, such as the two sides of a translation, must not be shuffled alike.
+    purpose = _SHUFFLE + tf.cast(source_ids, tf.int64)
+    seeds = tf.stack([purpose, tf.fill(tf.shape(turns), _word(seed)), turns // sizes], axis=1)
     # The raw op: tf.random.experimental.index_shuffle pads a batch of seeds on the wrong axis (TensorFlow
     # 2.21), and a call for each row costs more than reading the row.
-    return tf.raw_ops.RandomIndexShuffle(
-        index=numbers % num_rows,
+    row_ids = tf.raw_ops.RandomIndexShuffle(
+        index=turns % sizes,
         seed=seeds,
-        max_index=tf.constant(num_rows - 1, tf.int64),
+        max_index=sizes - 1,
         rounds=4,  # what the public function takes
     )
+    return source_ids, row_ids
+
+
+def consecutive_rows(rows: AnyRows, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return components, int32 [B], and rows, int64 [B], where one store follows another."""
+    ends = np.cumsum([store.num_rows for store in stores_of(rows)])
+    source_ids = tf.searchsorted(tf.constant(ends, tf.int64), numbers, side="right")
+    starts = tf.constant(np.concatenate([[0], ends[:-1]]), tf.int64)
+    return source_ids, numbers - tf.gather(starts, source_ids)
 
 
 def row_seeds(numbers: tf.Tensor, *, seed: int) -> tf.Tensor:
@@ -159,37 +253,6 @@ def _hash32(x: tf.Tensor) -> tf.Tensor:
     x = xor(x, shift(x, tf.constant(16, tf.uint32))) * tf.constant(0x7FEB352D, tf.uint32)
     x = xor(x, shift(x, tf.constant(15, tf.uint32))) * tf.constant(0x846CA68B, tf.uint32)
     return xor(x, shift(x, tf.constant(16, tf.uint32)))
-
-
-def read_rows(store: RowStore, row_ids: tf.Tensor) -> Batch:
-    """Return rows by index, read in C++ from the memory-mapped file.
-
-    ImmutableConst maps the file and Gather copies the wanted rows: the graph holds the path, and memory only
-    the system's page cache. FixedLengthRecordDataset looks made for this, but it reads through the
-    `header_bytes` that it skips, so a row costs its distance from the start of the file: on two cores 75 to
-    500 rows a second from 30 to 300 MB files, where this gives about 100 000.
-
-    Args:
-        store: The rows.
-        row_ids: int64 [B].
-
-    Returns:
-        A dict of int32 [B, seq_len]: `token_ids`, `targets`, `segment_ids`.
-    """
-    with tf.device("CPU:0"):
-        rows = tf.raw_ops.ImmutableConst(
-            dtype=tf.as_dtype(store.dtype),
-            shape=[store.num_rows, len(FEATURES), store.seq_len],
-            memory_region_name=str(store.path),
-        )
-        rows = tf.cast(tf.gather(rows, row_ids), tf.int32)  # [R, 3, T] -> [B, 3, T]
-    return {name: rows[:, part] for part, name in enumerate(FEATURES)}
-
-
-def blank_rows(rows: Batch, real: tf.Tensor, pad_id: int) -> Batch:
-    """Make the rows where `real` (bool [B]) is false all padding."""
-    blanks = {"token_ids": pad_id, "targets": pad_id, "segment_ids": 0}
-    return {name: tf.where(real[:, None], rows[name], blank) for name, blank in blanks.items()}
 
 
 def add_features(rows: Batch) -> Batch:
@@ -223,33 +286,23 @@ def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
     return index - starts
 
 
-def trim(rows: Batch, lengths: Sequence[int]) -> Batch:
-    """Cut [B, T] features to the smallest of `lengths` (sorted, up to T) that the longest row fits in."""
-    if len(lengths) == 1:
-        return rows
-    longest = tf.reduce_max(tf.math.count_nonzero(rows["segment_ids"], axis=1))
-    place = tf.searchsorted(tf.constant(lengths, tf.int64), longest[None], side="left")[0]
-    length = tf.gather(tf.constant(lengths, tf.int32), place)
-    return {name: feature[:, :length] for name, feature in rows.items()}
-
-
-def _finished(steps: tf.data.Dataset, batch: Callable[[tf.Tensor], Batch]) -> tf.data.Dataset:
+def _finished(numbers: tf.data.Dataset, element: Callable[[tf.Tensor], Batch]) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
     # Every worker can make every step's batch: tf.distribute shares out rows, as there are no files to share.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    dataset = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = numbers.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _lengths(store: RowStore, buckets: Sequence[int] | None) -> tuple[int, ...]:
+def _lengths(store: AnyRows, buckets: Sequence[int] | None) -> tuple[int, ...]:
     if buckets is None:
         return (store.seq_len,) if store.packing else default_buckets(store.seq_len)
     return checked_buckets(buckets, store.seq_len)
 
 
-def _seed_words(seed: int) -> tuple[tf.Tensor, tf.Tensor]:
-    return tf.constant(_SHUFFLE, tf.int64), tf.constant(seed & 0xFFFFFFFF, tf.int64)
+def _word(seed: int) -> tf.Tensor:
+    return tf.constant(seed & 0xFFFFFFFF, tf.int64)
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -6,12 +6,11 @@ import keras
 import tensorflow as tf
 
 from tfllm.layers import kv_cache
+from tfllm.layers.blockwise_attention import blockwise_attention
+from tfllm.layers.causal_attention import MASKED, causal_attention
+from tfllm.layers.masks import CausalMask
 from tfllm.layers.positions import rotate
 from tfllm.layers.projection import Projection
-from tfllm.layers.recompute import recompute
-
-# Large enough to vanish in a float32 softmax, finite so that a row with nothing to see stays finite.
-_MASKED = -1e9
 
 
 class Attention(keras.layers.Layer):
@@ -21,6 +20,8 @@ class Attention(keras.layers.Layer):
         num_heads: Query heads N.
         num_kv_heads: Key and value heads K; divides `num_heads`. None is `num_heads`.
         head_dim: Width H of a head.
+        attention_block_size: Meet queries and keys in blocks of this many, so that memory grows with the
+            row and not with its square; None computes the scores of many queries at once.
         use_bias: Biases in the four projections.
         initializer_range: Standard deviation of new kernels.
         output_initializer_range: The same for `output`; None is `initializer_range`.
@@ -32,6 +33,7 @@ class Attention(keras.layers.Layer):
         num_heads: int,
         head_dim: int,
         num_kv_heads: int | None = None,
+        attention_block_size: int | None = None,
         use_bias: bool = False,
         initializer_range: float = 0.02,
         output_initializer_range: float | None = None,
@@ -42,6 +44,7 @@ class Attention(keras.layers.Layer):
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads or num_heads
         self.head_dim = head_dim
+        self.attention_block_size = attention_block_size
         if num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads={num_heads} must be divisible by num_kv_heads={self.num_kv_heads}")
         self._shared = {"use_bias": use_bias, "dtype": self.dtype_policy}
@@ -62,68 +65,77 @@ class Attention(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        mask: tf.Tensor,
+        attention_mask: tf.Tensor | CausalMask,
         angles: tuple[tf.Tensor, tf.Tensor] | None = None,
         cache: kv_cache.KVPair | None = None,
         slot: tf.Tensor | None = None,
         num_slots: int | tf.Tensor | None = None,
-        recompute_scores: bool = False,
+        return_scores: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor | None, kv_cache.KVPair | None]:
         """Attends.
 
         Args:
             x: float [B, T, D].
-            mask: bool [1 or B, T, S], true where attention is allowed.
+            attention_mask: Who sees whom: a `CausalMask`, or bool [1 or B, T, S], true where attention is
+                allowed. A query that sees nobody stays finite.
             angles: Rotary angles of the T positions; None for no rotation.
             cache: Keys and values of S slots; the T = 1 new ones go into `slot` first.
             slot: int32 scalar; needed with `cache`.
             num_slots: Without `cache`: start one with this many slots (prefill).
-            recompute_scores: The backward pass computes the scores again, and they are not returned.
+            return_scores: The scores are wanted, so they are computed as one tensor.
 
         Returns:
-            The output float [B, T, D], the attention scores float32 [B, N, T, S] (None where recomputed),
-            and the cache (None unless `cache` or `num_slots` was given).
+            The output float [B, T, D], the attention scores float32 [B, N, T, S] (None unless wanted), and
+            the cache (None unless `cache` or `num_slots` was given).
         """
         query = self._heads(self.query(x), self.num_heads)
         key = self._heads(self.key(x), self.num_kv_heads)
         value = self._heads(self.value(x), self.num_kv_heads)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
+        scores = None
         if cache is not None:
             cache = kv_cache.write(cache, key, value, slot)
-            key, value = cache
+            mixed, scores = self._dense(query, *cache, attention_mask)
+        elif num_slots is not None:
+            cache = kv_cache.from_prefill(key, value, num_slots)
+            mixed, scores = self._whole(query, key, value, attention_mask)
+        elif return_scores or not isinstance(attention_mask, CausalMask):
+            mixed, scores = self._whole(query, key, value, attention_mask)
         else:
-            if num_slots is not None:
-                cache = kv_cache.from_prefill(key, value, num_slots)
-            # [B, S, K, H] -> [B, K, S, H]
-            key, value = tf.transpose(key, [0, 2, 1, 3]), tf.transpose(value, [0, 2, 1, 3])
-        scores = None
-        if recompute_scores:
-            mixed = recompute(lambda q, k, v: self._attend(q, k, v, mask)[0], query, key, value)
-        else:
-            mixed, scores = self._attend(query, key, value, mask)
-        return self._output(mixed), scores, cache
+            mixed = self._lean(query, key, value, attention_mask)
+        shape = tf.shape(x)
+        mixed = tf.reshape(mixed, [shape[0], shape[1], self.num_heads * self.head_dim])
+        return self._output(mixed), scores if return_scores else None, cache
 
     def _projection(self, name: str, units: int, initializer_range: float) -> Projection:
         return Projection(units=units, initializer_range=initializer_range, name=name, **self._shared)
 
     def _heads(self, x: tf.Tensor, count: int) -> tf.Tensor:
-        shape = tf.shape(x)  # [B, T, N * H] -> [B, T, N, H]
-        return tf.reshape(x, [shape[0], shape[1], count, self.head_dim])
+        shape = [size if size is not None else tf.shape(x)[axis] for axis, size in enumerate(x.shape[:2])]
+        return tf.reshape(x, [*shape, count, self.head_dim])  # [B, T, N * H] -> [B, T, N, H]
 
-    def _attend(
-        self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        scores = self._scores(query, key, mask)
-        mixed = tf.einsum("BKGTS,BKSH->BTKGH", tf.cast(scores, value.dtype), value)
-        shape = tf.shape(query)
-        mixed = tf.reshape(mixed, [shape[0], shape[1], self.num_heads * self.head_dim])
-        return mixed, tf.reshape(scores, [shape[0], self.num_heads, shape[1], tf.shape(key)[2]])
+    def _lean(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: CausalMask) -> tf.Tensor:
+        if self.attention_block_size is not None:
+            return blockwise_attention(query, key, value, mask, block_size=self.attention_block_size)
+        if query.shape[1] is None:
+            return self._whole(query, key, value, mask)[0]
+        return causal_attention(query, key, value, mask)
 
-    def _scores(self, query: tf.Tensor, key: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    def _whole(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor | CausalMask):
+        # [B, S, K, H] -> [B, K, S, H]
+        key, value = tf.transpose(key, [0, 2, 1, 3]), tf.transpose(value, [0, 2, 1, 3])
+        if isinstance(mask, CausalMask):
+            mask = mask.dense(tf.shape(query)[1])
+        return self._dense(query, key, value, mask)
+
+    def _dense(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor):
+        """Output [B, T, K, G, H] and scores [B, N, T, S] of keys and values [B, K, S, H]."""
         shape = tf.shape(query)
         groups = self.num_heads // self.num_kv_heads
         query = tf.reshape(query, [shape[0], shape[1], self.num_kv_heads, groups, self.head_dim])
         query = query * tf.cast(self.head_dim**-0.5, query.dtype)
         logits = tf.cast(tf.einsum("BTKGH,BKSH->BKGTS", query, key), tf.float32)
-        return tf.nn.softmax(tf.where(mask[:, None, None], logits, _MASKED), axis=-1)
+        scores = tf.nn.softmax(tf.where(mask[:, None, None], logits, MASKED), axis=-1)
+        mixed = tf.einsum("BKGTS,BKSH->BTKGH", tf.cast(scores, value.dtype), value)
+        return mixed, tf.reshape(scores, [shape[0], self.num_heads, shape[1], tf.shape(key)[2]])

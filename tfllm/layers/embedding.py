@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfllm.layers.projection import project
 
 
-def lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+def lookup(table: tf.Tensor, ids: tf.Tensor, dtype: str | None = None) -> tf.Tensor:
     """Takes rows of a table, with a dense gradient.
 
     `tf.gather`'s own gradient is sparse, and a table that is also the output layer then has its dense
@@ -19,6 +19,8 @@ def lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     Args:
         table: float [V, D].
         ids: int32 [B, T].
+        dtype: Type of the result; None is the table's. The gradient is summed in float32: a frequent token
+            adds up thousands of rows, and bfloat16 stops counting at 256.
 
     Returns:
         float [B, T, D].
@@ -28,13 +30,11 @@ def lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def gather(table: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            # In float32: a frequent token adds up thousands of rows, and bfloat16 stops counting at 256.
             rows = tf.reshape(tf.cast(upstream, tf.float32), [-1, width])
-            return tf.cast(
-                tf.math.unsorted_segment_sum(rows, tf.reshape(ids, [-1]), num_rows), upstream.dtype
-            )
+            total = tf.math.unsorted_segment_sum(rows, tf.reshape(ids, [-1]), num_rows)
+            return tf.cast(total, table.dtype)
 
-        return tf.gather(table, ids), gradient
+        return tf.cast(tf.gather(table, ids), dtype or table.dtype), gradient
 
     return gather(table)
 
@@ -58,13 +58,16 @@ class TokenEmbedding(keras.layers.Layer):
         """Makes `embeddings`, float [V, D]."""
         initializer = keras.initializers.RandomNormal(stddev=self.initializer_range)
         self.embeddings = self.add_weight(
-            name="embeddings", shape=(self.vocab_size, self.hidden_dim), initializer=initializer
+            name="embeddings",
+            shape=(self.vocab_size, self.hidden_dim),
+            initializer=initializer,
+            autocast=False,
         )
 
     def call(self, token_ids: tf.Tensor) -> tf.Tensor:
         """Looks up int32 [B, T] -> float [B, T, D]."""
-        return lookup(tf.cast(self.embeddings, self.compute_dtype), token_ids)
+        return lookup(tf.convert_to_tensor(self.embeddings), token_ids, self.compute_dtype)
 
     def project(self, hidden_states: tf.Tensor) -> tf.Tensor:
         """Projects float [B, T, D] -> float [B, T, V] with the same table."""
-        return project(hidden_states, tf.cast(self.embeddings, hidden_states.dtype), transpose_kernel=True)
+        return project(hidden_states, tf.convert_to_tensor(self.embeddings), transpose_kernel=True)

@@ -2,7 +2,66 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalMask:
+    """Each token sees itself and what stands before it in its own segment.
+
+    The rule, not the T x S table of it: attention asks for the part it works on, so that a long row never
+    has the whole table in memory.
+
+    Args:
+        padding_mask: bool [B, T], true for real tokens; padding is seen by nobody.
+        segment_ids: int32 [B, T]; tokens of different segments do not see each other.
+    """
+
+    padding_mask: tf.Tensor | None = None
+    segment_ids: tf.Tensor | None = None
+
+    def dense(self, length: int | tf.Tensor) -> tf.Tensor:
+        """Everybody against everybody: bool [1 or B, T, S]."""
+        return self.block(0, length, 0, length)
+
+    def block(
+        self,
+        query_start: int | tf.Tensor,
+        num_queries: int | tf.Tensor,
+        key_start: int | tf.Tensor,
+        num_keys: int | tf.Tensor,
+    ) -> tf.Tensor:
+        """Some queries against some keys.
+
+        Args:
+            query_start: int32 scalar, the first query.
+            num_queries: How many queries t.
+            key_start: int32 scalar, the first key.
+            num_keys: How many keys s.
+
+        Returns:
+            bool [1 or B, t, s].
+        """
+        queries = query_start + tf.range(num_queries)
+        keys = key_start + tf.range(num_keys)
+        mask = (keys[None, :] <= queries[:, None])[None]
+        if self.padding_mask is not None:
+            mask = mask & _columns(self.padding_mask, key_start, num_keys)[:, None, :]
+        if self.segment_ids is not None:
+            of_queries = _columns(self.segment_ids, query_start, num_queries)
+            of_keys = _columns(self.segment_ids, key_start, num_keys)
+            mask = mask & (of_queries[:, :, None] == of_keys[:, None, :])
+        return mask
+
+    def padded(self, extra: int | tf.Tensor) -> CausalMask:
+        """The mask of rows with `extra` more tokens of padding at the end."""
+        widths = [[0, 0], [0, extra]]
+        return CausalMask(
+            padding_mask=None if self.padding_mask is None else tf.pad(self.padding_mask, widths),
+            segment_ids=None if self.segment_ids is None else tf.pad(self.segment_ids, widths),
+        )
 
 
 def causal_mask(
@@ -11,20 +70,9 @@ def causal_mask(
     padding_mask: tf.Tensor | None = None,
     segment_ids: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Each token sees itself and what stands before it in its own segment.
+    """The whole table of a `CausalMask`: bool [1 or B, T, S]."""
+    return CausalMask(padding_mask, segment_ids).dense(length)
 
-    Args:
-        length: T.
-        padding_mask: bool [B, T], true for real tokens; padding is seen by nobody.
-        segment_ids: int32 [B, T]; tokens of different segments do not see each other.
 
-    Returns:
-        bool [1 or B, T, S].
-    """
-    order = tf.range(length)
-    mask = (order[None, :] <= order[:, None])[None]
-    if padding_mask is not None:
-        mask = mask & padding_mask[:, None, :]
-    if segment_ids is not None:
-        mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
-    return mask
+def _columns(x: tf.Tensor, start: int | tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
+    return tf.slice(x, [0, start], [-1, count])

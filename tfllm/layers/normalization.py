@@ -19,13 +19,15 @@ class RMSNorm(keras.layers.Layer):
 
     def build(self, input_shape):
         """Makes `scale`, float [D]."""
-        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="ones")
+        self.scale = self.add_weight(
+            name="scale", shape=(input_shape[-1],), initializer="ones", autocast=False
+        )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Normalizes over the last axis: float [..., D] -> the same."""
         y = tf.cast(x, tf.float32)
         y = y * tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + self.epsilon)
-        return tf.cast(y * tf.cast(self.scale, tf.float32), x.dtype)
+        return tf.cast(y * tf.convert_to_tensor(self.scale), x.dtype)
 
 
 class LayerNorm(keras.layers.Layer):
@@ -43,18 +45,22 @@ class LayerNorm(keras.layers.Layer):
 
     def build(self, input_shape):
         """Makes `scale` and, where asked for, `bias`, float [D]."""
-        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="ones")
+        self.scale = self.add_weight(
+            name="scale", shape=(input_shape[-1],), initializer="ones", autocast=False
+        )
         if self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=(input_shape[-1],), initializer="zeros")
+            self.bias = self.add_weight(
+                name="bias", shape=(input_shape[-1],), initializer="zeros", autocast=False
+            )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Normalizes over the last axis: float [..., D] -> the same."""
         y = tf.cast(x, tf.float32)
         y = y - tf.reduce_mean(y, axis=-1, keepdims=True)
         y = y * tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + self.epsilon)
-        y = y * tf.cast(self.scale, tf.float32)
+        y = y * tf.convert_to_tensor(self.scale)
         if self.use_bias:
-            y = y + tf.cast(self.bias, tf.float32)
+            y = y + tf.convert_to_tensor(self.bias)
         return tf.cast(y, x.dtype)
 
 

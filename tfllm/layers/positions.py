@@ -27,12 +27,15 @@ class LearnedPositions(keras.layers.Layer):
         """Makes `embeddings`, float [max_seq_len, D]."""
         initializer = keras.initializers.RandomNormal(stddev=self.initializer_range)
         self.embeddings = self.add_weight(
-            name="embeddings", shape=(self.max_seq_len, self.hidden_dim), initializer=initializer
+            name="embeddings",
+            shape=(self.max_seq_len, self.hidden_dim),
+            initializer=initializer,
+            autocast=False,
         )
 
     def call(self, positions: tf.Tensor) -> tf.Tensor:
         """Looks up int32 [B, T] -> float [B, T, D]."""
-        return lookup(tf.cast(self.embeddings, self.compute_dtype), positions)
+        return lookup(tf.convert_to_tensor(self.embeddings), positions, self.compute_dtype)
 
 
 def rotary_angles(positions: tf.Tensor, head_dim: int, theta: float) -> tuple[tf.Tensor, tf.Tensor]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 
-def project(x: tf.Tensor, kernel: tf.Tensor, *, transpose_kernel: bool = False) -> tf.Tensor:
-    """Multiplies the last axis by a matrix, as one product of two matrices.
+def project(
+    x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, *, transpose_kernel: bool = False
+) -> tf.Tensor:
+    """Multiplies the last axis by a matrix, as one product of two matrices, in the type of `x`.
 
     `einsum("BTD,DF->BTF")` says the same, but its gradient contracts B and T together, and XLA on CPU
     lowers that to a broadcast of all four axes: forty times the memory and a hundredth of the speed.
 
+    The gradients of kernel and bias are summed over rows in float32 whatever the type of `x`. So parts
+    of a batch, on several devices or one after another, add up to the gradient of the whole.
+
     Args:
         x: float [B, T, D].
-        kernel: float [D, F], or [F, D] when transposed.
+        kernel: float32 [D, F], or [F, D] when transposed.
+        bias: float32 [F], added to the product.
         transpose_kernel: Multiply by the transpose.
 
     Returns:
@@ -22,8 +31,44 @@ def project(x: tf.Tensor, kernel: tf.Tensor, *, transpose_kernel: bool = False) 
     """
     shape = tf.shape(x)
     width = kernel.shape[0 if transpose_kernel else 1]
-    flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel, transpose_b=transpose_kernel)
-    return tf.reshape(flat, [shape[0], shape[1], width])
+    flat = tf.reshape(x, [-1, x.shape[-1]])
+    if x.dtype == kernel.dtype:
+        product = tf.matmul(flat, kernel, transpose_b=transpose_kernel)
+    else:
+        product = _mixed_product(flat, kernel, transpose_kernel=transpose_kernel)
+    product = tf.reshape(product, [shape[0], shape[1], width])
+    return product if bias is None else add_bias(product, bias)
+
+
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Adds a float32 [F] to float [B, T, F], with the gradient of the bias summed in float32."""
+    if x.dtype == bias.dtype:
+        return x + bias
+
+    @tf.custom_gradient
+    def add(x: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return upstream, tf.reduce_sum(tf.cast(upstream, bias.dtype), axis=[0, 1])
+
+        return x + tf.cast(bias, x.dtype), gradient
+
+    return add(x, bias)
+
+
+def _mixed_product(flat: tf.Tensor, kernel: tf.Tensor, *, transpose_kernel: bool) -> tf.Tensor:
+    @tf.custom_gradient
+    def multiply(flat: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
+        low = tf.cast(kernel, flat.dtype)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            by_flat = tf.matmul(upstream, low, transpose_b=not transpose_kernel)
+            high, rows = tf.cast(upstream, kernel.dtype), tf.cast(flat, kernel.dtype)
+            left, right = (high, rows) if transpose_kernel else (rows, high)
+            return by_flat, tf.matmul(left, right, transpose_a=True)
+
+        return tf.matmul(flat, low, transpose_b=transpose_kernel), gradient
+
+    return multiply(flat, kernel)
 
 
 class Projection(keras.layers.Layer):
@@ -45,12 +90,12 @@ class Projection(keras.layers.Layer):
         """Makes `kernel`, float [D, F], and `bias`, float [F]."""
         initializer = keras.initializers.RandomNormal(stddev=self.initializer_range)
         self.kernel = self.add_weight(
-            name="kernel", shape=(input_shape[-1], self.units), initializer=initializer
+            name="kernel", shape=(input_shape[-1], self.units), initializer=initializer, autocast=False
         )
         if self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+            self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", autocast=False)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Projects float [B, T, D] -> float [B, T, F]."""
-        x = project(x, tf.cast(self.kernel, x.dtype))
-        return x + tf.cast(self.bias, x.dtype) if self.use_bias else x
+        bias = tf.convert_to_tensor(self.bias) if self.use_bias else None
+        return project(x, tf.convert_to_tensor(self.kernel), bias)

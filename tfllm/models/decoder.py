@@ -12,7 +12,7 @@ from tfllm.layers.dropout import Dropout
 from tfllm.layers.embedding import TokenEmbedding
 from tfllm.layers.feed_forward import GATED
 from tfllm.layers.kv_cache import KVCache
-from tfllm.layers.masks import causal_mask
+from tfllm.layers.masks import CausalMask
 from tfllm.layers.normalization import make_norm
 from tfllm.layers.positions import LearnedPositions, rotary_angles
 from tfllm.layers.projection import Projection
@@ -41,8 +41,10 @@ class Decoder(keras.Model):
         use_bias: Biases in projections and LayerNorm.
         tie_embeddings: The output layer shares the token embedding.
         dropout: Share of embedding and residual values dropped in training.
-        remat: What a training step computes again in the backward pass instead of keeping it: none,
-            attention (scores and probabilities) or block (all but each block's input).
+        attention_block_size: Compute attention in blocks of this many tokens, for long rows; None does not.
+        remat: What a training step computes again in the backward pass instead of keeping it: none, attention
+            (norm, projections and what attention does with them) or block (all but each block's input).
+            Attention scores are never kept.
         initializer_range: Standard deviation of new weights; what is added to the residual stream
             gets it divided by sqrt(2 num_layers) (Radford et al. 2019).
 
@@ -71,6 +73,7 @@ class Decoder(keras.Model):
         use_bias: bool = False,
         tie_embeddings: bool = True,
         dropout: float = 0.0,
+        attention_block_size: int | None = None,
         remat: str = "none",
         initializer_range: float = 0.02,
         name: str = "decoder",
@@ -115,6 +118,7 @@ class Decoder(keras.Model):
             TransformerBlock(
                 num_heads=num_heads,
                 num_kv_heads=num_kv_heads,
+                attention_block_size=attention_block_size,
                 head_dim=self.head_dim,
                 intermediate_dim=self.intermediate_dim,
                 norm=norm,
@@ -175,7 +179,7 @@ class Decoder(keras.Model):
         """
         token_ids = features["token_ids"]
         padding_mask, segment_ids = features.get("padding_mask"), features.get("segment_ids")
-        mask = causal_mask(tf.shape(token_ids)[1], padding_mask=padding_mask, segment_ids=segment_ids)
+        mask = CausalMask(padding_mask, segment_ids)
         positions = features.get("positions")
         if positions is None:
             positions = _default_positions(token_ids, padding_mask)
@@ -185,10 +189,17 @@ class Decoder(keras.Model):
         x = self.embedding_dropout(x, row_seeds)
         captured = {}
         for block in self.blocks:
-            # Scores that are asked for are kept anyway.
             remat = self.remat if training and block.name not in wanted else "none"
-            x, scores = _run_block(block, x, mask, angles, row_seeds, remat)
-            if block.name in wanted:
+            x, scores = _run_block(
+                block,
+                x,
+                row_seeds,
+                remat,
+                attention_mask=mask,
+                angles=angles,
+                return_scores=block.name in wanted,
+            )
+            if scores is not None:
                 captured[block.name] = scores
         hidden_states = self.final_norm(x)
         outputs: dict[str, Any] = {"hidden_states": hidden_states, "logits": self.logits(hidden_states)}
@@ -213,11 +224,11 @@ class Decoder(keras.Model):
             Hidden states of the last position, float [B, 1, D], and the cache.
         """
         positions = _default_positions(token_ids, padding_mask)
-        mask = causal_mask(tf.shape(token_ids)[1], padding_mask=padding_mask)
+        mask = CausalMask(padding_mask)
         x, angles = self._embed(token_ids, positions)
         caches = []
         for block in self.blocks:
-            x, _, cache = block(x, mask, angles=angles, num_slots=num_slots)
+            x, _, cache = block(x, attention_mask=mask, angles=angles, num_slots=num_slots)
             caches.append(cache)
         return self.final_norm(x[:, -1:]), tuple(caches)
 
@@ -244,7 +255,7 @@ class Decoder(keras.Model):
         x, angles = self._embed(token_ids, positions)
         caches = []
         for block, pair in zip(self.blocks, cache, strict=True):
-            x, _, pair = block(x, slot_mask[:, None, :], angles=angles, cache=pair, slot=slot)
+            x, _, pair = block(x, attention_mask=slot_mask[:, None, :], angles=angles, cache=pair, slot=slot)
             caches.append(pair)
         return self.final_norm(x), tuple(caches)
 
@@ -266,17 +277,12 @@ class Decoder(keras.Model):
 
 
 def _run_block(
-    block: TransformerBlock, x: tf.Tensor, mask: tf.Tensor, angles: Any, row_seeds: Any, remat: str
+    block: TransformerBlock, x: tf.Tensor, row_seeds: tf.Tensor | None, remat: str, **arguments: Any
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns float [B, T, D] and the attention scores, or None where they are computed again."""
-
-    def run(x: tf.Tensor, row_seeds: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor | None]:
-        recompute_scores = remat == "attention"
-        return block(x, mask, angles=angles, row_seeds=row_seeds, recompute_scores=recompute_scores)[:2]
-
+    """Returns float [B, T, D] and, where asked for, the attention scores."""
     if remat == "block":
-        return recompute(lambda *inputs: run(*inputs)[0], x, row_seeds), None
-    return run(x, row_seeds)
+        return recompute(lambda x, seeds: block(x, row_seeds=seeds, **arguments)[0], x, row_seeds), None
+    return block(x, row_seeds=row_seeds, recompute_attention=remat == "attention", **arguments)[:2]
 
 
 def _default_positions(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> tf.Tensor:

@@ -17,6 +17,7 @@ from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, bytes_to_token
 from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.special_tokens import BOS, EOS, PAD, numbered_special_tokens
 from tfllm.tokenizers.tokenizer import Tokenizer, TokenizerError
+from tfllm.tokenizers.word_encoder import WordEncoder
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.graph_byte_bpe import GraphByteBPETokenizer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 TOKENIZER_FILE = "tokenizer.json"
 # Where a file does not say which special token plays a part, GPT-2's plays all three.
 END_OF_TEXT = "<|endoftext|>"
+_LARGE_TEXT = 100_000  # characters from which remembering words pays
 
 
 class ByteBPETokenizer(Tokenizer):
@@ -79,6 +81,7 @@ class ByteBPETokenizer(Tokenizer):
         )
         # It knows no added tokens, so that special names in a text stay text.
         self._library = _library_tokenizer(self.vocab, self.merges)
+        self._word_encoder: WordEncoder | None = None  # made for the first large text
 
     @classmethod
     def train(
@@ -203,6 +206,10 @@ class ByteBPETokenizer(Tokenizer):
         return tokenizer
 
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
+        if sum(map(len, texts)) >= _LARGE_TEXT:
+            if self._word_encoder is None:
+                self._word_encoder = WordEncoder(_library_tokenizer(self.vocab, self.merges))
+            return self._word_encoder.encode(texts)
         encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 

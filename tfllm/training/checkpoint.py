@@ -1,22 +1,41 @@
-"""Checkpoints that are whole or not there: written aside, verified, rotated."""
+"""Checkpoints: copied in a moment, written behind the training's back, verified when read."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
+import math
 import re
 import shutil
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from tfllm.training.checkpoint_folder import (
+    checkpoint_name,
+    checkpoint_paths,
+    checkpoint_step,
+    looks_whole,
+    publish,
+    read_best,
+    read_manifest,
+    remove,
+    remove_rubbish,
+    start_part,
+    superseded,
+    verified_manifest,
+    write_best,
+)
 from tfllm.training.errors import CheckpointError
+from tfllm.training.tensor_bundle import HostCopy, backing_variable, read_tensor
 
-_MANIFEST = "manifest.json"
+_BUNDLE = "variables"
+_AVERAGE = "optimizer/ema/"
+_UPDATES = "optimizer/updates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,26 +45,37 @@ class Restored:
     Args:
         step: Updates done when it was written.
         state: The trainer's own numbers.
+        about: What was handed to the `Checkpointer` that wrote it: config, versions, seeds.
         path: Its folder.
+        averaged: Whether a model got the exponential moving average instead of the last weights.
     """
 
     step: int
     state: dict[str, Any]
+    about: dict[str, Any]
     path: Path
+    averaged: bool = False
 
 
 class Checkpointer:
     """Keeps the newest checkpoints of a run in `<folder>/step_00000100/`.
 
-    A checkpoint is a TensorFlow checkpoint of the variables by path, and a manifest with the size and
-    SHA-256 of each file. The folder gets its name by one rename after everything is on disk, so a
-    killed process leaves a whole checkpoint or none.
+    A checkpoint is a tensor bundle `variables.*`, keyed by the variables' names, and a manifest with step,
+    state, shapes and types, and the size and SHA-256 of each file. `save` copies the variables to host
+    memory, of which that takes as much as they do, and returns; one thread writes. Whenever the process
+    is killed, every checkpoint is whole or not there, and the last whole one stays.
 
     Args:
         folder: The `checkpoints/` folder of a run.
         variables: Everything to save, by unique name, e.g. `model/decoder/final_norm/scale`.
         keep: How many of the newest to keep.
-        notify: Called with one line when something is out of order.
+        best: A validation metric and its mode, e.g. `("loss", "min")`: the checkpoint in which it is best
+            is kept too, and named by `best.json`.
+        on_error: When a checkpoint cannot be written: `stop` raises at the next `save` or `wait`;
+            `continue` says so in one line, and training goes on.
+        about: JSON-ready, written into each manifest.
+        writes: False in a worker that is not the chief: `save` does nothing.
+        notify: Called with one line when something is out of order, on the thread that calls `save`.
     """
 
     def __init__(
@@ -54,122 +84,237 @@ class Checkpointer:
         variables: Mapping[str, Any],
         *,
         keep: int = 3,
+        best: tuple[str, str] | None = None,
+        on_error: str = "stop",
+        about: Mapping[str, Any] | None = None,
+        writes: bool = True,
         notify: Callable[[str], None] = print,
     ):
+        if on_error not in ("stop", "continue"):
+            raise ValueError(f"on_error={on_error!r} must be 'stop' or 'continue'")
+        if best is not None and best[1] not in ("min", "max"):
+            raise ValueError(f"best={best!r} must be a metric and its mode, 'min' or 'max'")
         self.folder = Path(folder)
         self.keep = keep
+        self.best = best
+        self.on_error = on_error
+        self.about = dict(about or {})
+        self.writes = writes
         self.notify = notify
-        self._variables = {name: getattr(v, "value", v) for name, v in variables.items()}
-        self._checkpoint = _checkpoint(self._variables)
+        self.blocked_seconds = 0.0
+        self._variables = {name: backing_variable(v) for name, v in variables.items()}
+        self._copy = HostCopy(self._variables)
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._notices: list[str] = []
+        self._damaged: set[Path] = set()
 
-    def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Writes a checkpoint and removes what is too old.
+    def save(
+        self, step: int, state: Mapping[str, Any], *, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Copies the variables and has them written; waits only while the save before it is still written.
+
+        `blocked_seconds` counts the seconds that `save` and `wait` have taken so far.
 
         Args:
             step: Updates done.
             state: JSON-ready numbers to come back with it.
-
-        Returns:
-            Its folder.
+            metrics: The newest validation metrics.
 
         Raises:
-            CheckpointError: when it cannot be written; older checkpoints are untouched.
+            CheckpointError: when the save before it failed, with `on_error="stop"`; older checkpoints are
+                untouched.
         """
-        final, part = self.folder / f"step_{step:08d}", self.folder / f".part_{step:08d}"
-        try:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            self._checkpoint.write(str(part / "variables"))
-            manifest = {"step": step, "state": dict(state), "variables": self._shapes(), "files": _sums(part)}
-            _write_synced(part / _MANIFEST, json.dumps(manifest, indent=1))
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(part, final)
-        except (OSError, tf.errors.OpError) as error:
-            shutil.rmtree(part, ignore_errors=True)
-            newest = self.paths()[-1] if self.paths() else "none"
-            raise CheckpointError(
-                f"checkpoint of step {step} could not be written to {self.folder}: {_reason(error)}; the last"
-                f" whole checkpoint is {newest}. Free space or make the folder writable, then run the same"
-                f" command again"
-            ) from error
-        # What lies after this step is damaged, for the run went on from before it; it must not count as new.
-        whole = [path for path in self.paths() if path.name <= final.name]
-        for old in {*self.paths()} - {*whole[-self.keep :]}:
-            shutil.rmtree(old, ignore_errors=True)
-        return final
+        if not self.writes:
+            return
+        self.wait()
+        start = time.perf_counter()
+        head = {"step": step, "state": state, "metrics": metrics or {}, "about": self.about}
+        manifest = {**json.loads(json.dumps(head)), "variables": self._specs()}
+        self._copy.take()
+        self._thread = threading.Thread(target=self._run, args=(step, manifest), name=f"checkpoint {step}")
+        self._thread.start()
+        self.blocked_seconds += time.perf_counter() - start
 
-    def restore(self) -> Restored | None:
-        """Reads the newest whole checkpoint into the variables.
+    def is_better(self, metrics: Mapping[str, float]) -> bool:
+        """Whether these validation metrics are better than those of the best checkpoint."""
+        if self.best is None:
+            return False
+        metric, mode = self.best
+        value, recorded = metrics.get(metric), read_best(self.folder)
+        if value is None or not math.isfinite(value):
+            return False
+        if recorded is None or recorded["metric"] != metric:
+            return True
+        return value < recorded["value"] if mode == "min" else value > recorded["value"]
 
-        A damaged one is passed over, with a notice, for the one before.
+    def wait(self) -> None:
+        """Returns when the last save is on disk.
+
+        Raises:
+            CheckpointError: when it failed, with `on_error="stop"`.
+        """
+        if self._thread is None:
+            return
+        start = time.perf_counter()
+        self._thread.join()
+        self._thread = None
+        self.blocked_seconds += time.perf_counter() - start
+        notices, self._notices = self._notices, []
+        for notice in notices:
+            self.notify(notice)
+        failure, self._failure = self._failure, None
+        if isinstance(failure, CheckpointError) and self.on_error == "continue":
+            self.notify(str(failure))
+        elif failure is not None:
+            raise failure
+
+    def restore(self, path: str | Path | None = None) -> Restored | None:
+        """Reads a checkpoint into the variables.
+
+        Args:
+            path: The folder of the checkpoint; None takes the newest whole one, and passes over damaged
+                ones with a notice.
 
         Returns:
             What it held, or None where there is no checkpoint at all.
 
         Raises:
-            CheckpointError: when every checkpoint is damaged, or belongs to another model.
+            CheckpointError: when `path`, or every checkpoint, is damaged, or belongs to another model.
         """
-        paths = self.paths()
-        for path in reversed(paths):
-            try:
-                manifest = verified_manifest(path)
-            except CheckpointError as error:
-                self.notify(f"{error}; falling back to the checkpoint before it")
-                continue
-            self._check_variables(path, manifest["variables"])
-            self._checkpoint.read(str(path / "variables")).assert_consumed()
-            return Restored(manifest["step"], manifest["state"], path)
-        if paths:
+        self.wait()
+        if self.writes:
+            remove_rubbish(self.folder)
+            self._thread = threading.Thread(target=self._copy.prepare, name="checkpoint memory")
+            self._thread.start()
+        if path is not None:
+            return self._read(Path(path), verified_manifest(Path(path)))
+        newest = _newest_whole(self.paths(), self.notify, self._damaged)
+        if newest is not None:
+            restored = self._read(*newest)
+            if self.writes and self.best is not None:
+                self._track_best(restored.step)
+            return restored
+        if self.paths():
             raise CheckpointError(
                 f"every checkpoint in {self.folder} is damaged; remove the folder to train from the start"
             )
         return None
 
     def paths(self) -> list[Path]:
-        """Folders of checkpoints, oldest first."""
+        """Folders of checkpoints on disk, oldest first; not one that is still being written."""
         return checkpoint_paths(self.folder)
 
-    def _shapes(self) -> dict[str, list[int]]:
-        return {name: list(v.shape) for name, v in self._variables.items()}
+    def _run(self, step: int, manifest: dict[str, Any]) -> None:
+        try:
+            self._write(step, manifest)
+        except (OSError, MemoryError, tf.errors.OpError) as error:
+            shutil.rmtree(self.folder / f".part_{checkpoint_name(step)}", ignore_errors=True)
+            whole = [path for path in self.paths() if looks_whole(path) and path not in self._damaged]
+            self._failure = CheckpointError(
+                f"checkpoint of step {step} could not be written to {self.folder}: {_reason(error)}; the last"
+                f" whole checkpoint is {whole[-1] if whole else 'none'}. {self._mend()}"
+            )
+            self._failure.__cause__ = error
+        except Exception as error:
+            self._failure = error
 
-    def _check_variables(self, path: Path, saved: dict[str, list[int]]) -> None:
-        wanted = self._shapes()
+    def _mend(self) -> str:
+        if self.on_error == "continue":
+            return "Training goes on without it; free space or make the folder writable"
+        return "Free space or make the folder writable, then run the same command again"
+
+    def _write(self, step: int, manifest: dict[str, Any]) -> None:
+        part = start_part(self.folder, step)
+        self._copy.write(part / _BUNDLE)
+        self._damaged.discard(publish(part, manifest))
+        self._rotate(step, keep_best=self._track_best(step))
+
+    def _track_best(self, step: int) -> Path | None:
+        # From the manifests, not from best.json: that may be one save behind where a process was killed.
+        if self.best is None:
+            write_best(self.folder, None)
+            return None
+        metric, mode = self.best
+        found = []
+        for path in self._whole(step):
+            value = read_manifest(path)["metrics"].get(metric)
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                found.append((value if mode == "min" else -value, checkpoint_step(path), value, path))
+        if not found:
+            write_best(self.folder, None)
+            return None
+        _, at, value, path = min(found)
+        write_best(self.folder, {"step": at, "metric": metric, "mode": mode, "value": value})
+        return path
+
+    def _rotate(self, step: int, *, keep_best: Path | None) -> None:
+        kept = {*self._whole(step)[-self.keep :], keep_best}
+        for path in self.paths():
+            if path in kept:
+                continue
+            if checkpoint_step(path) > step and looks_whole(path) and path not in self._damaged:
+                self._notices.append(f"removed {path}: this run went on from before it, to step {step}")
+            remove(path)
+
+    def _whole(self, step: int) -> list[Path]:
+        # Up to this step: what lies after it is damaged, or of a course that was given up.
+        paths = [path for path in self.paths() if path not in self._damaged and not superseded(path)]
+        return [path for path in paths if checkpoint_step(path) <= step and looks_whole(path)]
+
+    def _read(self, path: Path, manifest: dict[str, Any]) -> Restored:
+        wanted, saved = self._specs(), manifest["variables"]
         differ = [n for n in sorted({*wanted, *saved}) if wanted.get(n) != saved.get(n)]
         if differ:
-            name = differ[0]
-            raise CheckpointError(
-                f"{path} belongs to another model: {name} has shape {saved.get(name, 'none')} there and"
-                f" {wanted.get(name, 'none')} here ({len(differ)} such variables); use the config the run was"
-                f" made with, or another run folder"
-            )
+            raise _another_model(path, differ, saved, wanted)
+        for name, variable in self._variables.items():
+            variable.assign(read_tensor(path / _BUNDLE, name, saved[name]["dtype"]))
+        return Restored(manifest["step"], manifest["state"], manifest["about"], path)
+
+    def _specs(self) -> dict[str, dict[str, Any]]:
+        return {name: _spec(v) for name, v in self._variables.items()}
 
 
-def restore_model(folder: str | Path, model: Any, *, notify: Callable[[str], None] = print) -> Restored:
+def restore_model(
+    folder: str | Path, model: Any, *, best: bool = False, notify: Callable[[str], None] = print
+) -> Restored:
     """Reads the model's variables alone from a run's newest whole checkpoint.
+
+    Where the checkpoint holds an exponential moving average of them, the model gets that: it is what was
+    evaluated. A model in another float type than the run's gets its weights cast.
+
+    Args:
+        folder: The `checkpoints/` folder of a run.
+        model: A built model.
+        best: Take the checkpoint that `best.json` names, where there is one.
+        notify: Called with one line when a checkpoint is passed over.
 
     Raises:
         CheckpointError: when there is none, or it belongs to another model.
     """
-    for path in reversed(checkpoint_paths(folder)):
-        try:
-            manifest = verified_manifest(path)
-        except CheckpointError as error:
-            notify(f"{error}; falling back to the checkpoint before it")
-            continue
-        variables = model_variables(model)
-        for name, variable in variables.items():
-            saved = manifest["variables"].get(name)
-            if saved != list(variable.shape):
-                raise CheckpointError(
-                    f"{path} belongs to another model: {name} has shape {saved or 'none'} there and"
-                    f" {list(variable.shape)} here; use the config the run was made with"
-                )
-        _checkpoint({name: v.value for name, v in variables.items()}).read(
-            str(path / "variables")
-        ).expect_partial()
-        return Restored(manifest["step"], manifest["state"], path)
-    raise CheckpointError(f"no whole checkpoint in {folder}; train first, or give another run folder")
+    paths = checkpoint_paths(folder)
+    recorded = read_best(folder) if best else None
+    if recorded is not None:
+        paths += [path for path in paths if checkpoint_step(path) == recorded["step"]]
+    newest = _newest_whole(paths, notify, set())
+    if newest is None:
+        raise CheckpointError(f"no whole checkpoint in {folder}; train first, or give another run folder")
+    path, manifest = newest
+    saved = manifest["variables"]
+    variables = model_variables(model)
+    wanted = {name: _spec(backing_variable(v)) for name, v in variables.items()}
+    differ = [n for n, spec in wanted.items() if saved.get(n, {}).get("shape") != spec["shape"]]
+    if differ:
+        raise _another_model(path, differ, saved, wanted)
+    averages = {name: _AVERAGE + name.removeprefix("model/") for name in variables}
+    if _UPDATES in saved and not int(read_tensor(path / _BUNDLE, _UPDATES, saved[_UPDATES]["dtype"])):
+        averages = dict.fromkeys(variables, "")  # no update was applied, so there is no average yet
+    for name, variable in variables.items():
+        source = averages[name] if averages[name] in saved else name
+        value = read_tensor(path / _BUNDLE, source, saved[source]["dtype"])
+        backing_variable(variable).assign(tf.cast(value, variable.dtype))
+    averaged = any(name in saved for name in averages.values())
+    return Restored(manifest["step"], manifest["state"], manifest["about"], path, averaged)
 
 
 def model_variables(model: Any) -> dict[str, Any]:
@@ -177,58 +322,38 @@ def model_variables(model: Any) -> dict[str, Any]:
     return {f"model/{v.path}": v for v in model.variables}
 
 
-def checkpoint_paths(folder: str | Path) -> list[Path]:
-    """Folders of checkpoints under `folder`, oldest first."""
-    return sorted(path for path in Path(folder).glob("step_*") if path.is_dir())
-
-
-def verified_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, its files checked against it.
-
-    Raises:
-        CheckpointError: naming the file that is missing or damaged.
-    """
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text())
-        expected = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path / _MANIFEST} is missing or damaged") from None
-    for name, entry in expected.items():
+def _newest_whole(
+    paths: list[Path], notify: Callable[[str], None], damaged: set[Path]
+) -> tuple[Path, dict[str, Any]] | None:
+    for path in reversed(paths):
         try:
-            whole = _sum(path / name) == entry
-        except OSError:
-            whole = False
-        if not whole:
-            raise CheckpointError(f"{path / name} is missing or damaged")
-    return manifest
+            return path, verified_manifest(path)
+        except CheckpointError as error:
+            damaged.add(path)
+            notify(f"{error}; falling back to the checkpoint before it")
+    return None
 
 
-def _sums(folder: Path) -> dict[str, Any]:
-    return {path.name: _sum(path) for path in sorted(folder.iterdir())}
+def _spec(variable: Any) -> dict[str, Any]:
+    return {"shape": list(variable.shape), "dtype": variable.dtype.name}
 
 
-def _sum(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+def _another_model(
+    path: Path, differ: list[str], saved: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> CheckpointError:
+    def words(spec: dict[str, Any] | None) -> str:
+        return f"{spec['dtype']} {spec['shape']}" if spec else "none"
+
+    name = differ[0]
+    return CheckpointError(
+        f"{path} belongs to another model: {name} is {words(saved.get(name))} there and"
+        f" {words(wanted.get(name))} here ({len(differ)} such variables); use the config the run was made"
+        f" with, or another run folder"
+    )
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     # TensorFlow's message: "{{node}} file; reason [Op:name]".
-    return re.sub(r"\s*\[Op:.*", "", str(error).splitlines()[0]).rpartition("; ")[2]
-
-
-def _checkpoint(variables: Mapping[str, Any]) -> tf.train.Checkpoint:
-    # An attribute's name holds no slash.
-    return tf.train.Checkpoint(**{name.replace("/", "."): v for name, v in variables.items()})
+    return re.sub(r"\s*\[Op:.*", "", (str(error) or repr(error)).splitlines()[0]).rpartition("; ")[2]

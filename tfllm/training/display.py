@@ -9,6 +9,9 @@ from tqdm import tqdm
 
 from tfllm.training.callbacks import TrainerState
 
+# In metrics.jsonl and TensorBoard, but not on the terminal.
+_HIDDEN = ("step", "split", "tokens", "useful_tokens_per_second", "update_ratio", "input_wait", "memory_gb")
+
 
 class Display:
     """A progress bar with step, loss, tokens a second and time left; plain lines when not a terminal.
@@ -16,12 +19,14 @@ class Display:
     Args:
         total_steps: Updates in the whole run.
         stream: Where to write; None is what `sys.stderr` is then.
+        silent: Show nothing: one of several workers is enough to watch.
     """
 
-    def __init__(self, *, total_steps: int, stream: TextIO | None = None):
+    def __init__(self, *, total_steps: int, stream: TextIO | None = None, silent: bool = False):
         self.total_steps = total_steps
+        self.silent = silent
         self.stream = stream or sys.stderr
-        self.is_terminal = self.stream.isatty()
+        self.is_terminal = self.stream.isatty() and not silent
         self._bar: tqdm | None = None
 
     def start(self, state: TrainerState) -> None:
@@ -47,7 +52,7 @@ class Display:
             rate = entry["tokens_per_second"]
             self._bar.set_postfix_str(f"loss {entry['loss']:.3f}, {rate:,.0f} tokens/s")
             return
-        shown = {k: v for k, v in entry.items() if k not in ("step", "split", "tokens", "seconds")}
+        shown = {k: v for k, v in entry.items() if k not in _HIDDEN and not k.endswith("seconds")}
         numbers = ", ".join(f"{k} {v:.5g}" for k, v in shown.items() if v is not None)
         self.notice(f"step {entry['step']}/{self.total_steps} {entry['split']}: {numbers}")
 
@@ -55,7 +60,7 @@ class Display:
         """Shows one line of text."""
         if self._bar is not None:
             self._bar.write(text, file=self.stream)
-        else:
+        elif not self.silent:
             print(text, file=self.stream, flush=True)
 
     def stop(self) -> None:

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 # What the clock decides; everything else in a line repeats digit for digit.
-TIMED = ("tokens_per_second", "mfu", "seconds")
+TIMED = (
+    "tokens_per_second",
+    "useful_tokens_per_second",
+    "mfu",
+    "input_wait",
+    "memory_gb",
+    "seconds",
+    "step_seconds",
+    "input_seconds",
+    "evaluate_seconds",
+    "sample_seconds",
+    "save_seconds",
+)
 
 
 class MetricsLog:
@@ -32,6 +44,13 @@ class MetricsLog:
         """Appends one line; it is in the file when this returns."""
         with self.path.open("a") as file:
             file.write(_line(entry))
+
+
+class NoLog:
+    """In the place of a `MetricsLog` at workers that write nothing."""
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Forgets the line."""
 
 
 def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfllm.training.callbacks import Callback, Save, TrainerState
+from tfllm.training.distribution import num_workers
 from tfllm.training.errors import TrainingError
-from tfllm.training.train_step import METRICS, TrainStep
+from tfllm.training.stop_request import StopRequest
+from tfllm.training.train_step import METRICS, TrainStep, metrics_by_name
+
+_FAILED = METRICS.index("failed")
+_CALL_SECONDS = (
+    5.0  # the longest that a request to stop should wait for the loop, where steps are short enough
+)
 
 
 class Trainer:
@@ -24,10 +28,11 @@ class Trainer:
         train_step: The step.
         batches: Returns the (distributed) dataset of batches from a given step on.
         steps: Updates in the whole run.
-        steps_per_call: Steps inside one compiled loop; callbacks shorten it where they are due.
+        steps_per_call: Steps inside one compiled loop at most; callbacks shorten it where they are due.
         callbacks: Called in order; the order of log before save keeps a resumed log the same.
-        save: The callback that saves; also called on Ctrl-C.
-        describe_batch: Says which rows a step's batch holds, for the message of a run that diverged.
+        save: The callback that saves; also called when the run is asked to stop.
+        stop_request: Makes the context in which signals become requests to stop.
+        on_failure: Keeps what is needed to look into a step that failed; returns words for the message.
         progress: Called with the state after each call of the compiled loop.
     """
 
@@ -39,8 +44,9 @@ class Trainer:
         steps: int,
         callbacks: Sequence[Callback],
         save: Save,
+        stop_request: Callable[[], StopRequest] = StopRequest,
         steps_per_call: int = 10,
-        describe_batch: Callable[[int], str] = lambda step: "",
+        on_failure: Callable[[TrainerState], str] = lambda state: "",
         progress: Callable[[TrainerState], None] = lambda state: None,
     ):
         self.train_step = train_step
@@ -48,92 +54,104 @@ class Trainer:
         self.steps = steps
         self.callbacks = [*callbacks, save]
         self.save = save
+        self.stop_request = stop_request
         self.steps_per_call = steps_per_call
-        self.describe_batch = describe_batch
+        self.on_failure = on_failure
         self.progress = progress
+        self._step_seconds = 0.0
+        # Calls of another length on each worker would hear of a request to stop at different steps.
+        self._adapts = num_workers(train_step.strategy) == 1
         self._loop = tf.function(self._run_steps, reduce_retracing=True)
 
-    def run(self, state: TrainerState) -> bool:
+    def run(self, state: TrainerState) -> str | None:
         """Trains from `state.step` to the end.
 
         Args:
             state: Where to start; changed in place.
 
         Returns:
-            True at the end; False when Ctrl-C stopped it, after a checkpoint was saved.
+            None at the end; else why training stopped before it, after a checkpoint was saved.
 
         Raises:
             TrainingError: when the loss or the gradient is no longer finite, naming step and rows.
         """
         state.steps = self.steps
         iterator = iter(self.batches(state.step))
-        with _interrupts() as interrupted:
+        with self.stop_request() as stop:
+            for callback in self.callbacks:
+                if state.step in callback.at:
+                    callback(state)
             while state.step < self.steps:
-                self._advance(state, iterator)
+                others_stop = self._advance(state, iterator, stop.requested())
                 self.progress(state)
                 for callback in self.callbacks:
-                    if self._is_due(callback, state.step):
+                    if self._is_due(callback, state):
                         callback(state)
-                if interrupted() and state.step < self.steps:
-                    if not self._is_due(self.save, state.step):
+                if state.step < self.steps and (others_stop or (self._adapts and stop.requested())):
+                    if state.saved_step != state.step:
                         self.save(state)
-                    return False
-        return True
+                    self.save.wait()
+                    return stop.requested() or "another worker was asked to stop"
+            self.save.wait()
+        return None
 
-    def _advance(self, state: TrainerState, iterator: Any) -> None:
+    def _advance(self, state: TrainerState, iterator: Any, reason: str | None) -> bool:
+        """Runs the steps up to the next stop; returns whether some worker was asked to stop."""
         start = time.perf_counter()
         count = self._steps_to_next_stop(state.step)
-        metrics = self._loop(iterator, tf.constant(count)).numpy()
-        done = np.isfinite(metrics[:, :3]).all(axis=1)
-        if not done.all():
-            self._stop_diverged(state.step + int(np.argmin(done)), metrics[np.argmin(done)])
-        state.train_seconds += time.perf_counter() - start
-        state.add(metrics)
+        stop = tf.constant(1.0 if reason else 0.0)
+        rows, waited = self._loop(iterator, tf.constant(count), stop)
+        rows, waited = rows.numpy(), float(waited)
+        failed = rows[:, _FAILED] > 0
+        good = int(np.argmax(failed)) if failed.any() else len(rows)
+        seconds = time.perf_counter() - start
+        state.add(rows[:good])
+        state.spend("input", waited)
+        state.spend("step", seconds - waited)
+        if failed.any():
+            self._stop_failed(state, rows[good])
+        self._step_seconds = seconds / count
+        return bool(metrics_by_name(rows)["stop"].any())
 
-    def _run_steps(self, iterator: Any, count: tf.Tensor) -> tf.Tensor:
+    def _run_steps(self, iterator: Any, count: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(METRICS)])
 
-        def body(index, finite, rows):
-            metrics = self.train_step(next(iterator))
-            return index + 1, tf.reduce_all(tf.math.is_finite(metrics)), rows.write(index, metrics)
+        def body(index, going, waited, rows):
+            before = tf.timestamp()
+            features = next(iterator)
+            waited += tf.timestamp() - before
+            metrics = self.train_step(features, stop)
+            return index + 1, metrics[_FAILED] == 0, waited, rows.write(index, metrics)
 
-        # Rows after a non-finite step stay zero, and no further step is taken.
-        start = (tf.constant(0), tf.constant(True), rows)
-        return tf.while_loop(lambda i, finite, _: finite & (i < count), body, start)[2].stack()
+        # Rows after a failed step stay zero, and no further step is taken.
+        start = (tf.constant(0), tf.constant(True), tf.constant(0.0, tf.float64), rows)
+        _, _, waited, rows = tf.while_loop(lambda i, going, *_: going & (i < count), body, start)
+        return rows.stack(), waited
 
     def _steps_to_next_stop(self, step: int) -> int:
-        stops = [self.steps, step + self.steps_per_call]
+        longest = self.steps_per_call
+        if self._adapts and self._step_seconds:
+            longest = min(longest, max(1, int(_CALL_SECONDS / self._step_seconds)))
+        stops = [self.steps, step + longest]
         stops += [(step // c.every + 1) * c.every for c in self.callbacks if c.every]
+        stops += [at for c in self.callbacks for at in c.at if at > step]
         return min(stops) - step
 
-    def _is_due(self, callback: Callback, step: int) -> bool:
-        return step == self.steps or bool(callback.every and step % callback.every == 0)
+    def _is_due(self, callback: Callback, state: TrainerState) -> bool:
+        if callback is self.save and self.save.improves(state):
+            return True
+        every = bool(callback.every and state.step % callback.every == 0)
+        return every or state.step == self.steps or state.step in callback.at
 
-    def _stop_diverged(self, step: int, metrics: np.ndarray) -> None:
-        loss = metrics[0] / metrics[1] if metrics[1] else metrics[0]
+    def _stop_failed(self, state: TrainerState, row: np.ndarray) -> None:
+        numbers = dict(zip(METRICS, row, strict=True))
+        weight = numbers["weight_sum"]
+        loss = numbers["loss_sum"] / weight if weight else numbers["loss_sum"]
+        self.save.wait()
+        words = self.on_failure(state)
         kept = self.save.checkpointer.paths()
         raise TrainingError(
-            f"step {step + 1}: loss {loss:g}, gradient norm {metrics[2]:g}: not finite, so the run stops"
-            f"{self.describe_batch(step)}. The last good checkpoint is {kept[-1] if kept else 'none yet'}."
+            f"step {state.step + 1}: loss {loss:g}, gradient norm {numbers['grad_norm']:g}: not finite, so the"
+            f" run stops{words}. The last good checkpoint is {kept[-1] if kept else 'none yet'}."
             f" Lower optimizer.learning_rate, set optimizer.clip_norm, or look at those rows"
         )
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a flag; the second interrupts as usual."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    caught = []
-    previous = signal.getsignal(signal.SIGINT)
-
-    def handler(number: int, frame: Any) -> None:
-        caught.append(number)
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield lambda: bool(caught)
-    finally:
-        signal.signal(signal.SIGINT, previous)

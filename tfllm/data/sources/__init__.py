@@ -1,6 +1,7 @@
 """Sources: where documents come from. A source is one small class that yields text."""
 
 from tfllm.data.sources.jsonl import JsonlSource
+from tfllm.data.sources.mixture import MixtureSource
 from tfllm.data.sources.python_docs import PythonDocsSource
 from tfllm.data.sources.source import Source
 from tfllm.data.sources.text_files import TextFilesSource
@@ -9,6 +10,7 @@ from tfllm.data.sources.tfrecord import TfRecordSource
 
 __all__ = [
     "JsonlSource",
+    "MixtureSource",
     "PythonDocsSource",
     "Source",
     "TextFilesSource",

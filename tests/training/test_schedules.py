@@ -1,0 +1,50 @@
+import math
+
+import pytest
+import tensorflow as tf
+
+from tfllm.training.schedules import Schedule
+
+SCHEDULE = {"peak": 2.0, "total_steps": 100, "warmup_steps": 10, "final_fraction": 0.1}
+
+
+def rate(kind, step, **settings):
+    return float(Schedule(kind=kind, **{**SCHEDULE, **settings})(tf.constant(step)))
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "wsd"])
+def test_every_schedule_rises_first(kind):
+    for step in range(10):
+        assert rate(kind, step) == pytest.approx(2.0 * (step + 1) / 10)
+    assert rate(kind, 10) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("constant", {55: 2.0, 99: 2.0, 100: 2.0}),
+        ("linear", {55: 2.0 * 0.55, 100: 0.2, 150: 0.2}),
+        (
+            "cosine",
+            {55: 2.0 * 0.55, 32.5: 2.0 * (1 - 0.9 * 0.5 * (1 - math.cos(math.pi / 4))), 100: 0.2, 150: 0.2},
+        ),
+        ("wsd", {55: 2.0, 80: 2.0, 90: 2.0 * 0.55, 100: 0.2, 150: 0.2}),
+    ],
+)
+def test_courses_after_the_rise(kind, expected):
+    for step, value in expected.items():
+        assert rate(kind, float(step)) == pytest.approx(value, rel=1e-5), step
+
+
+def test_a_long_rise_leaves_less_to_fall():
+    assert rate("wsd", 90, warmup_steps=90) == pytest.approx(2.0)
+    assert rate("wsd", 95, warmup_steps=90) == pytest.approx(2.0 * 0.55)
+    assert rate("linear", 99, warmup_steps=100) == pytest.approx(2.0)
+    assert rate("constant", 0, warmup_steps=0) == 2.0
+
+
+def test_a_schedule_is_serializable():
+    schedule = Schedule(kind="wsd", decay_fraction=0.3, **SCHEDULE)
+    assert Schedule.from_config(schedule.get_config()).get_config() == schedule.get_config()
+    with pytest.raises(ValueError, match="schedule kind='step' is not known"):
+        Schedule(kind="step", peak=1.0, total_steps=2)

@@ -1,0 +1,265 @@
+"""Text → tokenised rows on disk: streamed, in parallel, and gone on with where it was interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfllm.data.errors import DataError
+from tfllm.data.piece import FEATURES, Piece, PieceCounts, PieceTokenizer, pieces_of
+from tfllm.data.processes import ProcessError, TokenizingProcesses, available_cores
+from tfllm.data.sources.source import Source, settings_digest
+from tfllm.data.split import split_of
+from tfllm.data.store import (
+    FORMAT_VERSION,
+    PIECES_FILE,
+    ROWS_FILE,
+    RowStore,
+    default_cache_dir,
+    store_identity,
+    write_meta,
+)
+from tfllm.data.store_writer import StoreWriter, part_folder, publish
+
+Progress = Callable[[int, int], None]
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_rows(
+    *,
+    source: Source,
+    tokenizer: Any,
+    seq_len: int,
+    packing: bool = True,
+    cache_dir: str | Path | None = None,
+    split: tuple[str, float, int] | None = None,
+    require_full_row: bool | None = None,
+    require_rows: bool = True,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> RowStore:
+    """Tokenise a source into rows on disk, or open the rows that an earlier call with the same key wrote.
+
+    Documents are streamed in pieces of some megabytes (see `tfllm.data.piece`), each packed on its own, so
+    memory does not grow with the text, and the rows are the same for every `num_workers`. The store appears
+    whole or not at all. A call that was killed or interrupted is gone on with after the last whole piece; of
+    two processes with the same key, the second waits and takes the first one's rows. Damaged rows are built
+    again, with a one-line warning.
+
+    Args:
+        source: The documents. A single document is held in memory, and so are its tokens.
+        tokenizer: Anything with `encode_batch`, `bos_id`, `eos_id`, `pad_id`, `vocab_size`, `fingerprint`.
+        seq_len: Tokens in a row.
+        packing: Whether rows hold several documents (see `RowPacker`).
+        cache_dir: Where rows are kept; default `$TFLLM_CACHE`, else `~/.cache/tfllm`.
+        split: `("train" | "validation", fraction, seed)` keeps one side of the source (see `split_of`).
+        require_full_row: With packing, refuse text that does not fill one row. Default: yes, but not for the
+            validation side of a split, which may well be small.
+        require_rows: Refuse text without any document.
+        num_workers: Processes that tokenise; 1 is this process alone, `None` as many as there are cores. Text
+            of a single piece starts none.
+        progress: Called with the documents and their bytes so far, once before the first piece (not 0 where
+            an earlier call is gone on with) and after each piece.
+
+    Raises:
+        DataError: The source is empty or too short for a row, the rows cannot be written, or a process died.
+    """
+    if split is not None and split[0] not in ("train", "validation"):
+        raise DataError(f"split={split!r} must start with 'train' or 'validation'")
+    job = _Job(source, tokenizer, seq_len, packing, split)
+    root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
+    key = job.key()
+    folder = root / "rows" / key[:32]
+    if (store := _open_sound(folder, notify=True)) is None:
+        _build(job, key, folder, num_workers or available_cores(), progress)
+        store = RowStore.open(folder)
+    if require_full_row is None:
+        require_full_row = split is None or split[0] == "train"
+    if store.num_rows or require_rows:
+        _check_size(store, job, require_full_row)
+    return store
+
+
+@dataclass
+class _Job:
+    """What rows are made from."""
+
+    source: Source
+    tokenizer: Any
+    seq_len: int
+    packing: bool
+    split: tuple[str, float, int] | None
+
+    def key(self) -> str:
+        return settings_digest(
+            format=FORMAT_VERSION,
+            source=self.source.fingerprint(),
+            tokenizer=str(self.tokenizer.fingerprint),
+            ids=[int(number) for number in self.special_ids().values()],
+            dtype=self.dtype,
+            seq_len=self.seq_len,
+            packing=self.packing,
+            split=self.split,
+        )
+
+    @property
+    def dtype(self) -> str:
+        return "uint16" if max(self.tokenizer.vocab_size - 1, self.seq_len) < 1 << 16 else "int32"
+
+    @property
+    def row_bytes(self) -> int:
+        return len(FEATURES) * self.seq_len * np.dtype(self.dtype).itemsize
+
+    def special_ids(self) -> dict[str, int]:
+        """Without a begin token documents start with the end token; without a pad token any id pads."""
+        eos = self.tokenizer.eos_id
+        if eos is None:
+            raise DataError("the tokenizer has no eos_id, which ends each document; add an end token to it")
+        bos, pad = self.tokenizer.bos_id, self.tokenizer.pad_id
+        return {"bos_id": eos if bos is None else bos, "eos_id": eos, "pad_id": 0 if pad is None else pad}
+
+    def piece_tokenizer(self) -> PieceTokenizer:
+        return PieceTokenizer(
+            self.tokenizer,
+            seq_len=self.seq_len,
+            packing=self.packing,
+            dtype=self.dtype,
+            **self.special_ids(),
+        )
+
+    def pieces(self, num_done: int) -> Iterator[Piece]:
+        """The pieces that come after the first `num_done` documents of the source."""
+        documents = itertools.islice(self._documents(), num_done, None)
+        return pieces_of((text, bool(text) and self._is_ours(text)) for text in documents)
+
+    def _documents(self) -> Iterator[str]:
+        try:
+            yield from self.source.documents()
+        except OSError as error:  # not to be taken for an error in writing rows
+            raise DataError(
+                f"{self.source.describe()}: cannot be read ({error}); check the source"
+            ) from error
+
+    def _is_ours(self, text: str) -> bool:
+        if self.split is None:
+            return True
+        side, fraction, seed = self.split
+        return split_of(text, fraction=fraction, seed=seed) == side
+
+    def store(self, folder: Path, key: str, pieces: list[PieceCounts]) -> RowStore:
+        """The finished store in `folder`."""
+        return RowStore(
+            path=folder / ROWS_FILE,
+            num_rows=sum(piece.rows for piece in pieces),
+            seq_len=self.seq_len,
+            dtype=self.dtype,
+            packing=self.packing,
+            pad_id=self.special_ids()["pad_id"],
+            num_documents=sum(piece.documents for piece in pieces),
+            num_tokens=sum(piece.tokens for piece in pieces),
+            num_bytes=sum(piece.bytes for piece in pieces),
+            num_skipped=getattr(self.source, "skipped", 0),
+            key=key,
+            identity=store_identity(key, folder / PIECES_FILE),
+            source=self.source.describe(),
+        )
+
+
+def _open_sound(folder: Path, *, notify: bool) -> RowStore | None:
+    try:
+        return RowStore.open(folder)
+    except FileNotFoundError:
+        return None
+    except DataError as error:
+        if notify:
+            logger.warning("building rows again: %s", error)
+        return None
+
+
+def _build(job: _Job, key: str, folder: Path, num_workers: int, progress: Progress | None) -> None:
+    try:
+        with part_folder(folder) as part:
+            if _open_sound(folder, notify=False) is None:
+                _write(job, key, part, num_workers, progress)
+                publish(part, folder)
+            else:  # of the process that we waited for
+                shutil.rmtree(part)
+    except OSError as error:
+        raise _unwritable(folder.parent, 0, error) from error
+
+
+def _write(job: _Job, key: str, part: Path, num_workers: int, progress: Progress | None) -> None:
+    """Write what is missing in `part`. Whole pieces stay there when the same text can be gone on with."""
+    with StoreWriter(part, job.row_bytes) as writer:
+        try:
+            _tell(progress, writer.pieces)
+            pieces = job.pieces(sum(piece.num_read for piece in writer.pieces))
+            # Closed by name: an error's traceback would keep the processes alive.
+            with contextlib.closing(_tokenized(pieces, job.piece_tokenizer(), num_workers)) as tokenized:
+                for data, counts in tokenized:
+                    writer.append(data, counts)
+                    _tell(progress, writer.pieces)
+            write_meta(job.store(part, key, writer.pieces))
+        except BaseException as error:
+            mended_by_other_text = isinstance(error, DataError) and not isinstance(error, ProcessError)
+            if mended_by_other_text or isinstance(error, OSError) or not writer.pieces:
+                shutil.rmtree(part, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise _unwritable(part.parent, writer.written, error) from error
+            raise
+
+
+def _tell(progress: Progress | None, pieces: list[PieceCounts]) -> None:
+    if progress is not None:
+        progress(sum(piece.documents for piece in pieces), sum(piece.bytes for piece in pieces))
+
+
+def _tokenized(
+    pieces: Iterator[Piece], tokenizer: PieceTokenizer, num_workers: int
+) -> Generator[tuple[bytes, PieceCounts], None, None]:
+    first = list(itertools.islice(pieces, 2))
+    pieces = itertools.chain(first, pieces)
+    if len(first) < 2 or num_workers == 1:
+        yield from map(tokenizer.rows, pieces)
+        return
+    with TokenizingProcesses(tokenizer, num_workers) as processes:
+        yield from processes.rows(pieces)
+
+
+def _unwritable(root: Path, written: int, error: OSError) -> DataError:
+    needed = f" after {written:,} bytes of rows; more are needed" if written else ""
+    space = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        existing = next((place for place in (root, *root.parents) if place.exists()), root)
+        space = f" ({shutil.disk_usage(existing).free:,} bytes are free)"
+    return DataError(
+        f"{root}: rows cannot be written{needed} ({error.strerror or error}){space}; set data.cache_dir (or "
+        "TFLLM_CACHE) to a writable folder with room"
+    )
+
+
+def _check_size(store: RowStore, job: _Job, require_full_row: bool) -> None:
+    found = (
+        f"{job.source.describe()}{f', {job.split[0]} side' if job.split else ''}: "
+        f"{store.num_documents} documents with {store.num_tokens} tokens"
+    )
+    if store.num_rows == 0:
+        mend = (
+            "choose another validation fraction or split seed" if job.split else "check the path and text_key"
+        )
+        raise DataError(f"{found}, but at least one document is needed; give more text, or {mend}")
+    if store.packing and require_full_row and store.num_tokens < store.seq_len:
+        raise DataError(
+            f"{found}, but one row needs data.seq_len={store.seq_len} tokens; set data.seq_len to at most "
+            f"{store.num_tokens}, or give more text"
+        )

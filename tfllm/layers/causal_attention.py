@@ -1,0 +1,137 @@
+"""Causal attention for training: nothing kept but the output, nothing computed above the diagonal.
+
+Autodiff keeps the scores of every layer for the backward pass, computes the half that the mask then throws
+away, and transposes whole score matrices on the way back. Here the queries are cut into a few groups, known when
+the graph is built; a group meets the keys up to its own last one, and the backward pass computes its
+scores again from the log of their sum (Dao et al. 2022, "FlashAttention", without the inner loop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.layers.masks import CausalMask
+
+# Large enough to vanish in a float32 softmax, finite so that a row with nothing to see stays finite.
+MASKED = -1e9
+
+_Three = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+def causal_attention(
+    query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: CausalMask, *, group_size: int | None = None
+) -> tf.Tensor:
+    """Attends.
+
+    Args:
+        query: float [B, T, N, H] with T known.
+        key: float [B, T, K, H]; K divides N.
+        value: float [B, T, K, H].
+        mask: Who sees whom. A query that sees nobody gets zeros.
+        group_size: Queries in a group; None is 128, or an eighth of T where that is more.
+
+    Returns:
+        float [B, T, N, H], of the dtype of `query`; the softmax is computed in float32.
+    """
+    length = query.shape[1]
+    size = group_size or max(128, -(-length // 8))
+    groups = [(start, min(start + size, length)) for start in range(0, length, size)]
+
+    @tf.custom_gradient
+    def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Callable[..., _Three]]:
+        parts = [_forward(query, key, value, mask, *group) for group in groups]
+        output = tf.concat([part for part, _ in parts], axis=1)
+
+        def gradient(upstream: tf.Tensor) -> _Three:
+            # sum(P * dP) of a query, from what is at hand (Dao et al. 2022, eq. 4)
+            products = tf.cast(upstream, tf.float32) * tf.cast(output, tf.float32)
+            inner = tf.reduce_sum(products, axis=-1)
+            grads = [
+                _backward(query, key, value, mask, *group, log_sum, upstream, inner)
+                for group, (_, log_sum) in zip(groups, parts, strict=True)
+            ]
+            return (
+                tf.concat([grad[0] for grad in grads], axis=1),
+                _add([grad[1] for grad in grads], length, key.dtype),
+                _add([grad[2] for grad in grads], length, value.dtype),
+            )
+
+        return output, gradient
+
+    return attend(query, key, value)
+
+
+def _forward(query, key, value, mask, start: int, end: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Output [B, t, N, H] of the queries from `start` to `end`, and log of their sums [B, K, G t, 1]."""
+    groups = query.shape[2] // key.shape[2]
+    scale = tf.cast(query.shape[3] ** -0.5, query.dtype)
+    logits = tf.matmul(_queries(query[:, start:end] * scale, groups), _transposed(key[:, :end]))
+    seen = _seen(mask, start, end, groups)
+    logits = tf.where(seen, tf.cast(logits, tf.float32), MASKED)
+    top = tf.reduce_max(logits, axis=-1, keepdims=True)
+    weights = tf.where(seen, tf.exp(logits - top), 0.0)
+    total = tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1e-30)
+    mixed = tf.matmul(tf.cast(weights, value.dtype), tf.transpose(value[:, :end], [0, 2, 1, 3]))
+    mixed = tf.cast(tf.cast(mixed, tf.float32) / total, query.dtype)
+    return _back(mixed, end - start, groups), top + tf.math.log(total)
+
+
+def _backward(query, key, value, mask, start: int, end: int, log_sum, upstream, inner) -> _Three:
+    """Gradients of the queries [B, t, N, H], and of keys and values up to `end`, float32 [B, K, H, S]."""
+    groups, dtype = query.shape[2] // key.shape[2], query.dtype
+    # The forward pass scaled the queries; scaling the keys here keeps XLA from taking this for the same
+    # product and holding the forward one until now.
+    key = key[:, :end] * tf.cast(query.shape[3] ** -0.5, dtype)
+    query, upstream = query[:, start:end], upstream[:, start:end]
+    logits = tf.cast(tf.matmul(_queries(query, groups), _transposed(key)), tf.float32)
+    weights = tf.where(_seen(mask, start, end, groups), tf.exp(logits - log_sum), 0.0)
+    slopes = tf.cast(tf.matmul(_queries(upstream, groups), _transposed(value[:, :end])), tf.float32)
+    slopes = tf.cast(weights * (slopes - _queries(inner[:, start:end, :, None], groups)), dtype)
+    # Transposing queries and upstream, which are narrow, spares transposing the scores, which are wide.
+    value_grad = tf.matmul(_queries_transposed(upstream, groups), tf.cast(weights, dtype))
+    key_grad = tf.matmul(_queries_transposed(query, groups), slopes)
+    query_grad = tf.matmul(slopes, tf.transpose(key, [0, 2, 1, 3]))
+    key_grad = tf.cast(key_grad, tf.float32) * query.shape[3] ** -0.5
+    return _back(query_grad, end - start, groups), key_grad, tf.cast(value_grad, tf.float32)
+
+
+def _seen(mask: CausalMask, start: int, end: int, groups: int) -> tf.Tensor:
+    seen = mask.block(start, end - start, 0, end)[:, None]
+    return seen if groups == 1 else tf.tile(seen, [1, 1, groups, 1])  # [1 or B, 1, G t, S]
+
+
+def _queries(x: tf.Tensor, groups: int) -> tf.Tensor:
+    """[B, t, N, H] -> [B, K, G t, H]: the queries of one key-value head together."""
+    batch = tf.shape(x)[0]
+    length, heads, width = x.shape[1:]
+    x = tf.reshape(x, [batch, length, heads // groups, groups, width])
+    return tf.reshape(tf.transpose(x, [0, 2, 3, 1, 4]), [batch, heads // groups, groups * length, width])
+
+
+def _queries_transposed(x: tf.Tensor, groups: int) -> tf.Tensor:
+    """[B, t, N, H] -> [B, K, H, G t]."""
+    batch = tf.shape(x)[0]
+    length, heads, width = x.shape[1:]
+    x = tf.reshape(x, [batch, length, heads // groups, groups, width])
+    return tf.reshape(tf.transpose(x, [0, 2, 4, 3, 1]), [batch, heads // groups, width, groups * length])
+
+
+def _transposed(x: tf.Tensor) -> tf.Tensor:
+    return tf.transpose(x, [0, 2, 3, 1])  # [B, S, K, H] -> [B, K, H, S]
+
+
+def _back(x: tf.Tensor, length: int, groups: int) -> tf.Tensor:
+    """[B, K, G t, H] -> [B, t, N, H]."""
+    batch = tf.shape(x)[0]
+    heads, _, width = x.shape[1:]
+    x = tf.reshape(x, [batch, heads, groups, length, width])
+    return tf.reshape(tf.transpose(x, [0, 3, 1, 2, 4]), [batch, length, heads * groups, width])
+
+
+def _add(parts: list[tf.Tensor], length: int, dtype: Any) -> tf.Tensor:
+    """Sum of [B, K, H, S] of growing S -> [B, T, K, H]."""
+    padded = [tf.pad(part, [[0, 0]] * 3 + [[0, length - part.shape[3]]]) for part in parts]
+    return tf.cast(tf.transpose(tf.add_n(padded), [0, 3, 1, 2]), dtype)

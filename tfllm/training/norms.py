@@ -1,0 +1,50 @@
+"""Norms over all of a model's tensors, fast under XLA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+_LANES = 16  # streams added side by side; measured: with 8 or 64 it takes two to three times as long
+_SMALL = 4096  # numbers that a plain reduction may add
+
+
+def global_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The L2 norm of all elements together.
+
+    XLA on CPU does not vectorise the reduction of a tensor to one number, and takes ten times as long as
+    reading it. Sixteen streams added elementwise are vectorised, run on every core, and round less.
+
+    Args:
+        tensors: float32, of known shapes; at least one.
+
+    Returns:
+        float32 scalar.
+    """
+    return tf.sqrt(tf.add_n([_sum_of_squares(tf.reshape(tensor, [-1])) for tensor in tensors]))
+
+
+def _sum_of_squares(x: tf.Tensor) -> tf.Tensor:
+    if x.shape[0] <= _SMALL:
+        return tf.reduce_sum(tf.square(x))
+    lanes, last = _lanes(x)
+    total = _sum(tf.add_n([tf.square(lane) for lane in lanes]))
+    return total if last is None else total + tf.reduce_sum(tf.square(last))
+
+
+def _sum(x: tf.Tensor) -> tf.Tensor:
+    if x.shape[0] <= _SMALL:
+        return tf.reduce_sum(x)
+    lanes, last = _lanes(x)
+    total = _sum(tf.add_n(lanes))
+    return total if last is None else total + tf.reduce_sum(last)
+
+
+def _lanes(x: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor | None]:
+    """A vector in 16 equal parts, and what 16 does not divide."""
+    width, rest = divmod(x.shape[0], _LANES)
+    if not rest:
+        return tf.split(x, _LANES), None
+    *lanes, last = tf.split(x, [width] * _LANES + [rest])
+    return lanes, last

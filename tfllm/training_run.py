@@ -1,0 +1,183 @@
+"""A run in its folder: trained to its end, or gone on with after a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm import experiment
+from tfllm.config import ExperimentConfig
+from tfllm.data.store import RowStore
+from tfllm.evaluation.evaluator import Evaluator
+from tfllm.training.callbacks import Callback, Evaluate, Histograms, Log, Profile, Sample, Save, TrainerState
+from tfllm.training.display import Display
+from tfllm.training.distribution import num_workers, worker_errors
+from tfllm.training.errors import TrainingError
+from tfllm.training.metrics_log import MetricsLog, NoLog
+from tfllm.training.replay import save_batch
+from tfllm.training.stop_request import StopRequest
+from tfllm.training.throughput import peak_flops
+from tfllm.training.trainer import Trainer
+from tfllm.training_setup import TrainingSetup, set_up
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Args:
+        stopped_by: Why it stopped before its end, after a checkpoint was saved; None at the end.
+        is_chief: Whether this process wrote the run folder.
+    """
+
+    stopped_by: str | None
+    is_chief: bool
+
+
+def train(config: ExperimentConfig, run_dir: str | Path, display: Display | None = None) -> Outcome:
+    """Trains into a run folder, or goes on where it stopped.
+
+    Args:
+        config: The experiment.
+        run_dir: The run folder; made where it does not exist. Several workers share it.
+        display: Receives progress; None prints to the terminal.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        ConfigError, DataError, TokenizerError, TrainingError: each with one message to act on.
+    """
+    display = display or Display(total_steps=config.training.steps)
+    with worker_errors(), set_up(config, Path(run_dir), display) as setup:
+        return Outcome(_Run(setup).run(), setup.is_chief)
+
+
+class _Run:
+    """A setup with the callbacks of a training around it."""
+
+    def __init__(self, setup: TrainingSetup):
+        self.setup = setup
+        self.config, self.run_folder, self.display = setup.config, setup.run_folder, setup.display
+
+    def run(self) -> str | None:
+        """Trains to the end."""
+        state = self.setup.restored_state()
+        if state.step >= self.config.training.steps:
+            self.display.notice(f"{self.run_folder.path} is already trained to step {state.step}")
+            return None
+        trainer = self._trainer(state)
+        self.display.start(state)
+        try:
+            if state.step == 0:
+                self._evaluate(state)
+            return trainer.run(state)
+        finally:
+            self.display.stop()
+
+    def _trainer(self, state: TrainerState) -> Trainer:
+        training = self.config.training
+        return Trainer(
+            train_step=self.setup.step,
+            batches=lambda start: self.setup.batches(start, training.steps),
+            steps=training.steps,
+            steps_per_call=training.steps_per_call,
+            callbacks=self._callbacks(state),
+            save=Save(
+                every=training.checkpoint_every, checkpointer=self.setup.checkpointer, best=self.setup.best
+            ),
+            stop_request=lambda: StopRequest(notice=training.preemption_notice, notify=self.display.notice),
+            on_failure=self._keep_failure,
+            progress=self.display.progress,
+        )
+
+    def _callbacks(self, state: TrainerState) -> list[Callback]:
+        """The chief writes; every worker takes part in what computes over all of them."""
+        config, training, show = self.config, self.config.training, self.display.entry
+        log: Any = NoLog()
+        writer = tf.summary.create_noop_writer()
+        if self.setup.is_chief:
+            log = MetricsLog(self.run_folder.metrics, step=state.step)
+            writer = tf.summary.create_file_writer(str(self.run_folder.tensorboard))
+        self._evaluate = Evaluate(
+            every=training.evaluate_every,
+            evaluate=self._evaluator().evaluate,
+            log=log,
+            writer=writer,
+            show=show,
+        )
+        logging = Log(
+            every=training.log_every,
+            log=log,
+            writer=writer,
+            show=show,
+            flops_per_token=experiment.flops_per_token(self.setup.model, config.data.seq_len),
+            peak_flops=peak_flops(training.precision) * _devices(self.setup.strategy),
+            scaled=self.setup.loss_scale is not None,
+        )
+        callbacks: list[Callback] = [logging, self._evaluate]
+        if not self.setup.is_chief:
+            return callbacks
+        if config.generation.prompts:
+            folder = self.run_folder.samples
+            callbacks.append(
+                Sample(every=training.sample_every, sample=self._sampler(), folder=folder, writer=writer)
+            )
+        if training.histogram_every:
+            variables = self.setup.model.trainable_variables
+            callbacks.append(Histograms(every=training.histogram_every, variables=variables, writer=writer))
+        if training.profile is not None:
+            callbacks.append(Profile(steps=training.profile, folder=self.run_folder.tensorboard))
+        return callbacks
+
+    def _evaluator(self) -> Evaluator:
+        return experiment.make_evaluator(
+            self.config,
+            self.setup.model,
+            self.setup.task,
+            self.setup.prepared.validation,
+            strategy=self.setup.strategy,
+            averaged=self.setup.optimizer.averaged,
+        )
+
+    def _sampler(self) -> Callable[[], list[tuple[str, str]]]:
+        settings = dataclasses.asdict(self.config.generation)
+        prompts = settings.pop("prompts")
+        tokenizer = self.setup.prepared.tokenizer
+        generator = experiment.make_generator(self.setup.model, tokenizer, jit_compile=False)
+
+        def sample() -> list[tuple[str, str]]:
+            ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+            with self.setup.optimizer.averaged():
+                return list(zip(prompts, map(tokenizer.decode, generator(ids, **settings)), strict=True))
+
+        return sample
+
+    def _keep_failure(self, state: TrainerState) -> str:
+        """Keeps weights and batch of a failed step for `--replay`."""
+        batch = next(iter(self.setup.plain_batches(state.step, state.step + 1)))
+        row_ids, source_ids = batch["row_ids"].numpy()[:16], batch["source_ids"].numpy()[:16]
+        one = isinstance(self.setup.prepared.train, RowStore)
+        pairs = zip(source_ids, row_ids, strict=True)
+        rows = ", ".join(str(row) if one else f"{row} of source {source}" for source, row in pairs)
+        words = f" (batch {state.step}: rows {rows} of {self.setup.prepared.train.path})"
+        if not self.setup.is_chief:
+            return words
+        folder = self.run_folder.failures
+        try:
+            save_batch(folder / f"batch_{state.step:08d}.npz", batch)
+            keeper = self.setup.make_checkpointer(folder, keep=1)
+            keeper.save(state.step, state.saved())
+            keeper.wait()
+        except (OSError, TrainingError) as error:
+            return f"{words}; the step could not be kept for a replay ({error})"
+        return f"{words}; see the step from inside: the same command with --replay"
+
+
+def _devices(strategy: tf.distribute.Strategy) -> int:
+    # Logical CPU devices share the cores of one machine.
+    return strategy.num_replicas_in_sync if tf.config.list_physical_devices("GPU") else num_workers(strategy)

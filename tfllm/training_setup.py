@@ -1,0 +1,252 @@
+"""Everything a training needs, made in order: strategy, text, model, optimizer, step, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfllm import experiment
+from tfllm.config import ConfigError, ExperimentConfig, Problem
+from tfllm.config.build import to_mapping
+from tfllm.data.pipeline import training_batches
+from tfllm.experiment import Prepared
+from tfllm.run_folder import RunFolder
+from tfllm.tokenizers import load_tokenizer
+from tfllm.training.callbacks import TrainerState
+from tfllm.training.checkpoint import Checkpointer, Restored, model_variables, restore_model
+from tfllm.training.display import Display
+from tfllm.training.distribution import (
+    check_agreement,
+    gather_from_workers,
+    is_chief,
+    make_strategy,
+    num_workers,
+    shares_of,
+)
+from tfllm.training.errors import TrainingError
+from tfllm.training.loss_scale import LossScale
+from tfllm.training.train_step import TrainStep
+from tfllm.version import __version__
+
+_MENDS = {
+    "config": "start every worker with the same YAML and overrides (distribution.index may differ)",
+    "text or tokenizer": "give every worker the same files, or a data.cache_dir and run folder that they share",
+    "version of tfllm, TensorFlow or Keras": "install the same versions everywhere",
+    "checkpoint": "put the run folder on storage that all workers share",
+}
+
+
+@contextlib.contextmanager
+def set_up(
+    config: ExperimentConfig, folder: Path, display: Display, *, records: bool = True
+) -> Iterator[TrainingSetup]:
+    """Makes the strategy and the text, checks that all workers mean the same run, and makes the rest.
+
+    Args:
+        config: The experiment.
+        folder: The run folder; made where it does not exist.
+        display: Receives progress.
+        records: Write the config into the folder, and refuse a folder that holds another run.
+
+    Raises:
+        ConfigError, DataError, TokenizerError, TrainingError: each with one message to act on.
+    """
+    if config.training.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    section = config.distribution
+    strategy = make_strategy(section.type, **experiment.arguments_of(section, "type"))
+    _check_batch(config, strategy)
+    run = RunFolder(folder)
+    chief = is_chief(strategy)
+    if num_workers(strategy) > 1:
+        check_agreement(strategy, _fingerprints(config), mends=_MENDS)
+    if not chief:
+        display = Display(total_steps=config.training.steps, silent=True)
+    if chief:
+        if records:
+            run.open_for(config)
+        prepared = _prepare(config, run, display)
+    # The others find the chief's tokenizer and rows where they share a disk, and make their own elsewhere.
+    gather_from_workers(strategy, [0])
+    if not chief:
+        prepared = _prepare(config, run, display)
+    yield TrainingSetup(config, run, strategy, prepared, display)
+
+
+class TrainingSetup:
+    """One training's objects.
+
+    Args:
+        config: The experiment.
+        run: The run folder.
+        strategy: The strategy.
+        prepared: Tokenizer and rows.
+        display: Receives notices.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        run: RunFolder,
+        strategy: tf.distribute.Strategy,
+        prepared: Prepared,
+        display: Display,
+    ):
+        self.config, self.run_folder, self.strategy = config, run, strategy
+        self.prepared, self.display = prepared, display
+        self.is_chief = is_chief(strategy)
+        precision = config.training.precision
+        with strategy.scope():
+            self.model = experiment.make_model(config, prepared.tokenizer.vocab_size, training=True)
+            self.optimizer = experiment.make_optimizer_of(config, self.model)
+            self.loss_scale = LossScale() if precision == "mixed_float16" else None
+        self.task = experiment.make_task(config, prepared.tokenizer)
+        self.step = self._make_step()
+        training = config.training
+        self.best = (training.best_metric, training.best_mode) if training.best_metric else None
+        self.checkpointer = self.make_checkpointer(
+            run.checkpoints, keep=training.keep_checkpoints, best=self.best
+        )
+
+    def restored_state(self) -> TrainerState:
+        """Reads the last checkpoint, or the weights that `model.source` names, into the variables."""
+        restored = self.checkpointer.restore()
+        step = 0 if restored is None else restored.step
+        if num_workers(self.strategy) > 1:
+            data = [self.prepared.tokenizer.fingerprint, *self._data_keys().values()]
+            numbers = {"text or tokenizer": _hash(repr(data)), "checkpoint": step}
+            check_agreement(self.strategy, numbers, mends=_MENDS)
+        if restored is None:
+            if self.config.model.source is not None:
+                source = RunFolder(Path(self.config.model.source))
+                restore_model(source.checkpoints, self.model, notify=self.display.notice)
+                self.display.notice(f"weights from {source.path}")
+            return TrainerState()
+        self._check_data(restored)
+        self.display.notice(f"going on from {restored.path}")
+        return TrainerState(step=restored.step, saved_step=restored.step, **restored.state)
+
+    def batches(self, start_step: int, num_steps: int) -> Any:
+        """The batches from a step on, shared out among the replicas."""
+        if self.strategy.num_replicas_in_sync == 1:
+            return self.plain_batches(start_step, num_steps)
+
+        def of_pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            shares = shares_of(context, self.strategy)
+            replicas = self.strategy.num_replicas_in_sync
+            return self.plain_batches(start_step, num_steps, num_shares=replicas, shares=shares)
+
+        return self.strategy.distribute_datasets_from_function(of_pipeline)
+
+    def plain_batches(self, start_step: int, num_steps: int, **shares: Any) -> tf.data.Dataset:
+        """The same, whole, or the shares asked for."""
+        return training_batches(
+            self.prepared.train,
+            global_batch_size=self.config.training.global_batch_size,
+            seed=self.config.seed,
+            start_step=start_step,
+            num_steps=num_steps,
+            **shares,
+        )
+
+    def make_checkpointer(self, folder: Path, **settings: Any) -> Checkpointer:
+        """Builds what saves all variables of the training under a folder."""
+        named: dict[str, Any] = dict(model_variables(self.model))
+        named |= {f"optimizer/{name}": v for name, v in self.optimizer.named_variables.items()}
+        if self.loss_scale is not None:
+            named |= {f"loss_scale/{name}": v for name, v in self.loss_scale.named_variables.items()}
+        return Checkpointer(
+            folder,
+            named,
+            on_error=self.config.training.on_save_error,
+            about={"config": to_mapping(self.config), "versions": _versions(), "data": self._data_keys()},
+            writes=self.is_chief,
+            notify=self.display.notice,
+            **settings,
+        )
+
+    def _check_data(self, restored: Restored) -> None:
+        """The order of rows means nothing over other rows."""
+        for name, key in self._data_keys().items():
+            there = restored.about.get("data", {}).get(name)
+            if there is not None and there != key:
+                raise TrainingError(
+                    f"the {name} rows have changed since {restored.path} was written ({there[:12]} there,"
+                    f" {key[:12]} now); bring back the text and tokenizer of the run, or train into another"
+                    " --run-dir with model.source set to this one"
+                )
+
+    def _data_keys(self) -> dict[str, str]:
+        return {"train": self.prepared.train.identity, "validation": self.prepared.validation.identity}
+
+    def _make_step(self) -> TrainStep:
+        training = self.config.training
+        shares = self.strategy.num_replicas_in_sync * (training.microbatch_size or training.global_batch_size)
+        return TrainStep(
+            model=self.model,
+            task=self.task,
+            optimizer=self.optimizer,
+            strategy=self.strategy,
+            clip_norm=self.config.optimizer.clip_norm,
+            skip_above=self.config.optimizer.skip_above,
+            num_microbatches=max(1, training.global_batch_size // shares),
+            loss_scale=self.loss_scale,
+            jit_compile=training.jit_compile,
+        )
+
+
+def _prepare(config: ExperimentConfig, run: RunFolder, display: Display) -> Prepared:
+    start = time.perf_counter()
+    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer.exists() else None
+    prepared = experiment.prepare(config, tokenizer)
+    if tokenizer is None:
+        part = run.tokenizer.with_name(f".part_tokenizer_{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        prepared.tokenizer.save(part)
+        part.rename(run.tokenizer)  # whole or not there, should the process be killed
+    for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
+        display.notice(f"{name}: {rows.summary}")
+    display.notice(f"text ready in {time.perf_counter() - start:.1f} s")
+    return prepared
+
+
+def _check_batch(config: ExperimentConfig, strategy: tf.distribute.Strategy) -> None:
+    """What the config alone could not know: how many devices there are."""
+    batch, replicas = config.training.global_batch_size, strategy.num_replicas_in_sync
+    share = replicas * (config.training.microbatch_size or 1)
+    if batch % share:
+        near = sorted({max(share, batch // share * share), (batch // share + 1) * share})
+        of = f" x training.microbatch_size={config.training.microbatch_size}" if share > replicas else ""
+        rule, mend = f"must be divisible by {replicas} devices{of}", f"try {' or '.join(map(str, near))}"
+        raise ConfigError([Problem("training.global_batch_size", batch, rule, mend)], "the config")
+
+
+def _fingerprints(config: ExperimentConfig) -> dict[str, int]:
+    mapping = to_mapping(config)
+    mapping["distribution"].pop("index", None)
+    mapping["data"].pop("cache_dir", None)
+    versions = {name: v for name, v in _versions().items() if name != "python"}
+    return {"config": _hash(repr(mapping)), "version of tfllm, TensorFlow or Keras": _hash(repr(versions))}
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "tfllm": __version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _hash(text: str) -> int:
+    return zlib.crc32(text.encode()) >> 1  # fits an int32
