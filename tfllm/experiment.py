@@ -37,8 +37,10 @@ from tfllm.evaluation.evaluator import Evaluator
 from tfllm.generation.generate import Generator
 from tfllm.models.decoder import Decoder
 from tfllm.tasks.causal_lm import CausalLM
+from tfllm.tasks.vocabulary_loss import chunk_tokens_for
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
 from tfllm.training.distribution import shares_of
+from tfllm.training.memory import estimate
 from tfllm.training.optimizers import Optimizer, make_optimizer
 from tfllm.training.parameter_groups import ParameterGroup
 from tfllm.training.precision import dtype_policy
@@ -252,6 +254,61 @@ def flops_per_token(model: Decoder, seq_len: int) -> float:
         num_layers=model.num_layers,
         width=model.num_heads * model.head_dim,
         seq_len=seq_len,
+    )
+
+
+def memory_of(config: ExperimentConfig, model: Decoder, *, framework: int) -> dict[str, int]:
+    """Bytes of a training step on one device, by part, as the config has it."""
+    training = config.training
+    share = training.global_batch_size // config.distribution.replicas
+    rows = training.microbatch_size or share
+    return memory_estimate(
+        model,
+        optimizer=config.optimizer.type,
+        momentum=getattr(config.optimizer, "momentum", 0.0),
+        averaged_weights=getattr(config.optimizer, "ema_decay", None) is not None,
+        rows=rows,
+        seq_len=config.data.seq_len,
+        loss_chunk_tokens=training.loss_chunk_tokens,
+        num_microbatches=max(1, share // rows),
+        framework=framework,
+    )
+
+
+def memory_estimate(
+    model: Decoder,
+    *,
+    optimizer: str,
+    rows: int,
+    seq_len: int,
+    momentum: float = 0.0,
+    loss_chunk_tokens: int | None = None,
+    num_microbatches: int = 1,
+    averaged_weights: bool = False,
+    framework: int = 0,
+) -> dict[str, int]:
+    """Bytes of a training step of this model, by part; arguments as in `training.memory.estimate`."""
+    return estimate(
+        shapes=[tuple(v.shape) for v in model.trainable_variables],
+        optimizer=optimizer,
+        momentum=momentum,
+        averaged_weights=averaged_weights,
+        num_layers=model.num_layers,
+        hidden_dim=model.hidden_dim,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        intermediate_dim=model.intermediate_dim,
+        gated=model.blocks[0].feed_forward.gate is not None,
+        vocab_size=model.vocab_size,
+        rows=rows,
+        seq_len=seq_len,
+        compute_bytes=2 if model.compute_dtype in ("bfloat16", "float16") else 4,
+        remat=model.remat,
+        loss_chunk_tokens=loss_chunk_tokens or chunk_tokens_for(model.vocab_size),
+        attention_block_size=getattr(model, "attention_block_size", None),
+        num_microbatches=num_microbatches,
+        framework=framework,
     )
 
 

@@ -34,12 +34,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     from tfllm import experiment
     from tfllm.tokenizers import load_tokenizer
+    from tfllm.training.memory import framework_bytes
 
+    framework = framework_bytes(config.model.num_layers)
     tokenizer = load_tokenizer(RunFolder(path).tokenizer) if is_run else None
     prepared = experiment.prepare(config, tokenizer)
     model = experiment.make_model(config, prepared.tokenizer.vocab_size)
     _print_parameters(model)
-    _print_costs(config, model, experiment.flops_per_token(model, config.data.seq_len))
+    _print_memory(config, model, experiment.memory_of(config, model, framework=framework))
+    _print_arithmetic(config, experiment.flops_per_token(model, config.data.seq_len))
     print("\nDATA")
     for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
         print(f"  {name:<11} {rows.summary}")
@@ -74,22 +77,20 @@ def _part(path: str) -> str:
     return f"blocks/{names[1]}" if names[0].startswith("block_") else names[0]
 
 
-def _print_costs(config: ExperimentConfig, model: Any, flops: float) -> None:
-    count = sum(math.prod(v.shape) for v in model.variables)
-    slots = {
-        "adamw": 2.0,
-        "lamb": 2.0,
-        "lion": 1.0,
-        "sgd": 1.0 if getattr(config.optimizer, "momentum", 0) else 0.0,
-    }
+def _print_memory(config: ExperimentConfig, model: Any, parts: dict[str, int]) -> None:
+    rows = (
+        config.training.microbatch_size or config.training.global_batch_size // config.distribution.replicas
+    )
+    print(f"\nMEMORY of a training step, estimated for a device that computes {rows} rows at once")
+    for part, size in parts.items():
+        print(f"  {part:<36} {_bytes(size):>14}")
+    print(f"  {'total':<36} {_bytes(sum(parts.values())):>14}")
     kv_width = 2 * model.num_layers * model.num_kv_heads * model.head_dim
-    print("\nMEMORY (float32)")
-    print(f"  {'weights':<36} {_bytes(4 * count):>14}")
-    if config.optimizer.type in slots:
-        average = config.optimizer.ema_decay is not None
-        states = 4 * count * (1 + slots[config.optimizer.type] + average)
-        print(f"  {'gradients and optimizer state':<36} {_bytes(states):>14}")
-    print(f"  {'key-value cache, a full context':<36} {_bytes(4 * kv_width * model.max_seq_len):>14}")
+    cache = 4 * kv_width * model.max_seq_len
+    print(f"  {'generation: key-value cache, a row':<36} {_bytes(cache):>14}")
+
+
+def _print_arithmetic(config: ExperimentConfig, flops: float) -> None:
     print("\nARITHMETIC")
     print(f"  {'training, FLOPs a token':<36} {flops:>14,.0f}")
     step_tokens = config.training.global_batch_size * config.data.seq_len

@@ -1,0 +1,159 @@
+"""Peak memory of a training step, measured beside what `tfllm inspect` estimates.
+
+    python scripts/bench_memory.py [--only NAME ...] [--steps 3]
+
+Each row trains a few steps on random tokens in a process of its own, whose peak (ru_maxrss) holds Python,
+TensorFlow, XLA's compiler and the step. What the first three take is measured on a model of the same depth
+and almost no width, and is the estimate's `framework`; all else is computed. Rows of a group differ in
+memory only, so their losses must be equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+LARGE_VOCAB = {
+    "vocab_size": 49152,
+    "num_layers": 2,
+    "hidden_dim": 384,
+    "num_heads": 6,
+    "rows": 8,
+    "seq_len": 256,
+}
+DEEP = {"vocab_size": 512, "num_layers": 6, "hidden_dim": 384, "num_heads": 6, "rows": 8, "seq_len": 512}
+LONG = {"vocab_size": 512, "num_layers": 2, "hidden_dim": 192, "num_heads": 3, "rows": 1, "seq_len": 4096}
+ROWS: dict[str, dict[str, Any]] = {
+    "vocabulary, all logits": {**LARGE_VOCAB, "loss_chunk_tokens": 2048},
+    "vocabulary, chunks": {**LARGE_VOCAB, "loss_chunk_tokens": None},
+    "deep, remat none": {**DEEP, "remat": "none"},
+    "deep, remat attention": {**DEEP, "remat": "attention"},
+    "deep, remat block": {**DEEP, "remat": "block"},
+    "deep, 4 microbatches": {**DEEP, "num_microbatches": 4},
+    "long, whole rows": {**LONG},
+    "long, remat attention": {**LONG, "remat": "attention"},
+    "long, blocks of 512": {**LONG, "attention_block_size": 512},
+}
+_STEP = ("rows", "seq_len", "loss_chunk_tokens", "num_microbatches")
+
+
+def main() -> None:
+    arguments = _parse()
+    if arguments.worker:
+        return _work(json.loads(arguments.worker), arguments.steps)
+    print(f"{'':<26}{'peak MB':>9}{'estimate':>10}{'error':>8}{'framework':>11}{'loss':>12}{'ms a step':>11}")
+    floors: dict[int, float] = {}
+    for name, row in ROWS.items():
+        if arguments.only and not any(part in name for part in arguments.only):
+            continue
+        depth = row["num_layers"]
+        if depth not in floors:
+            small = {**row, "vocab_size": 64, "hidden_dim": 16, "num_heads": 2, "rows": 1, "seq_len": 16}
+            small.pop("attention_block_size", None)
+            floors[depth] = (_run(small, 1) or {})["peak"]
+        _print(name, row, _run(row, arguments.steps), floors[depth])
+
+
+def _print(name: str, row: dict[str, Any], report: dict[str, Any] | None, floor: float) -> None:
+    if report is None:
+        print(f"{name:<26} the model has no such argument yet", flush=True)
+        return
+    estimate = sum(report["estimate"].values()) + floor
+    print(
+        f"{name:<26}{report['peak'] / 1e6:>9.0f}{estimate / 1e6:>10.0f}{estimate / report['peak'] - 1:>8.1%}"
+        f"{floor / 1e6:>11.0f}{report['loss']:>12.6f}{report['milliseconds']:>11.0f}"
+    )
+    print(
+        "    " + ", ".join(f"{part} {size / 1e6:.0f}" for part, size in report["estimate"].items()),
+        flush=True,
+    )
+
+
+def _run(row: dict[str, Any], steps: int) -> dict[str, Any] | None:
+    command = [sys.executable, os.path.abspath(__file__), "--steps", str(steps), "--worker", json.dumps(row)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def _work(row: dict[str, Any], steps: int) -> None:
+    from tfllm.commands.start import start_tensorflow
+
+    start_tensorflow()
+    import inspect
+
+    import keras
+    import tensorflow as tf
+
+    from tfllm.experiment import memory_estimate
+    from tfllm.models.decoder import Decoder
+    from tfllm.tasks.causal_lm import CausalLM
+    from tfllm.training.optimizers import make_optimizer
+    from tfllm.training.train_step import TrainStep
+
+    known = inspect.signature(Decoder.__init__).parameters
+    arguments = {name: value for name, value in row.items() if name not in _STEP}
+    if not arguments.keys() <= known.keys():
+        return print("null")
+    keras.utils.set_random_seed(0)
+    model = Decoder(**arguments, max_seq_len=row["seq_len"])
+    model.build()
+    optimizer = make_optimizer("adamw", learning_rate=1e-3, variables=model.trainable_variables)
+    count = row.get("num_microbatches", 1)
+    step = TrainStep(
+        model=model,
+        task=CausalLM(loss_chunk_tokens=row.get("loss_chunk_tokens")),
+        optimizer=optimizer,
+        strategy=tf.distribute.get_strategy(),
+        clip_norm=1.0,
+        num_microbatches=count,
+    )
+    tokens = tf.random.stateless_uniform(
+        [row["rows"], row["seq_len"] + 1], [0, 0], 0, row["vocab_size"], tf.int32
+    )
+    features = {
+        "token_ids": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "loss_weights": tf.ones_like(tokens[:, 1:], tf.float32),
+    }
+    call = tf.function(step)
+    for _ in range(steps):
+        start = time.perf_counter()
+        metrics = call(features).numpy()
+        seconds = time.perf_counter() - start
+    report = {
+        "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "loss": float(metrics[0] / metrics[1]),
+        "milliseconds": 1000 * seconds,
+        "estimate": memory_estimate(
+            model,
+            optimizer="adamw",
+            rows=row["rows"] // count,
+            seq_len=row["seq_len"],
+            loss_chunk_tokens=row.get("loss_chunk_tokens"),
+            num_microbatches=count,
+        ),
+    }
+    print(json.dumps(report))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="*", help="rows whose name holds one of these")
+    parser.add_argument("--steps", type=int, default=3, help="steps before the peak is read (default 3)")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
