@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     framework = framework_bytes(config.model.num_layers)
     tokenizer = load_tokenizer(RunFolder(path).tokenizer) if is_run else None
     prepared = experiment.prepare(config, tokenizer)
-    model = experiment.make_model(config, prepared.tokenizer.vocab_size)
+    model = experiment.make_model(config, prepared.tokenizer.vocab_size, training=True)
     _print_parameters(model)
     _print_memory(config, model, experiment.memory_of(config, model, framework=framework))
     _print_arithmetic(config, experiment.flops_per_token(model, config.data.seq_len))
