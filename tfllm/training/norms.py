@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -22,23 +22,16 @@ def global_norm(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     Returns:
         float32 scalar.
     """
-    return tf.sqrt(tf.add_n([_sum_of_squares(tf.reshape(tensor, [-1])) for tensor in tensors]))
+    return tf.sqrt(tf.add_n([_sum(tf.square, tf.reshape(tensor, [-1])) for tensor in tensors]))
 
 
-def _sum_of_squares(x: tf.Tensor) -> tf.Tensor:
+def _sum(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    """The sum of `function` of each element of a vector."""
     if x.shape[0] <= _SMALL:
-        return tf.reduce_sum(tf.square(x))
+        return tf.reduce_sum(function(x))
     lanes, last = _lanes(x)
-    total = _sum(tf.add_n([tf.square(lane) for lane in lanes]))
-    return total if last is None else total + tf.reduce_sum(tf.square(last))
-
-
-def _sum(x: tf.Tensor) -> tf.Tensor:
-    if x.shape[0] <= _SMALL:
-        return tf.reduce_sum(x)
-    lanes, last = _lanes(x)
-    total = _sum(tf.add_n(lanes))
-    return total if last is None else total + tf.reduce_sum(last)
+    total = _sum(lambda sums: sums, tf.add_n([function(lane) for lane in lanes]))
+    return total if last is None else total + tf.reduce_sum(function(last))
 
 
 def _lanes(x: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor | None]:
