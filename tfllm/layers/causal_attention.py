@@ -49,8 +49,9 @@ def causal_attention(
             # sum(P * dP) of a query, from what is at hand (Dao et al. 2022, eq. 4)
             products = tf.cast(upstream, tf.float32) * tf.cast(output, tf.float32)
             inner = tf.reduce_sum(products, axis=-1)
+            again = [_after(upstream, x) for x in (query, key, value)]
             grads = [
-                _backward(query, key, value, mask, *group, log_sum, upstream, inner)
+                _backward(*again, mask, *group, log_sum, upstream, inner)
                 for group, (_, log_sum) in zip(groups, parts, strict=True)
             ]
             return (
@@ -82,8 +83,6 @@ def _forward(query, key, value, mask, start: int, end: int) -> tuple[tf.Tensor, 
 def _backward(query, key, value, mask, start: int, end: int, log_sum, upstream, inner) -> _Three:
     """Gradients of the queries [B, t, N, H], and of keys and values up to `end`, float32 [B, K, H, S]."""
     groups, dtype = query.shape[2] // key.shape[2], query.dtype
-    # The forward pass scaled the queries; scaling the keys here keeps XLA from taking this for the same
-    # product and holding the forward one until now.
     key = key[:, :end] * tf.cast(query.shape[3] ** -0.5, dtype)
     query, upstream = query[:, start:end], upstream[:, start:end]
     logits = tf.cast(tf.matmul(_queries(query, groups), _transposed(key)), tf.float32)
@@ -96,6 +95,16 @@ def _backward(query, key, value, mask, start: int, end: int, log_sum, upstream, 
     query_grad = tf.matmul(slopes, tf.transpose(key, [0, 2, 1, 3]))
     key_grad = tf.cast(key_grad, tf.float32) * query.shape[3] ** -0.5
     return _back(query_grad, end - start, groups), key_grad, tf.cast(value_grad, tf.float32)
+
+
+def _after(upstream: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """`x`, but not before `upstream` is there.
+
+    What is computed from `x` alone XLA would take for the forward pass's own, and hold until it is needed, or
+    compute at once. Adding nought times a gradient is a barrier in any graph; and if the gradient is not
+    finite, the result is not either.
+    """
+    return x + tf.cast(0.0 * tf.reduce_sum(upstream[:1, :1, :1, :1]), x.dtype)
 
 
 def _seen(mask: CausalMask, start: int, end: int, groups: int) -> tf.Tensor:

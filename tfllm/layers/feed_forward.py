@@ -8,16 +8,16 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from tfllm.layers.activations import geglu, gelu_tanh, swiglu
 from tfllm.layers.projection import Projection
 
 _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "gelu": functools.partial(tf.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(tf.nn.gelu, approximate=True),
+    "gelu_tanh": gelu_tanh,
     "relu": tf.nn.relu,
-    "swiglu": tf.nn.silu,
-    "geglu": functools.partial(tf.nn.gelu, approximate=True),
 }
-GATED = ("swiglu", "geglu")
+_GATED: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {"swiglu": swiglu, "geglu": geglu}
+GATED = tuple(_GATED)
 
 
 class FeedForward(keras.layers.Layer):
@@ -42,8 +42,9 @@ class FeedForward(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if activation not in _ACTIVATIONS:
-            raise ValueError(f"activation={activation!r} is not known; use one of {sorted(_ACTIVATIONS)}")
+        known = sorted({**_ACTIVATIONS, **_GATED})
+        if activation not in known:
+            raise ValueError(f"activation={activation!r} is not known; use one of {known}")
         self.activation = activation
         self._down_range = output_initializer_range or initializer_range
         self._shared = {"use_bias": use_bias, "dtype": self.dtype_policy}
@@ -63,6 +64,6 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Transforms float [B, T, D] -> the same."""
-        act = _ACTIVATIONS[self.activation]
-        inside = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
-        return self.down(inside)
+        if self.gate is None:
+            return self.down(_ACTIVATIONS[self.activation](self.up(x)))
+        return self.down(_GATED[self.activation](self.gate(x), self.up(x)))
