@@ -49,10 +49,10 @@ def causal_attention(
             # sum(P * dP) of a query, from what is at hand (Dao et al. 2022, eq. 4)
             products = tf.cast(upstream, tf.float32) * tf.cast(output, tf.float32)
             inner = tf.reduce_sum(products, axis=-1)
-            again = [_after(upstream, x) for x in (query, key, value)]
+            again = (_after(upstream, query), _after(upstream, key), _after(upstream, value))
             grads = [
-                _backward(*again, mask, *group, log_sum, upstream, inner)
-                for group, (_, log_sum) in zip(groups, parts, strict=True)
+                _backward(*again, mask, start, end, log_sum, upstream, inner)
+                for (start, end), (_, log_sum) in zip(groups, parts, strict=True)
             ]
             return (
                 tf.concat([grad[0] for grad in grads], axis=1),
