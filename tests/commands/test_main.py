@@ -21,8 +21,10 @@ def test_a_run_folder_holds_what_it_promises(run_dir):
         (6, "train"),
         (6, "validation"),
     ]
-    train = {"step", "split", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "mfu"}
-    assert set(entries[1]) == train
+    always = {"step", "split", "loss", "learning_rate", "grad_norm", "update_ratio", "tokens", "mfu"}
+    always |= {"tokens_per_second", "useful_tokens_per_second", "input_wait", "memory_gb"}
+    always |= {"step_seconds", "input_seconds"}
+    assert set(entries[1]) == always | {"evaluate_seconds", "save_seconds"}
     assert set(entries[3]) == {"step", "split", "loss", "perplexity", "tokens", "bits_per_byte", "seconds"}
     assert entries[3]["bits_per_byte"] < entries[0]["bits_per_byte"]
     # Untrained, every byte is as likely as any other.
