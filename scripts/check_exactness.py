@@ -47,7 +47,7 @@ name: exactness
 tokenizer: byte
 model: {{num_layers: 2, hidden_dim: 64, num_heads: 4, num_kv_heads: 2, dropout: {dropout}}}
 data: {{train: {{type: text_files, path: {text}, split_on: "\\n\\n"}}, seq_len: {seq_len}, packing: {packing}}}
-optimizer: {{learning_rate: 3e-3, clip_norm: 0.3, schedule: {{type: cosine, warmup_steps: 10}}}}
+optimizer: {{learning_rate: 5e-4, clip_norm: 0.3, schedule: {{type: cosine, warmup_steps: 10}}}}
 training: {{global_batch_size: {batch}, log_every: 1, checkpoint_every: 1000, steps_per_call: 5}}
 generation: {{max_new_tokens: 8}}
 """
