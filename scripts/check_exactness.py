@@ -104,9 +104,9 @@ class Bench:
         text.write_text("\n\n".join(sentences(400, 10, 60)))
         uneven = {"text": text, "dropout": 0.1, "seq_len": 64, "packing": "false", "batch": 8}
         self.uneven = self._config("uneven", uneven)
-        # Every step sees the same documents: 16 rows of one each, or as many as hold them packed.
+        # Every step sees the same documents, one or four to a row: of 16 tokens each, so that none is cut.
         short = folder / "short.txt"
-        short.write_text("\n\n".join(sentences(17, 20, 28)))
+        short.write_text("\n\n".join(sentences(60, 15, 15)))
         shared = {"text": short, "dropout": 0.0, "seq_len": 64}
         self.unpacked = self._config("unpacked", {**shared, "packing": "false", "batch": 0})
         self.packed = self._config("packed", {**shared, "packing": "true", "batch": 0})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -96,7 +96,7 @@ class Bars:
     def _begin(self, name: str, *, initial: int = 0, total: int | None = None) -> tqdm:
         self.close()
         self._name = name
-        unwatched = {"mininterval": 60, "maxinterval": 60, "delay": 60, "bar_format": _LINE}
+        unwatched: dict[str, Any] = {"mininterval": 60, "maxinterval": 60, "delay": 60, "bar_format": _LINE}
         watched = self.stream.isatty()
         return tqdm(
             desc=name,
