@@ -1,4 +1,4 @@
-"""Starting TensorFlow without its start-up notices."""
+"""Starting TensorFlow: without its start-up notices, and with memory that it keeps."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ import tempfile
 def start_tensorflow() -> None:
     """Imports TensorFlow and looks for devices, holding its notices back.
 
+    On the CPU, TensorFlow is told to keep the memory that it has been given. A compiled training step works
+    in one large buffer, which the C library would give back to the system after each step, and get back a
+    page at a time: measured, a tenth to a fifth of the time. Set `TF_CPU_ALLOCATOR_USE_BFC=false` in the
+    environment to have that instead.
+
     On a machine without a GPU TensorFlow writes several lines about missing CUDA before any log level
     applies. They are shown only when the import fails.
     """
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(_memory_bytes() >> 20))
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as notices:
@@ -29,3 +36,11 @@ def start_tensorflow() -> None:
             if failed:
                 notices.seek(0)
                 sys.stderr.write(notices.read().decode(errors="replace"))
+
+
+def _memory_bytes() -> int:
+    """The machine's; where the system does not say, more than any has."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return 1 << 50
