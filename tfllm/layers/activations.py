@@ -1,8 +1,7 @@
 """Activations whose backward pass needs their inputs only.
 
 Autodiff has XLA keep the tanh or the sigmoid of every layer until the backward pass, an array as wide as the
-feed-forward network. Each gradient here computes it again, and in other words: tanh where the forward pass
-says sigmoid, and the other way round, for XLA takes equal expressions for one and keeps the result.
+feed-forward network. Each gradient here computes it again, when the upstream gradient is there.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import math
 from collections.abc import Callable
 
 import tensorflow as tf
+
+from tfllm.layers.recompute import not_before
 
 _Pair = tuple[tf.Tensor, tf.Tensor]
 
@@ -22,7 +23,7 @@ _B = 0.044715
 @tf.custom_gradient
 def gelu_tanh(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """The tanh approximation of GELU: float, any shape -> the same."""
-    return _gelu_tanh(x), lambda upstream: upstream * _gelu_tanh_again(x)[1]
+    return _gelu_tanh(x), lambda upstream: upstream * _gelu_tanh_again(not_before(upstream, x))[1]
 
 
 @tf.custom_gradient
@@ -30,7 +31,7 @@ def geglu(gate: tf.Tensor, up: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tenso
     """`gelu_tanh(gate) * up` (Shazeer 2020)."""
 
     def gradient(upstream: tf.Tensor) -> _Pair:
-        value, slope = _gelu_tanh_again(gate)
+        value, slope = _gelu_tanh_again(not_before(upstream, gate))
         return upstream * up * slope, upstream * value
 
     return _gelu_tanh(gate) * up, gradient
@@ -41,8 +42,9 @@ def swiglu(gate: tf.Tensor, up: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tens
     """`gate * sigmoid(gate) * up` (Shazeer 2020)."""
 
     def gradient(upstream: tf.Tensor) -> _Pair:
-        share = 0.5 + 0.5 * tf.tanh(0.5 * gate)  # sigmoid(gate)
-        value = gate * share
+        again = not_before(upstream, gate)
+        share = tf.sigmoid(again)
+        value = again * share
         return upstream * up * (share + value * (1.0 - share)), upstream * value
 
     return gate * tf.sigmoid(gate) * up, gradient

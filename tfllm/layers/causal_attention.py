@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.layers.masks import CausalMask
+from tfllm.layers.recompute import not_before
 
 # Large enough to vanish in a float32 softmax, finite so that a row with nothing to see stays finite.
 MASKED = -1e9
@@ -43,16 +44,19 @@ def causal_attention(
     @tf.custom_gradient
     def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Callable[..., _Three]]:
         parts = [_forward(query, key, value, mask, *group) for group in groups]
-        output = tf.concat([part for part, _ in parts], axis=1)
+        mixed, totals = (tf.concat([part[i] for part in parts], axis=1) for i in (0, 1))
+        # The quotient comes last: XLA would make a concatenation, but not a quotient, once for each use, and
+        # keep two copies for the backward pass.
+        output = tf.cast(tf.cast(mixed, tf.float32) / totals, query.dtype)
 
         def gradient(upstream: tf.Tensor) -> _Three:
             # sum(P * dP) of a query, from what is at hand (Dao et al. 2022, eq. 4)
             products = tf.cast(upstream, tf.float32) * tf.cast(output, tf.float32)
             inner = tf.reduce_sum(products, axis=-1)
-            again = (_after(upstream, query), _after(upstream, key), _after(upstream, value))
+            again = [not_before(upstream, x) for x in (query, key, value)]
             grads = [
                 _backward(*again, mask, start, end, log_sum, upstream, inner)
-                for (start, end), (_, log_sum) in zip(groups, parts, strict=True)
+                for (start, end), (*_, log_sum) in zip(groups, parts, strict=True)
             ]
             return (
                 tf.concat([grad[0] for grad in grads], axis=1),
@@ -65,8 +69,13 @@ def causal_attention(
     return attend(query, key, value)
 
 
-def _forward(query, key, value, mask, start: int, end: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Output [B, t, N, H] of the queries from `start` to `end`, and log of their sums [B, K, G t, 1]."""
+def _forward(query, key, value, mask, start: int, end: int) -> _Three:
+    """Attends from the queries from `start` to `end`.
+
+    Returns:
+        The sums of weighted values [B, t, N, H], what to divide them by, float32 [B, t, N, 1], and the logs
+        of the sums of the exponentials, float32 [B, K, G t, 1].
+    """
     groups = query.shape[2] // key.shape[2]
     scale = tf.cast(query.shape[3] ** -0.5, query.dtype)
     logits = tf.matmul(_queries(query[:, start:end] * scale, groups), _transposed(key[:, :end]))
@@ -76,8 +85,8 @@ def _forward(query, key, value, mask, start: int, end: int) -> tuple[tf.Tensor, 
     weights = tf.where(seen, tf.exp(logits - top), 0.0)
     total = tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1e-30)
     mixed = tf.matmul(tf.cast(weights, value.dtype), tf.transpose(value[:, :end], [0, 2, 1, 3]))
-    mixed = tf.cast(tf.cast(mixed, tf.float32) / total, query.dtype)
-    return _back(mixed, end - start, groups), top + tf.math.log(total)
+    mixed, totals = (_back(x, end - start, groups) for x in (mixed, total))
+    return mixed, totals, top + tf.math.log(total)
 
 
 def _backward(query, key, value, mask, start: int, end: int, log_sum, upstream, inner) -> _Three:
@@ -95,16 +104,6 @@ def _backward(query, key, value, mask, start: int, end: int, log_sum, upstream, 
     query_grad = tf.matmul(slopes, tf.transpose(key, [0, 2, 1, 3]))
     key_grad = tf.cast(key_grad, tf.float32) * query.shape[3] ** -0.5
     return _back(query_grad, end - start, groups), key_grad, tf.cast(value_grad, tf.float32)
-
-
-def _after(upstream: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """`x`, but not before `upstream` is there.
-
-    What is computed from `x` alone XLA would take for the forward pass's own, and hold until it is needed, or
-    compute at once. Adding nought times a gradient is a barrier in any graph; and if the gradient is not
-    finite, the result is not either.
-    """
-    return x + tf.cast(0.0 * tf.reduce_sum(upstream[:1, :1, :1, :1]), x.dtype)
 
 
 def _seen(mask: CausalMask, start: int, end: int, groups: int) -> tf.Tensor:

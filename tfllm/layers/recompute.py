@@ -32,7 +32,7 @@ def recompute(function: Callable[..., tf.Tensor], *inputs: tf.Tensor | None) -> 
         del values
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            again = _not_before(upstream, inputs)
+            again = [x if x is None else not_before(upstream, x) for x in inputs]
             sources = [again[index] for index in floats]
             with tf.GradientTape() as tape:
                 tape.watch(sources)
@@ -49,13 +49,18 @@ def recompute(function: Callable[..., tf.Tensor], *inputs: tf.Tensor | None) -> 
     return attach(*(inputs[index] for index in floats), *map(tf.convert_to_tensor, variables))
 
 
-def _not_before(upstream: tf.Tensor, inputs: tuple[tf.Tensor | None, ...]) -> list[tf.Tensor | None]:
-    """The inputs, as values that cannot be had before `upstream`, nor be told to be the same.
+def not_before(upstream: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """`x`, as a value that cannot be had before `upstream`, nor be told to be the same.
 
     Without it, the executor of plain graphs would compute again at once, in the forward pass, and XLA
-    would find both computations equal and keep the first. No number is both infinite and not a number,
-    but no compiler pass knows; and a value that is not finite gives zero too, and so stays visible.
+    would find both computations equal and keep the first, or do the second early and hold the result. No
+    number is both infinite and not a number, but no compiler pass knows; and a value that is not finite
+    gives zero too, and so stays visible.
+
+    Args:
+        upstream: float, any shape but an empty one: a gradient.
+        x: Numbers or booleans, any shape.
     """
     first = tf.reshape(upstream, [-1])[0]
     zero = tf.math.is_inf(first) & tf.math.is_nan(first)
-    return [x if x is None else x + tf.cast(zero, x.dtype) for x in inputs]
+    return x | zero if x.dtype.is_bool else x + tf.cast(zero, x.dtype)
