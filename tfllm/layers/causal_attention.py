@@ -43,7 +43,12 @@ def causal_attention(
 
     @tf.custom_gradient
     def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Callable[..., _Three]]:
-        parts = [_forward(query, key, value, mask, *group) for group in groups]
+        parts: list[_Three] = []
+        for start, end in groups:
+            # One group after the other, here and below, or XLA holds the scores of all of them at a time.
+            group = query[:, start:end]
+            group = not_before(parts[-1][0], group) if parts else group
+            parts.append(_forward(group, key, value, mask, start, end))
         mixed, totals = (tf.concat([part[i] for part in parts], axis=1) for i in (0, 1))
         # The quotient comes last: XLA would make a concatenation, but not a quotient, once for each use, and
         # keep two copies for the backward pass.
@@ -53,11 +58,12 @@ def causal_attention(
             # sum(P * dP) of a query, from what is at hand (Dao et al. 2022, eq. 4)
             products = tf.cast(upstream, tf.float32) * tf.cast(output, tf.float32)
             inner = tf.reduce_sum(products, axis=-1)
-            again = [not_before(upstream, x) for x in (query, key, value)]
-            grads = [
-                _backward(*again, mask, start, end, log_sum, upstream, inner)
-                for (start, end), (*_, log_sum) in zip(groups, parts, strict=True)
-            ]
+            keys = [not_before(upstream, x) for x in (key, value)]
+            grads: list[_Three] = []
+            for (start, end), (*_, log_sum) in zip(groups, parts, strict=True):
+                before = grads[-1][0] if grads else upstream
+                queries = [not_before(before, x[:, start:end]) for x in (query, upstream)]
+                grads.append(_backward(*queries, *keys, mask, start, end, log_sum, inner[:, start:end]))
             return (
                 tf.concat([grad[0] for grad in grads], axis=1),
                 _add([grad[1] for grad in grads], length, key.dtype),
@@ -78,7 +84,7 @@ def _forward(query, key, value, mask, start: int, end: int) -> _Three:
     """
     groups = query.shape[2] // key.shape[2]
     scale = tf.cast(query.shape[3] ** -0.5, query.dtype)
-    logits = tf.matmul(_queries(query[:, start:end] * scale, groups), _transposed(key[:, :end]))
+    logits = tf.matmul(_queries(query * scale, groups), _transposed(key[:, :end]))
     seen = _seen(mask, start, end, groups)
     logits = tf.where(seen, tf.cast(logits, tf.float32), MASKED)
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
@@ -89,15 +95,14 @@ def _forward(query, key, value, mask, start: int, end: int) -> _Three:
     return mixed, totals, top + tf.math.log(total)
 
 
-def _backward(query, key, value, mask, start: int, end: int, log_sum, upstream, inner) -> _Three:
+def _backward(query, upstream, key, value, mask, start: int, end: int, log_sum, inner) -> _Three:
     """Gradients of the queries [B, t, N, H], and of keys and values up to `end`, float32 [B, K, H, S]."""
     groups, dtype = query.shape[2] // key.shape[2], query.dtype
     key = key[:, :end] * tf.cast(query.shape[3] ** -0.5, dtype)
-    query, upstream = query[:, start:end], upstream[:, start:end]
     logits = tf.cast(tf.matmul(_queries(query, groups), _transposed(key)), tf.float32)
     weights = tf.where(_seen(mask, start, end, groups), tf.exp(logits - log_sum), 0.0)
     slopes = tf.cast(tf.matmul(_queries(upstream, groups), _transposed(value[:, :end])), tf.float32)
-    slopes = tf.cast(weights * (slopes - _queries(inner[:, start:end, :, None], groups)), dtype)
+    slopes = tf.cast(weights * (slopes - _queries(inner[..., None], groups)), dtype)
     # Transposing queries and upstream, which are narrow, spares transposing the scores, which are wide.
     value_grad = tf.matmul(_queries_transposed(upstream, groups), tf.cast(weights, dtype))
     key_grad = tf.matmul(_queries_transposed(query, groups), slopes)
