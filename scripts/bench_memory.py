@@ -3,9 +3,9 @@
     python scripts/bench_memory.py [--only NAME ...] [--steps 3]
 
 Each row trains a few steps on random tokens in a process of its own, whose peak (ru_maxrss) holds Python,
-TensorFlow, XLA's compiler and the step. What the first three take is measured on a model of the same depth
-and almost no width, and is the estimate's `framework`; all else is computed. Rows of a group differ in
-memory only, so their losses must be equal.
+TensorFlow, XLA's compiler and the step. What the process takes before it has a model is measured, and is the
+estimate's `framework`; all else is computed. Rows of a group differ in memory only, so their losses must
+be equal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -31,6 +30,16 @@ LARGE_VOCAB = {
 }
 DEEP = {"vocab_size": 512, "num_layers": 6, "hidden_dim": 384, "num_heads": 6, "rows": 8, "seq_len": 512}
 LONG = {"vocab_size": 512, "num_layers": 2, "hidden_dim": 192, "num_heads": 3, "rows": 1, "seq_len": 4096}
+GPT = {"norm": "layer_norm", "positions": "learned", "activation": "gelu_tanh", "use_bias": True}
+SMALL_GPT = {
+    "vocab_size": 8192,
+    "num_layers": 6,
+    "hidden_dim": 384,
+    "num_heads": 6,
+    "rows": 8,
+    "seq_len": 256,
+}
+GPT_2 = {"vocab_size": 50257, "num_layers": 12, "hidden_dim": 768, "num_heads": 12, "rows": 2, "seq_len": 512}
 ROWS: dict[str, dict[str, Any]] = {
     "vocabulary, all logits": {**LARGE_VOCAB, "loss_chunk_tokens": 2048},
     "vocabulary, chunks": {**LARGE_VOCAB, "loss_chunk_tokens": None},
@@ -41,6 +50,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "long, whole rows": {**LONG},
     "long, remat attention": {**LONG, "remat": "attention"},
     "long, blocks of 512": {**LONG, "attention_block_size": 512},
+    "gpt of 13.9m": {**SMALL_GPT, **GPT},
+    "gpt-2 of 124m": {**GPT_2, **GPT},
 }
 _STEP = ("rows", "seq_len", "loss_chunk_tokens", "num_microbatches")
 
@@ -49,27 +60,17 @@ def main() -> None:
     arguments = _parse()
     if arguments.worker:
         return _work(json.loads(arguments.worker), arguments.steps)
-    print(f"{'':<26}{'peak MB':>9}{'estimate':>10}{'error':>8}{'framework':>11}{'loss':>12}{'ms a step':>11}")
-    floors: dict[int, float] = {}
+    print(f"{'':<26}{'peak MB':>9}{'estimate':>10}{'error':>8}{'loss':>12}{'ms a step':>11}")
     for name, row in ROWS.items():
-        if arguments.only and not any(part in name for part in arguments.only):
-            continue
-        depth = row["num_layers"]
-        if depth not in floors:
-            small = {**row, "vocab_size": 64, "hidden_dim": 16, "num_heads": 2, "rows": 1, "seq_len": 16}
-            small.pop("attention_block_size", None)
-            floors[depth] = (_run(small, 1) or {})["peak"]
-        _print(name, row, _run(row, arguments.steps), floors[depth])
+        if not arguments.only or any(part in name for part in arguments.only):
+            _print(name, _run(row, arguments.steps))
 
 
-def _print(name: str, row: dict[str, Any], report: dict[str, Any] | None, floor: float) -> None:
-    if report is None:
-        print(f"{name:<26} the model has no such argument yet", flush=True)
-        return
-    estimate = sum(report["estimate"].values()) + floor
+def _print(name: str, report: dict[str, Any]) -> None:
+    estimate = sum(report["estimate"].values())
     print(
         f"{name:<26}{report['peak'] / 1e6:>9.0f}{estimate / 1e6:>10.0f}{estimate / report['peak'] - 1:>8.1%}"
-        f"{floor / 1e6:>11.0f}{report['loss']:>12.6f}{report['milliseconds']:>11.0f}"
+        f"{report['loss']:>12.6f}{report['milliseconds']:>11.0f}"
     )
     print(
         "    " + ", ".join(f"{part} {size / 1e6:.0f}" for part, size in report["estimate"].items()),
@@ -77,7 +78,7 @@ def _print(name: str, row: dict[str, Any], report: dict[str, Any] | None, floor:
     )
 
 
-def _run(row: dict[str, Any], steps: int) -> dict[str, Any] | None:
+def _run(row: dict[str, Any], steps: int) -> dict[str, Any]:
     command = [sys.executable, os.path.abspath(__file__), "--steps", str(steps), "--worker", json.dumps(row)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
@@ -88,21 +89,19 @@ def _work(row: dict[str, Any], steps: int) -> None:
     from tfllm.commands.start import start_tensorflow
 
     start_tensorflow()
-    import inspect
-
     import keras
     import tensorflow as tf
 
-    from tfllm.experiment import memory_estimate
+    from tfllm.experiment import step_shape
     from tfllm.models.decoder import Decoder
     from tfllm.tasks.causal_lm import CausalLM
+    from tfllm.training.memory import compiler_bytes, estimate, optimizer_bytes
     from tfllm.training.optimizers import make_optimizer
-    from tfllm.training.train_step import TrainStep
+    from tfllm.training.peak_memory import peak_memory_bytes
+    from tfllm.training.train_step import TrainStep, metrics_by_name
 
-    known = inspect.signature(Decoder.__init__).parameters
+    started = peak_memory_bytes()
     arguments = {name: value for name, value in row.items() if name not in _STEP}
-    if not arguments.keys() <= known.keys():
-        return print("null")
     keras.utils.set_random_seed(0)
     model = Decoder(**arguments, max_seq_len=row["seq_len"])
     model.build()
@@ -129,17 +128,25 @@ def _work(row: dict[str, Any], steps: int) -> None:
         start = time.perf_counter()
         metrics = call(features).numpy()
         seconds = time.perf_counter() - start
+    shape = step_shape(
+        model,
+        rows=row["rows"] // count,
+        seq_len=row["seq_len"],
+        loss_chunk_tokens=row.get("loss_chunk_tokens"),
+        num_microbatches=count,
+    )
+    state = optimizer_bytes("adamw", model.trainable_variables)
+    named = metrics_by_name(metrics)
     report = {
-        "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        "loss": float(metrics[0] / metrics[1]),
+        "peak": peak_memory_bytes(),
+        "loss": named["loss_sum"] / named["weight_sum"],
         "milliseconds": 1000 * seconds,
-        "estimate": memory_estimate(
-            model,
-            optimizer="adamw",
-            rows=row["rows"] // count,
-            seq_len=row["seq_len"],
-            loss_chunk_tokens=row.get("loss_chunk_tokens"),
-            num_microbatches=count,
+        "estimate": estimate(
+            shape,
+            weights=model.count_params(),
+            optimizer_state=state,
+            framework=started,
+            compiler=compiler_bytes(shape, model.trainable_variables),
         ),
     }
     print(json.dumps(report))

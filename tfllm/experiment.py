@@ -40,7 +40,7 @@ from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
 from tfllm.training.distribution import shares_of
-from tfllm.training.memory import estimate
+from tfllm.training.memory import StepShape, compiler_bytes, estimate, optimizer_bytes
 from tfllm.training.optimizers import Optimizer, make_optimizer
 from tfllm.training.parameter_groups import ParameterGroup
 from tfllm.training.precision import dtype_policy
@@ -257,42 +257,41 @@ def flops_per_token(model: Decoder, seq_len: int) -> float:
     )
 
 
-def memory_of(config: ExperimentConfig, model: Decoder, *, framework: int) -> dict[str, int]:
-    """Bytes of a training step on one device, by part, as the config has it."""
-    training = config.training
+def memory_of(config: ExperimentConfig, model: Decoder, *, framework: int = 0) -> dict[str, int]:
+    """Bytes of a training step on one device, by part.
+
+    Args:
+        config: The experiment.
+        model: From `make_model(..., training=True)`.
+        framework: Bytes of the process without a model. On the CPU, compiling takes of the same memory.
+    """
+    training, optimizer = config.training, config.optimizer
     share = training.global_batch_size // config.distribution.replicas
     rows = training.microbatch_size or share
-    return memory_estimate(
+    shape = step_shape(
         model,
-        optimizer=config.optimizer.type,
-        momentum=getattr(config.optimizer, "momentum", 0.0),
-        averaged_weights=getattr(config.optimizer, "ema_decay", None) is not None,
         rows=rows,
         seq_len=config.data.seq_len,
         loss_chunk_tokens=training.loss_chunk_tokens,
         num_microbatches=max(1, share // rows),
+    )
+    momentum = getattr(optimizer, "momentum", 0.0)
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    return estimate(
+        shape,
+        weights=model.count_params(),
+        optimizer_state=optimizer_bytes(optimizer.type, model.trainable_variables, momentum=momentum),
+        averaged_weights=optimizer.ema_decay is not None,
         framework=framework,
+        compiler=compiler_bytes(shape, model.trainable_variables) if on_cpu else 0,
     )
 
 
-def memory_estimate(
-    model: Decoder,
-    *,
-    optimizer: str,
-    rows: int,
-    seq_len: int,
-    momentum: float = 0.0,
-    loss_chunk_tokens: int | None = None,
-    num_microbatches: int = 1,
-    averaged_weights: bool = False,
-    framework: int = 0,
-) -> dict[str, int]:
-    """Bytes of a training step of this model, by part; arguments as in `training.memory.estimate`."""
-    return estimate(
-        shapes=[tuple(v.shape) for v in model.trainable_variables],
-        optimizer=optimizer,
-        momentum=momentum,
-        averaged_weights=averaged_weights,
+def step_shape(
+    model: Decoder, *, rows: int, seq_len: int, loss_chunk_tokens: int | None, num_microbatches: int = 1
+) -> StepShape:
+    """The sizes of a model's training step; `rows` are those of a microbatch."""
+    return StepShape(
         num_layers=model.num_layers,
         hidden_dim=model.hidden_dim,
         num_heads=model.num_heads,
@@ -303,12 +302,11 @@ def memory_estimate(
         vocab_size=model.vocab_size,
         rows=rows,
         seq_len=seq_len,
-        compute_bytes=2 if model.compute_dtype in ("bfloat16", "float16") else 4,
-        remat=model.remat,
         loss_chunk_tokens=loss_chunk_tokens or chunk_tokens_for(model.vocab_size),
-        attention_block_size=getattr(model, "attention_block_size", None),
+        compute_bytes=4 if model.compute_dtype == "float32" else 2,
+        remat=model.remat,
+        attention_block_size=model.attention_block_size,
         num_microbatches=num_microbatches,
-        framework=framework,
     )
 
 

@@ -1,70 +1,86 @@
-import numpy as np
+import dataclasses
+import math
+
 import pytest
 
 from tests.training.toy import toy_model
-from tfllm.training.memory import estimate, framework_bytes, slot_bytes
+from tfllm.training.memory import StepShape, compiler_bytes, estimate, optimizer_bytes
 from tfllm.training.optimizers import make_optimizer
 
-SHAPES = [(64, 16), (16, 32), (16,)]
-P = 64 * 16 + 16 * 32 + 16
-SIZES = {
-    "shapes": SHAPES,
-    "optimizer": "adamw",
-    "num_layers": 6,
-    "hidden_dim": 128,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 32,
-    "intermediate_dim": 256,
-    "gated": True,
-    "vocab_size": 1000,
-    "rows": 4,
-    "seq_len": 512,
-    "loss_chunk_tokens": 100_000,
-}
+SHAPE = StepShape(
+    num_layers=6,
+    hidden_dim=128,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    intermediate_dim=256,
+    gated=True,
+    vocab_size=1000,
+    rows=4,
+    seq_len=512,
+    loss_chunk_tokens=100_000,
+)
 
 
 def total(**changes):
-    return sum(estimate(**{**SIZES, **changes}).values())
+    return sum(estimate(dataclasses.replace(SHAPE, **changes), weights=10, optimizer_state=0).values())
 
 
-@pytest.mark.parametrize("kind", ["adamw", "lion", "sgd", "adafactor"])
-def test_slots_are_those_the_optimizer_makes(kind):
-    model = toy_model()
-    variables = model.trainable_variables
+@pytest.mark.parametrize("kind", ["adamw", "lion", "sgd", "adafactor", "lamb", "muon"])
+def test_the_state_is_what_the_optimizer_makes(kind):
+    variables = toy_model().trainable_variables
     optimizer = make_optimizer(kind, learning_rate=0.1, variables=variables)
-    made = sum(4 * int(np.prod(v.shape)) for v in optimizer.variables if len(v.shape))
-    # Adafactor of Keras holds a whole tensor of zeros for each matrix it does not factor, and rows beside.
-    assert slot_bytes(kind, [tuple(v.shape) for v in variables]) == pytest.approx(made, rel=0.01)
+    made = sum(4 * math.prod(v.shape) for v in optimizer.variables if len(v.shape))
+    assert optimizer_bytes(kind, variables) == made
 
 
-def test_slots_by_rule():
-    assert slot_bytes("sgd", SHAPES, momentum=0.9) == slot_bytes("lion", SHAPES) == 4 * P
-    assert slot_bytes("lamb", SHAPES) == slot_bytes("adamw", SHAPES) == 8 * P
-    assert slot_bytes("muon", SHAPES) == 4 * (P + 16)
-    with pytest.raises(ValueError, match="optimizer kind='adam'"):
-        slot_bytes("adam", SHAPES)
+def test_momentum_is_a_slot():
+    variables = toy_model().trainable_variables
+    assert optimizer_bytes("sgd", variables) == 0
+    assert optimizer_bytes("sgd", variables, momentum=0.9) == optimizer_bytes("lion", variables)
 
 
 def test_each_saving_saves():
     assert total(remat="none") > total(remat="attention") > total(remat="block")
-    assert total(loss_chunk_tokens=100, vocab_size=50_000) < total(vocab_size=50_000) - 4 * 1000 * 50_000
+    wide = total(vocab_size=50_000)
+    assert total(vocab_size=50_000, loss_chunk_tokens=100) < wide - 4 * 1000 * 50_000
     assert total(rows=2, num_microbatches=2) < total()
-    assert total(attention_block_size=64) < total()
+    assert total(seq_len=4096, attention_block_size=64) < total(seq_len=4096)
     assert total(compute_bytes=2) < total()
-    assert total(optimizer="lion") == total() - 4 * P
-    assert total(averaged_weights=True) == total() + 4 * P
 
 
-def test_scores_grow_with_the_square_of_the_row():
-    """Without blocks; with them, only as the row."""
-    whole = [estimate(**{**SIZES, "seq_len": n})["activations"] for n in (1024, 2048, 4096)]
-    blocks = [
-        estimate(**{**SIZES, "seq_len": n, "attention_block_size": 64})["activations"] for n in (2048, 4096)
-    ]
-    assert whole[2] / whole[1] > whole[1] / whole[0] > 2.5
-    assert blocks[1] / blocks[0] == pytest.approx(2.0, rel=0.01)
+def test_the_parts_are_what_is_held():
+    plain = estimate(SHAPE, weights=1000, optimizer_state=77, framework=5)
+    assert (plain["framework"], plain["weights"], plain["optimizer"]) == (5, 4000, 77)
+    averaged = estimate(SHAPE, weights=1000, optimizer_state=77, averaged_weights=True)
+    assert averaged["averaged weights"] == 4000
+    parts = dataclasses.replace(SHAPE, num_microbatches=2)
+    summed = estimate(parts, weights=1000, optimizer_state=77)
+    assert summed["gradients"] == plain["gradients"] + 4000
 
 
-def test_the_framework_is_measured():
-    assert framework_bytes(0) > 100e6
+def test_the_fullest_moment_counts():
+    """Few tokens and many weights: at the update the gradients are all there, and hardly an activation."""
+    tiny = dataclasses.replace(SHAPE, rows=1, seq_len=8)
+    parts = estimate(tiny, weights=100_000_000, optimizer_state=0)
+    assert parts["gradients"] == 400_000_000
+    assert parts["activations"] == tiny.line
+    assert estimate(SHAPE, weights=10, optimizer_state=0)["activations"] > SHAPE.kept
+
+
+def test_attention_grows_with_the_square_of_the_row_but_in_blocks():
+    whole, blocks = (
+        [dataclasses.replace(SHAPE, seq_len=n, attention_block_size=size).scores for n in (4096, 8192)]
+        for size in (None, 64)
+    )
+    assert whole[1] == 4 * whole[0]
+    assert blocks[1] < 2.01 * blocks[0]
+
+
+def test_compiling_takes_more_where_there_are_more_operations():
+    variables = toy_model().trainable_variables
+    plain = compiler_bytes(SHAPE, variables)
+    assert compiler_bytes(dataclasses.replace(SHAPE, num_layers=12), variables) > plain
+    assert compiler_bytes(dataclasses.replace(SHAPE, remat="attention"), variables) > plain
+    assert compiler_bytes(dataclasses.replace(SHAPE, attention_block_size=64), variables) < plain
+    assert estimate(SHAPE, weights=1, optimizer_state=0, compiler=plain)["compiler"] == plain

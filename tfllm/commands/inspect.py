@@ -34,9 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from tfllm import experiment
     from tfllm.tokenizers import load_tokenizer
-    from tfllm.training.memory import framework_bytes
+    from tfllm.training.peak_memory import peak_memory_bytes
 
-    framework = framework_bytes(config.model.num_layers)
+    framework = peak_memory_bytes()
     tokenizer = load_tokenizer(RunFolder(path).tokenizer) if is_run else None
     prepared = experiment.prepare(config, tokenizer)
     model = experiment.make_model(config, prepared.tokenizer.vocab_size, training=True)

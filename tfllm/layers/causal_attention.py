@@ -19,6 +19,8 @@ from tfllm.layers.recompute import not_before
 # Large enough to vanish in a float32 softmax, finite so that a row with nothing to see stays finite.
 MASKED = -1e9
 
+_LARGE_TABLE = 2**18  # entries of a mask; a smaller one the compiler may store, which is a little faster
+
 _Three = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
@@ -38,7 +40,7 @@ def causal_attention(
         float [B, T, N, H], of the dtype of `query`; the softmax is computed in float32.
     """
     length = query.shape[1]
-    size = group_size or max(128, -(-length // 8))
+    size = group_size or group_size_for(length)
     groups = [(start, min(start + size, length)) for start in range(0, length, size)]
 
     @tf.custom_gradient
@@ -58,12 +60,13 @@ def causal_attention(
             # sum(P * dP) of a query, from what is at hand (Dao et al. 2022, eq. 4)
             products = tf.cast(upstream, tf.float32) * tf.cast(output, tf.float32)
             inner = tf.reduce_sum(products, axis=-1)
-            keys = [not_before(upstream, x) for x in (key, value)]
+            keys, values = (not_before(upstream, x) for x in (key, value))
             grads: list[_Three] = []
             for (start, end), (*_, log_sum) in zip(groups, parts, strict=True):
                 before = grads[-1][0] if grads else upstream
-                queries = [not_before(before, x[:, start:end]) for x in (query, upstream)]
-                grads.append(_backward(*queries, *keys, mask, start, end, log_sum, inner[:, start:end]))
+                queries, slopes = (not_before(before, x[:, start:end]) for x in (query, upstream))
+                rest = (mask, start, end, log_sum, inner[:, start:end])
+                grads.append(_backward(queries, slopes, keys, values, *rest))
             return (
                 tf.concat([grad[0] for grad in grads], axis=1),
                 _add([grad[1] for grad in grads], length, key.dtype),
@@ -73,6 +76,11 @@ def causal_attention(
         return output, gradient
 
     return attend(query, key, value)
+
+
+def group_size_for(length: int) -> int:
+    """Queries in a group, where no number is asked for."""
+    return max(128, -(-length // 8))
 
 
 def _forward(query, key, value, mask, start: int, end: int) -> _Three:
@@ -85,7 +93,7 @@ def _forward(query, key, value, mask, start: int, end: int) -> _Three:
     groups = query.shape[2] // key.shape[2]
     scale = tf.cast(query.shape[3] ** -0.5, query.dtype)
     logits = tf.matmul(_queries(query * scale, groups), _transposed(key[:, :end]))
-    seen = _seen(mask, start, end, groups)
+    seen = _seen(mask, start, end, groups, query)
     logits = tf.where(seen, tf.cast(logits, tf.float32), MASKED)
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
     weights = tf.where(seen, tf.exp(logits - top), 0.0)
@@ -100,7 +108,7 @@ def _backward(query, upstream, key, value, mask, start: int, end: int, log_sum, 
     groups, dtype = query.shape[2] // key.shape[2], query.dtype
     key = key[:, :end] * tf.cast(query.shape[3] ** -0.5, dtype)
     logits = tf.cast(tf.matmul(_queries(query, groups), _transposed(key)), tf.float32)
-    weights = tf.where(_seen(mask, start, end, groups), tf.exp(logits - log_sum), 0.0)
+    weights = tf.where(_seen(mask, start, end, groups, query), tf.exp(logits - log_sum), 0.0)
     slopes = tf.cast(tf.matmul(_queries(upstream, groups), _transposed(value[:, :end])), tf.float32)
     slopes = tf.cast(weights * (slopes - _queries(inner[..., None], groups)), dtype)
     # Transposing queries and upstream, which are narrow, spares transposing the scores, which are wide.
@@ -111,8 +119,9 @@ def _backward(query, upstream, key, value, mask, start: int, end: int, log_sum, 
     return _back(query_grad, end - start, groups), key_grad, tf.cast(value_grad, tf.float32)
 
 
-def _seen(mask: CausalMask, start: int, end: int, groups: int) -> tf.Tensor:
-    seen = mask.block(start, end - start, 0, end)[:, None]
+def _seen(mask: CausalMask, start: int, end: int, groups: int, query: tf.Tensor) -> tf.Tensor:
+    after = query if (end - start) * end > _LARGE_TABLE else None
+    seen = mask.block(start, end - start, 0, end, after=after)[:, None]
     return seen if groups == 1 else tf.tile(seen, [1, 1, groups, 1])  # [1 or B, 1, G t, S]
 
 

@@ -6,6 +6,8 @@ import dataclasses
 
 import tensorflow as tf
 
+from tfllm.layers.recompute import not_before
+
 
 @dataclasses.dataclass(frozen=True)
 class CausalMask:
@@ -32,6 +34,8 @@ class CausalMask:
         num_queries: int | tf.Tensor,
         key_start: int | tf.Tensor,
         num_keys: int | tf.Tensor,
+        *,
+        after: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Some queries against some keys.
 
@@ -40,11 +44,14 @@ class CausalMask:
             num_queries: How many queries t.
             key_start: int32 scalar, the first key.
             num_keys: How many keys s.
+            after: float tensor that the part is made after. Without one, a compiler makes it while compiling,
+                and stores it: of a long row, many megabytes in each layer.
 
         Returns:
             bool [1 or B, t, s].
         """
         queries = query_start + tf.range(num_queries)
+        queries = queries if after is None else not_before(after, queries)
         keys = key_start + tf.range(num_keys)
         mask = (keys[None, :] <= queries[:, None])[None]
         if self.padding_mask is not None:

@@ -102,6 +102,7 @@ class Decoder(keras.Model):
         self.position_kind = positions
         self.rope_theta = rope_theta
         self.remat = remat
+        self.attention_block_size = attention_block_size
         self.tie_embeddings = tie_embeddings
         policy = self.dtype_policy
         shared = {"initializer_range": initializer_range, "dtype": policy}

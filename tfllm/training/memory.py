@@ -2,93 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import resource
-from collections.abc import Sequence
+from collections.abc import Iterable
+
+import keras
+
+from tfllm.layers.causal_attention import group_size_for
+from tfllm.training.optimizers import OPTIMIZERS
+from tfllm.training.parameter_groups import is_hidden_matrix
 
 FLOAT32 = 4
-
-# Matrices a gated feed-forward keeps for its backward pass in tensors of [tokens, F], and a plain one: read
-# off XLA's buffer assignment.
-_FEED_FORWARD_KEPT = {True: 5, False: 4}
-# Room the backward pass of one block takes beside what was kept, in tensors of [tokens, D].
-_PASSING = 4
+_READ_AHEAD = 2  # batches: the one in use, and the next
+_FEATURES = 6  # int32 or float32 numbers a token of a batch comes with
 
 
-# What compiling a training step leaves in the process, beside the step's own memory, and for each block.
-_COMPILER, _COMPILER_A_BLOCK = 0, 0
-
-
-def framework_bytes(num_layers: int) -> int:
-    """What this process takes now, as yet without a model, and what compiling a step will add to it."""
-    now = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return now + _COMPILER + _COMPILER_A_BLOCK * num_layers
-
-
-def slot_bytes(kind: str, shapes: Sequence[tuple[int, ...]], *, momentum: float = 0.0) -> int:
-    """Bytes of an optimizer's state.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """The sizes that the memory of one forward and backward pass follows from.
 
     Args:
-        kind: An `optimizer.type`.
-        shapes: Of the trainable weights.
-        momentum: Of sgd.
-
-    Raises:
-        ValueError: when the optimizer is not known.
-    """
-    sizes = [math.prod(shape) for shape in shapes]
-    if kind in ("adamw", "lamb"):
-        count = 2 * sum(sizes)
-    elif kind == "lion":
-        count = sum(sizes)
-    elif kind == "sgd":
-        count = sum(sizes) if momentum else 0
-    elif kind == "muon":  # its other weights are AdamW's
-        count = sum(size if len(shape) == 2 else 2 * size for shape, size in zip(shapes, sizes, strict=True))
-    elif kind == "adafactor":  # a row and a column for each matrix
-        count = sum(
-            sum(shape[-2:]) if len(shape) >= 2 else size for shape, size in zip(shapes, sizes, strict=True)
-        )
-    else:
-        raise ValueError(f"optimizer kind={kind!r} has no known state; add it to slot_bytes")
-    return FLOAT32 * count
-
-
-def estimate(
-    *,
-    shapes: Sequence[tuple[int, ...]],
-    optimizer: str,
-    momentum: float = 0.0,
-    averaged_weights: bool = False,
-    num_layers: int,
-    hidden_dim: int,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    intermediate_dim: int,
-    gated: bool,
-    vocab_size: int,
-    rows: int,
-    seq_len: int,
-    compute_bytes: int = FLOAT32,
-    remat: str = "none",
-    loss_chunk_tokens: int,
-    attention_block_size: int | None = None,
-    num_microbatches: int = 1,
-    framework: int = 0,
-) -> dict[str, int]:
-    """Bytes of a training step compiled by XLA on one device, by part, at its fullest moment.
-
-    Three moments compete: the loss, when all activations are kept and a chunk's logits are there; the
-    start of the backward pass, when one block's inside is there beside what is kept; and the update,
-    when all gradients are there and no activations. The parts are those of the fullest, and add up.
-    What is kept was read off XLA's buffer assignment on CPU; other devices fuse otherwise.
-
-    Args:
-        shapes: Of the trainable weights.
-        optimizer: As in `slot_bytes`.
-        momentum: As in `slot_bytes`.
-        averaged_weights: A moving average of the weights is kept.
         num_layers: Blocks.
         hidden_dim: Width D.
         num_heads: Query heads N.
@@ -98,61 +31,183 @@ def estimate(
         gated: The feed-forward has a gate.
         vocab_size: Tokens V.
         rows: Rows computed at once, a microbatch.
-        seq_len: Tokens a row.
+        seq_len: Tokens a row T.
+        loss_chunk_tokens: Tokens whose logits exist at once, at most.
         compute_bytes: Of a number in the compute type: 4, or 2 in mixed precision.
         remat: none, attention or block.
-        loss_chunk_tokens: Tokens whose logits exist at once, at most.
-        attention_block_size: Keys whose scores exist at once; None is whole rows.
-        num_microbatches: More than one add up in gradients of their own.
-        framework: What the process takes without a model, measured.
+        attention_block_size: Tokens in a block of attention; None is groups of queries.
+        num_microbatches: Parts the batch is computed in.
+    """
+
+    num_layers: int
+    hidden_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_dim: int
+    gated: bool
+    vocab_size: int
+    rows: int
+    seq_len: int
+    loss_chunk_tokens: int
+    compute_bytes: int = FLOAT32
+    remat: str = "none"
+    attention_block_size: int | None = None
+    num_microbatches: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed at once."""
+        return self.rows * self.seq_len
+
+    @property
+    def line(self) -> int:
+        """Bytes of [B, T, D]."""
+        return self.compute_bytes * self.tokens * self.hidden_dim
+
+    @property
+    def attention(self) -> int:
+        """Bytes the backward pass of attention wants: its input, query, key, value, output, log of sums."""
+        copies = 4 if self.attention_block_size else 2  # blocks are kept beside
+        widths = self.hidden_dim + copies * (self.num_heads + self.num_kv_heads) * self.head_dim
+        return self.tokens * (self.compute_bytes * widths + FLOAT32 * self.num_heads)
+
+    @property
+    def feed_forward(self) -> int:
+        """Bytes the backward pass of the feed-forward wants: its input, gate, up and their product."""
+        widths = self.hidden_dim + (3 if self.gated else 2) * self.intermediate_dim
+        return self.compute_bytes * self.tokens * widths
+
+    @property
+    def kept(self) -> int:
+        """Bytes kept for the backward pass, all blocks; each ends both branches in a sum that is kept."""
+        block = {
+            "none": self.attention + self.feed_forward + 2 * self.line,
+            "attention": self.feed_forward + 2 * self.line,
+            "block": self.line,
+        }[self.remat]
+        return self.num_layers * block
+
+    @property
+    def opened(self) -> int:
+        """Bytes one block takes in its backward pass, beside what was kept."""
+        again = {
+            "none": 0,
+            "attention": self.attention,
+            "block": self.attention + self.feed_forward + self.line,
+        }[self.remat]
+        gradients = (
+            self.line + self.compute_bytes * self.tokens * (2 if self.gated else 1) * self.intermediate_dim
+        )
+        return again + max(gradients, self.line + self.scores)
+
+    @property
+    def scores(self) -> int:
+        """Bytes of the scores, probabilities and their gradients that exist at once."""
+        if self.attention_block_size is None:
+            pairs = min(self.seq_len, group_size_for(self.seq_len)) * self.seq_len
+            return 4 * FLOAT32 * self.rows * self.num_heads * pairs
+        pairs = min(self.attention_block_size, self.seq_len) ** 2
+        # Query, output and the gradients of query, key and value are held as blocks beside, in float32.
+        blocks = self.tokens * (3 * self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        return FLOAT32 * (3 * self.rows * self.num_heads * pairs + blocks)
+
+    @property
+    def attention_groups(self) -> int:
+        """Groups of queries that are computed one after the other, each with operations of its own."""
+        return 1 if self.attention_block_size else -(-self.seq_len // group_size_for(self.seq_len))
+
+    @property
+    def logits(self) -> int:
+        """Bytes of a chunk's logits."""
+        count = -(-self.tokens // self.loss_chunk_tokens)
+        return FLOAT32 * self.vocab_size * -(-self.tokens // count)
+
+    @property
+    def output_kernel(self) -> int:
+        """Bytes of the gradient by the output weights while the loss is computed."""
+        count = 2 if self.tokens > self.loss_chunk_tokens else 1  # the sum, and a chunk's share
+        return count * FLOAT32 * self.vocab_size * self.hidden_dim
+
+
+def estimate(
+    shape: StepShape,
+    *,
+    weights: int,
+    optimizer_state: int,
+    averaged_weights: bool = False,
+    framework: int = 0,
+    compiler: int = 0,
+) -> dict[str, int]:
+    """Bytes of a training step compiled by XLA on one device, by part, at its fullest moment.
+
+    Three moments compete: the loss, when all activations are kept and a chunk's logits are there; the
+    start of the backward pass, when one block's inside is there beside what is kept; and the update,
+    when all gradients are there and no activations. The parts are those of the fullest, and add up.
+    What is kept was read off XLA's buffer assignment on CPU; other devices may fuse otherwise, and a step
+    that is not compiled keeps more.
+
+    Args:
+        shape: The sizes.
+        weights: Numbers in the model, all float32, and trained.
+        optimizer_state: Bytes, from `optimizer_bytes`.
+        averaged_weights: A moving average of the weights is kept.
+        framework: Bytes of the process without a model, measured.
+        compiler: Bytes from `compiler_bytes`, where they are taken from the same memory.
 
     Returns:
-        Bytes by part: framework, weights, optimizer, averaged weights, gradients, activations, loss, batch.
+        Bytes by part: framework, compiler, weights, optimizer, averaged weights, gradients, activations, loss, batch.
     """
-    tokens = rows * seq_len
-    weights = FLOAT32 * sum(map(math.prod, shapes))
-    widths = {"hidden_dim": hidden_dim, "heads": num_heads * head_dim, "kv": num_kv_heads * head_dim}
-    scores = FLOAT32 * rows * num_heads * seq_len * min(seq_len, attention_block_size or seq_len)
-    kept_scores = scores if attention_block_size is None else FLOAT32 * tokens * num_heads
-    line = compute_bytes * tokens * hidden_dim
-    # Both norms' results, the sum between the branches, and the sum that leaves; query and output of
-    # attention; key and value; the feed-forward's inside.
-    inside = (
-        compute_bytes
-        * tokens
-        * (
-            4 * widths["hidden_dim"]
-            + 2 * widths["heads"]
-            + 2 * widths["kv"]
-            + _FEED_FORWARD_KEPT[gated] * intermediate_dim
-        )
-    )
-    whole = inside + kept_scores
-    kept = {"none": whole, "attention": inside, "block": line}[remat] * num_layers
-    opened = {"none": 0, "attention": kept_scores, "block": whole}[remat]
-    output = FLOAT32 * vocab_size * hidden_dim
-    logits = FLOAT32 * vocab_size * _even_chunk(tokens, loss_chunk_tokens)
-    chunked = tokens > loss_chunk_tokens
     moments = [
-        # A chunk's logits and their gradient; the gradient by the output weights, and a chunk's share of it.
-        {"activations": kept + line, "loss": 2 * logits, "gradients": output * (2 if chunked else 1)},
-        {"activations": kept + opened + scores + _PASSING * line, "loss": 0, "gradients": output},
-        {"activations": line, "loss": 0, "gradients": weights},
+        {"gradients": shape.output_kernel, "activations": shape.kept + shape.line, "loss": 2 * shape.logits},
+        {
+            "gradients": FLOAT32 * shape.vocab_size * shape.hidden_dim,
+            "activations": shape.kept + shape.opened,
+            "loss": 0,
+        },
+        {"gradients": FLOAT32 * weights, "activations": shape.line, "loss": 0},
     ]
     fullest = max(moments, key=lambda moment: sum(moment.values()))
-    fullest["gradients"] += weights if num_microbatches > 1 else 0
+    if shape.num_microbatches > 1:  # their sum
+        fullest["gradients"] += FLOAT32 * weights
     return {
         "framework": framework,
-        "weights": weights,
-        "optimizer": slot_bytes(optimizer, shapes, momentum=momentum),
-        "averaged weights": weights if averaged_weights else 0,
-        "gradients": fullest["gradients"],
-        "activations": fullest["activations"],
-        "loss": fullest["loss"],
-        # Ids, targets, weights, segments, positions; 4 bytes each, and the next batch is read ahead.
-        "batch": 2 * 5 * 4 * tokens * num_microbatches,
+        "compiler": compiler,
+        "weights": FLOAT32 * weights,
+        "optimizer": optimizer_state,
+        "averaged weights": FLOAT32 * weights if averaged_weights else 0,
+        **fullest,
+        "batch": _READ_AHEAD * _FEATURES * 4 * shape.tokens * shape.num_microbatches,
     }
 
 
-def _even_chunk(tokens: int, limit: int) -> int:
-    return -(-tokens // -(-tokens // limit))
+def optimizer_bytes(kind: str, variables: Iterable[keras.Variable], *, momentum: float = 0.0) -> int:
+    """Bytes of an optimizer's state, without making it.
+
+    Args:
+        kind: An `optimizer.type`.
+        variables: The trained variables.
+        momentum: Of sgd.
+    """
+    total = 0
+    for variable in variables:
+        name = "adamw" if kind == "muon" and not is_hidden_matrix(variable) else kind
+        rule = OPTIMIZERS[name](**({"momentum": momentum} if name == "sgd" else {}))
+        total += sum(map(math.prod, rule.slots(tuple(variable.shape)).values()))
+    return FLOAT32 * total
+
+
+def compiler_bytes(shape: StepShape, variables: Iterable[keras.Variable]) -> int:
+    """Bytes that tracing and compiling a step leave in the process, on the CPU.
+
+    They follow the number of operations. The coefficients are fitted to peaks that
+    `scripts/bench_memory.py` measured with TensorFlow 2.21, of 2 to 12 blocks; they are no theory.
+
+    Args:
+        shape: The sizes.
+        variables: The trained variables.
+    """
+    matrices = sum(math.prod(variable.shape) > 4096 for variable in variables)  # `norms` cuts them up
+    recomputed = 0 if shape.remat == "none" else 20
+    layer = 47 + 14 * (shape.attention_groups - 1) + recomputed
+    return 10**6 * (280 + shape.num_layers * layer + 11 * matrices)
