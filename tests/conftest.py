@@ -1,6 +1,7 @@
 """Shared by all tests: two logical CPU devices, a private cache, quiet TensorFlow."""
 
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -17,6 +18,12 @@ tf.config.set_logical_device_configuration(
 def _private_cache(tmp_path_factory):
     """Rows and tokenizers go to a temporary folder, never to the user's cache."""
     os.environ["TFLLM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts():
+    """Ctrl-C interrupts, also where the tests run in a shell's background, which has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ from tfllm.data.split import split_of
 from tfllm.data.store import RowStore, default_cache_dir
 from tfllm.evaluation.evaluator import Evaluator
 from tfllm.generation.generate import Generator
+from tfllm.layers.causal_attention import group_size_for
 from tfllm.models.decoder import Decoder
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
@@ -305,6 +306,7 @@ def step_shape(
         loss_chunk_tokens=loss_chunk_tokens or chunk_tokens_for(model.vocab_size),
         compute_bytes=4 if model.compute_dtype == "float32" else 2,
         remat=model.remat,
+        attention_group_size=group_size_for(seq_len),
         attention_block_size=model.attention_block_size,
         num_microbatches=num_microbatches,
     )

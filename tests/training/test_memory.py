@@ -19,6 +19,7 @@ SHAPE = StepShape(
     rows=4,
     seq_len=512,
     loss_chunk_tokens=100_000,
+    attention_group_size=128,
 )
 
 
@@ -45,7 +46,7 @@ def test_each_saving_saves():
     wide = total(vocab_size=50_000)
     assert total(vocab_size=50_000, loss_chunk_tokens=100) < wide - 4 * 1000 * 50_000
     assert total(rows=2, num_microbatches=2) < total()
-    assert total(seq_len=4096, attention_block_size=64) < total(seq_len=4096)
+    assert total(seq_len=4096, attention_block_size=64) < total(seq_len=4096, attention_group_size=512)
     assert total(compute_bytes=2) < total()
 
 
@@ -70,7 +71,12 @@ def test_the_fullest_moment_counts():
 
 def test_attention_grows_with_the_square_of_the_row_but_in_blocks():
     whole, blocks = (
-        [dataclasses.replace(SHAPE, seq_len=n, attention_block_size=size).scores for n in (4096, 8192)]
+        [
+            dataclasses.replace(
+                SHAPE, seq_len=n, attention_group_size=n // 8, attention_block_size=size
+            ).scores
+            for n in (4096, 8192)
+        ]
         for size in (None, 64)
     )
     assert whole[1] == 4 * whole[0]

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 import keras
 
-from tfllm.layers.causal_attention import group_size_for
 from tfllm.training.optimizers import OPTIMIZERS
 from tfllm.training.parameter_groups import is_hidden_matrix
 
@@ -35,6 +34,7 @@ class StepShape:
         loss_chunk_tokens: Tokens whose logits exist at once, at most.
         compute_bytes: Of a number in the compute type: 4, or 2 in mixed precision.
         remat: none, attention or block.
+        attention_group_size: Queries that meet their keys at once, `causal_attention.group_size_for`.
         attention_block_size: Tokens in a block of attention; None is groups of queries.
         num_microbatches: Parts the batch is computed in.
     """
@@ -50,6 +50,7 @@ class StepShape:
     rows: int
     seq_len: int
     loss_chunk_tokens: int
+    attention_group_size: int
     compute_bytes: int = FLOAT32
     remat: str = "none"
     attention_block_size: int | None = None
@@ -105,7 +106,7 @@ class StepShape:
     def scores(self) -> int:
         """Bytes of the scores, probabilities and their gradients that exist at once."""
         if self.attention_block_size is None:
-            pairs = min(self.seq_len, group_size_for(self.seq_len)) * self.seq_len
+            pairs = min(self.seq_len, self.attention_group_size) * self.seq_len
             return 4 * FLOAT32 * self.rows * self.num_heads * pairs
         pairs = min(self.attention_block_size, self.seq_len) ** 2
         # Query, output and the gradients of query, key and value are held as blocks beside, in float32.
@@ -115,7 +116,7 @@ class StepShape:
     @property
     def attention_groups(self) -> int:
         """Groups of queries that are computed one after the other, each with operations of its own."""
-        return 1 if self.attention_block_size else -(-self.seq_len // group_size_for(self.seq_len))
+        return 1 if self.attention_block_size else -(-self.seq_len // self.attention_group_size)
 
     @property
     def logits(self) -> int:
