@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
+from tfllm.config.build import to_mapping
 from tfllm.config.data import MixtureConfig
 from tfllm.data.errors import DataError
 from tfllm.data.mixture import RowMixture
@@ -181,6 +182,7 @@ def make_model(config: ExperimentConfig, vocab_size: int, *, training: bool = Fa
             "attention_block_size": config.training.attention_block_size,
         }
     arguments = arguments_of(config.model, "type", "size", "source", "max_seq_len")
+    arguments["rope_scaling"] = to_mapping(config.model.rope_scaling)
     model = Decoder(vocab_size=vocab_size, max_seq_len=config.context_length, **how, **arguments)
     model.build()
     return model

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tfllm.layers import kv_cache
 from tfllm.layers.attention import Attention
-from tfllm.layers.masks import causal_mask
+from tfllm.layers.masks import CausalMask, causal_mask
 from tfllm.layers.positions import rotary_angles, rotate
 
 B, T, D, H = 2, 6, 8, 4
@@ -76,6 +76,45 @@ def test_attention_equals_the_naive_one_with_rotation_padding_and_segments():
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
+def test_scale_soft_cap_and_normalized_heads_are_their_formulas():
+    plain = make(num_kv_heads=2)
+    layer = Attention(
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=H,
+        use_bias=True,
+        scale=0.7,
+        soft_cap=1.5,
+        qk_norm=True,
+        name="a",
+    )
+    layer.build((None, None, D))
+    for name in ("query", "key", "value", "_output"):
+        getattr(layer, name).set_weights(getattr(plain, name).get_weights())
+    scales = [RNG.normal(size=H).astype(np.float32) for _ in range(2)]
+    layer.query_norm.scale.assign(scales[0])
+    layer.key_norm.scale.assign(scales[1])
+    _, scores, _ = layer(X, causal_mask(T), return_scores=True)
+
+    def heads(projection, count, scale):
+        y = (X @ projection.kernel.numpy() + projection.bias.numpy()).reshape(B, T, count, H)
+        return y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-5) * scale
+
+    query, key = heads(plain.query, 4, scales[0]), np.repeat(heads(plain.key, 2, scales[1]), 2, axis=2)
+    logits = 1.5 * np.tanh(np.einsum("btnh,bsnh->bnts", query, key) * 0.7 / 1.5)
+    expected = np.where(np.tril(np.ones([T, T], bool)), np.exp(logits), 0)
+    np.testing.assert_allclose(scores, expected / expected.sum(-1, keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize(("use_bias", "output_bias"), [(True, False), (False, True)])
+def test_the_output_may_differ_in_its_bias(use_bias, output_bias):
+    layer = Attention(num_heads=2, head_dim=H, use_bias=use_bias, output_bias=output_bias, name="a")
+    layer.build((None, None, D))
+    biases = {v.path for v in layer.variables if v.path.endswith("bias")}
+    expected = {f"a/{name}/bias" for name in ("query", "key", "value")} if use_bias else {"a/output/bias"}
+    assert biases == expected
+
+
 def test_a_query_that_sees_nothing_stays_finite():
     output, scores, _ = make()(X, np.zeros([1, T, T], bool), return_scores=True)
     assert np.isfinite(output).all()
@@ -114,3 +153,10 @@ def test_masks_allow_the_past_of_the_own_segment_that_is_not_padding():
     for b, t, s in np.ndindex(2, 4, 4):
         assert mask[b, t, s] == (s <= t and padding[b, s] and segments[b, t] == segments[b, s])
     np.testing.assert_array_equal(causal_mask(4)[0], np.tril(np.ones([4, 4], bool)))
+
+
+@pytest.mark.parametrize("window", [1, 3, 9])
+def test_a_window_hides_what_is_long_past(window):
+    mask = CausalMask(window=window).dense(6)[0].numpy()
+    for t, s in np.ndindex(6, 6):
+        assert mask[t, s] == (t - window < s <= t)

@@ -22,6 +22,15 @@ def test_rms_norm_is_its_formula():
     np.testing.assert_allclose(norm(X), expected, atol=1e-5)
 
 
+def test_a_unit_offset_is_added_to_the_scale():
+    norm, plain = built(RMSNorm(unit_offset=True)), built(RMSNorm())
+    plain.scale.assign(1.0 + norm.scale)
+    np.testing.assert_allclose(norm(X), plain(X), atol=1e-6)
+    new = RMSNorm(unit_offset=True)
+    np.testing.assert_array_equal(new(X), RMSNorm()(X))
+    assert not new.scale.numpy().any()
+
+
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_layer_norm_is_keras_layer_norm(use_bias):
     norm = built(LayerNorm(epsilon=0.3, use_bias=use_bias))

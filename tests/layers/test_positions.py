@@ -45,6 +45,13 @@ def test_rotation_computes_in_float32():
     np.testing.assert_array_equal(result, tf.cast(whole, tf.bfloat16))
 
 
+def test_the_part_behind_rotary_dim_stays():
+    x = RNG.normal(size=[1, 5, 2, 8]).astype(np.float32)
+    result = rotate(x, rotary_angles(tf.range(5)[None], 4, 100.0)).numpy()
+    np.testing.assert_array_equal(result[..., 4:], x[..., 4:])
+    np.testing.assert_array_equal(result[..., :4], turned(x[..., :4], [[0, 1, 2, 3, 4]]))
+
+
 def test_learned_positions_are_rows_of_their_table():
     layer = LearnedPositions(max_seq_len=7, hidden_dim=4, initializer_range=1.0)
     positions = np.array([[0, 6, 3]], np.int32)

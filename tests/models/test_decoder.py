@@ -20,10 +20,26 @@ ODD = {
     "intermediate_dim": 20,
     "norm": "layer_norm",
     "norm_epsilon": 1e-2,
+    "norm_unit_offset": True,
+    "branch_norms": True,
+    "parallel_branches": True,
     "positions": "learned",
+    "rotary_dim": 4,
     "rope_theta": 500.0,
+    "rope_scaling": {"type": "linear", "factor": 2.0},
+    "rope_local_theta": 30.0,
+    "sliding_window": 4,
+    "sliding_layers": [0, 2],
     "activation": "geglu",
     "use_bias": True,
+    "qkv_bias": True,
+    "attention_output_bias": True,
+    "feed_forward_bias": True,
+    "qk_norm": True,
+    "attention_scale": 0.3,
+    "attention_soft_cap": 2.0,
+    "logit_soft_cap": 3.0,
+    "scale_embeddings": True,
     "tie_embeddings": False,
     "dropout": 0.3,
     "attention_block_size": 5,
@@ -42,6 +58,30 @@ KINDS = {
     },
     "untied": {"positions": "none", "tie_embeddings": False, "activation": "relu"},
 }
+PLAIN = tuple(KINDS)
+KINDS["gemma"] = {
+    "num_kv_heads": 2,
+    "activation": "geglu",
+    "norm_unit_offset": True,
+    "branch_norms": True,
+    "qk_norm": True,
+    "rope_scaling": {"type": "linear", "factor": 2.0},
+    "rope_local_theta": 30.0,
+    "sliding_window": 3,
+    "sliding_layers": [0],
+    "attention_scale": 0.4,
+    "attention_soft_cap": 2.0,
+    "logit_soft_cap": 3.0,
+    "scale_embeddings": True,
+}
+KINDS["neox"] = {
+    "norm": "layer_norm",
+    "use_bias": True,
+    "activation": "gelu",
+    "parallel_branches": True,
+    "rotary_dim": 2,
+    "sliding_window": 4,
+}
 SMALL = {"vocab_size": 19, "num_layers": 2, "hidden_dim": 16, "num_heads": 4, "max_seq_len": 32}
 
 
@@ -57,6 +97,11 @@ def randomized(model, seed=0):
 
 @pytest.fixture(scope="module", params=KINDS)
 def model(request):
+    return randomized(Decoder(**SMALL, **KINDS[request.param]))
+
+
+@pytest.fixture(scope="module", params=PLAIN)
+def plain_model(request):
     return randomized(Decoder(**SMALL, **KINDS[request.param]))
 
 
@@ -113,7 +158,23 @@ def test_a_keras_file_gives_the_same_outputs(arguments, tmp_path):
     assert np.abs(model(features)["logits"] - ours["logits"]).max() > 0.1
 
 
-@pytest.mark.parametrize(("name", "value"), [("rope_theta", 50.0), ("norm_epsilon", 0.5), ("dropout", 0.7)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rope_theta", 50.0),
+        ("rope_scaling", {"type": "linear", "factor": 9.0}),
+        ("rope_local_theta", 3.0),
+        ("rotary_dim", 6),
+        ("sliding_window", 2),
+        ("sliding_layers", [1]),
+        ("attention_scale", 2.0),
+        ("attention_soft_cap", 0.3),
+        ("logit_soft_cap", 0.5),
+        ("scale_embeddings", False),
+        ("norm_epsilon", 0.5),
+        ("dropout", 0.7),
+    ],
+)
 def test_outputs_depend_on_what_has_no_variable(name, value):
     arguments = {**ODD, "positions": "rotary"}
     features = {"token_ids": tokens(2, 9), "row_seeds": tf.constant([3, 4])}
@@ -130,10 +191,16 @@ def test_variable_paths_are_the_public_format():
         "decoder/position_embedding/embeddings",
         *(
             f"decoder/block_00/{norm}/{w}"
-            for norm in ("attention_norm", "feed_forward_norm")
+            for norm in (
+                "attention_norm",
+                "attention_output_norm",
+                "feed_forward_norm",
+                "feed_forward_output_norm",
+            )
             for w in ("scale", "bias")
         ),
         *(f"decoder/block_00/attention/{p}/{w}" for p in ("query", "key", "value", "output") for w in linear),
+        *(f"decoder/block_00/attention/{norm}/scale" for norm in ("query_norm", "key_norm")),
         *(f"decoder/block_00/feed_forward/{p}/{w}" for p in ("gate", "up", "down") for w in linear),
         "decoder/final_norm/scale",
         "decoder/final_norm/bias",
@@ -221,7 +288,8 @@ def test_attention_scores_on_request(model, wanted):
         assert np.abs(np.triu(real[:, :, 2:], 1)).max() == 0, "the future is not seen"
 
 
-def test_attention_scores_are_those_of_query_and_key(model):
+def test_attention_scores_are_those_of_query_and_key(plain_model):
+    model = plain_model
     features = {"token_ids": tokens(2, 7)}
     scores = model(features, attention_scores=["block_00"])["attention_scores"]["block_00"].numpy()
     x = model.token_embedding(features["token_ids"])

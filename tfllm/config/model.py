@@ -11,6 +11,7 @@ from tfllm.config.registry import Registry
 from tfllm.config.setting import setting
 
 MODELS = Registry("model", default="decoder")
+ROPE_SCALINGS = Registry("rope_scaling")
 
 _GPT2 = {
     "norm": "layer_norm",
@@ -56,6 +57,49 @@ DECODER_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+@ROPE_SCALINGS.register("linear")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearRopeScalingConfig:
+    """All rotary wavelengths become longer by one factor."""
+
+    type: str = "linear"
+    factor: float = setting(help="how much longer", minimum=1.0)
+
+
+@ROPE_SCALINGS.register("llama3")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Llama3RopeScalingConfig:
+    """Long rotary wavelengths become longer, short ones stay (Llama 3.1)."""
+
+    type: str = "llama3"
+    factor: float = setting(help="how much longer", minimum=1.0)
+    original_max_seq_len: int = setting(help="context before the stretching, in tokens", minimum=1)
+    low_freq_factor: float = setting(1.0, "turns in that context below which waves are stretched", above=0.0)
+    high_freq_factor: float = setting(4.0, "turns in that context above which they stay", above=0.0)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        if self.high_freq_factor <= self.low_freq_factor:
+            rule = f"must be greater than {path}.low_freq_factor={self.low_freq_factor}"
+            yield Problem(f"{path}.high_freq_factor", self.high_freq_factor, rule, "Llama 3.1 has 1 and 4")
+
+
+@ROPE_SCALINGS.register("yarn")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class YarnRopeScalingConfig:
+    """As llama3, by the index of the pair, with stronger attention (Peng et al. 2023)."""
+
+    type: str = "yarn"
+    factor: float = setting(help="how much longer", minimum=1.0)
+    original_max_seq_len: int = setting(help="context before the stretching, in tokens", minimum=1)
+    beta_fast: float = setting(32.0, "turns in that context above which waves stay", above=0.0)
+    beta_slow: float = setting(1.0, "turns in that context below which they are stretched", above=0.0)
+    attention_factor: float | None = setting(
+        None, "what queries and keys are multiplied by; null: 0.1 ln(factor) + 1", above=0.0
+    )
+    truncate: bool = setting(True, "the two bounds are rounded to whole pairs")
+
+
 @MODELS.register("decoder")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
@@ -75,12 +119,38 @@ class DecoderConfig:
     max_seq_len: int | None = setting(None, "longest context in tokens; null: data.seq_len", minimum=1)
     norm: str = setting("rms_norm", "normalization", choices=("layer_norm", "rms_norm"))
     norm_epsilon: float = setting(1e-5, "added to the variance", above=0.0)
+    norm_unit_offset: bool = setting(False, "scales of rms_norm are what is added to one")
+    branch_norms: bool = setting(False, "normalize also what attention and feed-forward add")
+    parallel_branches: bool = setting(False, "attention and feed-forward both read a block's input")
     positions: str = setting("rotary", "position information", choices=("learned", "rotary", "none"))
+    rotary_dim: int | None = setting(None, "how much of a head is turned; null: all of it", minimum=2)
     rope_theta: float = setting(10_000.0, "base of the rotary frequencies", above=0.0)
+    rope_scaling: Any | None = setting(None, "how they are stretched for longer rows", registry=ROPE_SCALINGS)
+    rope_local_theta: float | None = setting(
+        None,
+        "base of the frequencies of blocks with a sliding window, not stretched; null: as the others",
+        above=0.0,
+    )
+    sliding_window: int | None = setting(
+        None, "tokens that a token sees, itself included; null: all", minimum=1
+    )
+    sliding_layers: tuple[int, ...] | None = setting(
+        None, "indexes of the blocks with that window; null: all blocks"
+    )
     activation: str = setting(
         "swiglu", "feed-forward", choices=("gelu", "gelu_tanh", "relu", "swiglu", "geglu")
     )
     use_bias: bool = setting(False, "biases in projections and LayerNorm")
+    qkv_bias: bool | None = setting(None, "biases in queries, keys and values; null: use_bias")
+    attention_output_bias: bool | None = setting(None, "a bias in attention's output; null: use_bias")
+    feed_forward_bias: bool | None = setting(None, "biases in the feed-forward; null: use_bias")
+    qk_norm: bool = setting(False, "normalize each head of queries and keys by rms_norm")
+    attention_scale: float | None = setting(
+        None, "what products of queries and keys are multiplied by; null: 1 / sqrt(head_dim)", above=0.0
+    )
+    attention_soft_cap: float | None = setting(None, "bound of attention scores; null: none", above=0.0)
+    logit_soft_cap: float | None = setting(None, "bound of the logits; null: none", above=0.0)
+    scale_embeddings: bool = setting(False, "multiply token embeddings by the root of hidden_dim")
     tie_embeddings: bool = setting(True, "the output layer shares the token embedding")
     dropout: float = setting(0.0, "share of embedding and residual values dropped", minimum=0.0, below=1.0)
     initializer_range: float = setting(0.02, "standard deviation of new weights", above=0.0)
@@ -106,6 +176,18 @@ class DecoderConfig:
             name, value = ("head_dim", self.head_dim) if self.head_dim else ("num_heads", self.num_heads)
             rule = f"gives heads of width {head_dim}, and rotary positions turn pairs"
             yield Problem(f"{path}.{name}", value, rule, "make the width of a head even")
+        if self.rotary_dim and (self.rotary_dim % 2 or self.rotary_dim > head_dim):
+            rule = f"must be even and at most {head_dim}, the width of a head"
+            yield Problem(f"{path}.rotary_dim", self.rotary_dim, rule, f"try {head_dim // 4 * 2}")
+        for index in self.sliding_layers or ():
+            if not 0 <= index < self.num_layers:
+                rule = f"must be the index of one of {path}.num_layers={self.num_layers} blocks"
+                yield Problem(f"{path}.sliding_layers", index, rule, f"write 0 to {self.num_layers - 1}")
+        if self.sliding_window is None and (self.sliding_layers is not None or self.rope_local_theta):
+            name = "rope_local_theta" if self.sliding_layers is None else "sliding_layers"
+            rule = f"means nothing without {path}.sliding_window"
+            value = getattr(self, name)
+            yield Problem(f"{path}.{name}", value, rule, f"set {path}.sliding_window, or leave it out")
 
 
 def _near_divisors(number: int, wanted: int) -> str:

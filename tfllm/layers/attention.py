@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfllm.layers import kv_cache
 from tfllm.layers.blockwise_attention import blockwise_attention
-from tfllm.layers.causal_attention import MASKED, causal_attention
+from tfllm.layers.causal_attention import MASKED, SoftCap, causal_attention
 from tfllm.layers.masks import CausalMask
+from tfllm.layers.normalization import RMSNorm
 from tfllm.layers.positions import rotate
 from tfllm.layers.projection import Projection
 
@@ -22,7 +25,13 @@ class Attention(keras.layers.Layer):
         head_dim: Width H of a head.
         attention_block_size: Meet queries and keys in blocks of this many, so that memory grows with the
             row and not with its square; None computes the scores of many queries at once.
-        use_bias: Biases in the four projections.
+        use_bias: Biases in `query`, `key` and `value`.
+        output_bias: A bias in `output`; None is `use_bias`.
+        scale: What products of queries and keys are multiplied by; None is H ** -0.5.
+        soft_cap: Bound of the scores before the softmax, see `SoftCap`; None does not cap.
+        qk_norm: Normalizes each head of queries and keys by `RMSNorm`, before the rotation.
+        norm_epsilon: As in `RMSNorm`.
+        norm_unit_offset: As in `RMSNorm`.
         initializer_range: Standard deviation of new kernels.
         output_initializer_range: The same for `output`; None is `initializer_range`.
     """
@@ -35,6 +44,12 @@ class Attention(keras.layers.Layer):
         num_kv_heads: int | None = None,
         attention_block_size: int | None = None,
         use_bias: bool = False,
+        output_bias: bool | None = None,
+        scale: float | None = None,
+        soft_cap: float | None = None,
+        qk_norm: bool = False,
+        norm_epsilon: float = 1e-5,
+        norm_unit_offset: bool = False,
         initializer_range: float = 0.02,
         output_initializer_range: float | None = None,
         **kwargs,
@@ -47,19 +62,39 @@ class Attention(keras.layers.Layer):
         self.attention_block_size = attention_block_size
         if num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads={num_heads} must be divisible by num_kv_heads={self.num_kv_heads}")
-        self._shared = {"use_bias": use_bias, "dtype": self.dtype_policy}
-        self._output_initializer_range = output_initializer_range or initializer_range
+        self.scale = scale or head_dim**-0.5
+        self.soft_cap = soft_cap
+        self._output_settings: dict[str, Any] = {
+            "use_bias": use_bias if output_bias is None else output_bias,
+            "initializer_range": output_initializer_range or initializer_range,
+        }
+        shared = {"use_bias": use_bias, "initializer_range": initializer_range, "dtype": self.dtype_policy}
         narrow = self.num_kv_heads * head_dim
-        self.query = self._projection("query", num_heads * head_dim, initializer_range)
-        self.key = self._projection("key", narrow, initializer_range)
-        self.value = self._projection("value", narrow, initializer_range)
+        self.query = Projection(units=num_heads * head_dim, name="query", **shared)
+        self.key = Projection(units=narrow, name="key", **shared)
+        self.value = Projection(units=narrow, name="value", **shared)
+        self.query_norm: RMSNorm | None = None
+        self.key_norm: RMSNorm | None = None
+        if qk_norm:
+            norms: dict[str, Any] = {
+                "epsilon": norm_epsilon,
+                "unit_offset": norm_unit_offset,
+                "dtype": self.dtype_policy,
+            }
+            self.query_norm = RMSNorm(name="query_norm", **norms)
+            self.key_norm = RMSNorm(name="key_norm", **norms)
 
     def build(self, input_shape):
-        """Makes `query`, `key`, `value` and `output`."""
+        """Makes `query`, `key`, `value` and `output`, and where asked for `query_norm` and `key_norm`."""
         # Keras layers already have an `output` attribute, hence the underscore; the path has none.
-        self._output = self._projection("output", input_shape[-1], self._output_initializer_range)
+        self._output = Projection(
+            units=input_shape[-1], name="output", dtype=self.dtype_policy, **self._output_settings
+        )
         for projection in (self.query, self.key, self.value):
             projection.build(input_shape)
+        for norm in (self.query_norm, self.key_norm):
+            if norm is not None:
+                norm.build((*input_shape[:-1], 1, self.head_dim))
         self._output.build((*input_shape[:-1], self.num_heads * self.head_dim))
 
     def call(
@@ -91,6 +126,8 @@ class Attention(keras.layers.Layer):
         query = self._heads(self.query(x), self.num_heads)
         key = self._heads(self.key(x), self.num_kv_heads)
         value = self._heads(self.value(x), self.num_kv_heads)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         scores = None
@@ -108,19 +145,17 @@ class Attention(keras.layers.Layer):
         mixed = tf.reshape(mixed, [shape[0], shape[1], self.num_heads * self.head_dim])
         return self._output(mixed), scores if return_scores else None, cache
 
-    def _projection(self, name: str, units: int, initializer_range: float) -> Projection:
-        return Projection(units=units, initializer_range=initializer_range, name=name, **self._shared)
-
     def _heads(self, x: tf.Tensor, count: int) -> tf.Tensor:
         shape = [size if size is not None else tf.shape(x)[axis] for axis, size in enumerate(x.shape[:2])]
         return tf.reshape(x, [*shape, count, self.head_dim])  # [B, T, N * H] -> [B, T, N, H]
 
     def _lean(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: CausalMask) -> tf.Tensor:
+        rule: dict[str, Any] = {"scale": self.scale, "soft_cap": self.soft_cap}
         if self.attention_block_size is not None:
-            return blockwise_attention(query, key, value, mask, block_size=self.attention_block_size)
+            return blockwise_attention(query, key, value, mask, block_size=self.attention_block_size, **rule)
         if query.shape[1] is None:
             return self._whole(query, key, value, mask)[0]
-        return causal_attention(query, key, value, mask)
+        return causal_attention(query, key, value, mask, **rule)
 
     def _whole(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor | CausalMask):
         # [B, S, K, H] -> [B, K, S, H]
@@ -134,8 +169,9 @@ class Attention(keras.layers.Layer):
         shape = tf.shape(query)
         groups = self.num_heads // self.num_kv_heads
         query = tf.reshape(query, [shape[0], shape[1], self.num_kv_heads, groups, self.head_dim])
-        query = query * tf.cast(self.head_dim**-0.5, query.dtype)
+        query = query * tf.cast(self.scale, query.dtype)
         logits = tf.cast(tf.einsum("BTKGH,BKSH->BKGTS", query, key), tf.float32)
+        logits = SoftCap(self.soft_cap)(logits)
         scores = tf.nn.softmax(tf.where(mask[:, None, None], logits, MASKED), axis=-1)
         mixed = tf.einsum("BKGTS,BKSH->BTKGH", tf.cast(scores, value.dtype), value)
         return mixed, tf.reshape(scores, [shape[0], self.num_heads, shape[1], tf.shape(key)[2]])

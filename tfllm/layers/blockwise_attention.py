@@ -2,8 +2,9 @@
 
 Queries and keys are cut into blocks, and a loop meets one block of queries with one block of keys at a time;
 the softmax is kept as a running maximum and sum (Rabe & Staats 2021, "Self-attention Does Not Need O(n^2)
-Memory"; Dao et al. 2022, "FlashAttention"). Blocks above the diagonal are never met. For the backward
-pass only the output and the log of the sums are kept; scores are computed again, block by block.
+Memory"; Dao et al. 2022, "FlashAttention"). Blocks above the diagonal, or out of every query's window, are
+never met. For the backward pass only the output and the log of the sums are kept; scores are computed again,
+block by block.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tfllm.layers.causal_attention import MASKED
+from tfllm.layers.causal_attention import MASKED, SoftCap
 from tfllm.layers.masks import CausalMask
 
 _Three = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 def blockwise_attention(
-    query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: CausalMask, *, block_size: int
+    query: tf.Tensor,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    mask: CausalMask,
+    *,
+    block_size: int,
+    scale: float | None = None,
+    soft_cap: float | None = None,
 ) -> tf.Tensor:
     """Attends.
 
@@ -29,13 +37,17 @@ def blockwise_attention(
         value: float [B, T, K, H].
         mask: Who sees whom. A query that sees nobody gets zeros.
         block_size: Queries, and keys, in a block.
+        scale: What products of queries and keys are multiplied by; None is H ** -0.5.
+        soft_cap: See `SoftCap`; None does not cap.
 
     Returns:
         float [B, T, N, H], of the dtype of `query`; softmax and sums are kept in float32.
     """
     shape, num_kv_heads = tf.shape(query), key.shape[2]
     extra = -shape[1] % block_size
-    blocks = _Blocks(mask.padded(extra), block_size, (shape[1] + extra) // block_size, query)
+    count = (shape[1] + extra) // block_size
+    scale = scale or query.shape[3] ** -0.5
+    blocks = _Blocks(mask.padded(extra), block_size, count, scale, SoftCap(soft_cap))
 
     @tf.custom_gradient
     def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Callable[..., _Three]]:
@@ -62,13 +74,13 @@ def blockwise_attention(
 class _Blocks:
     """The loops, over arrays cut into blocks: [n, B, K, G, block, H], with G = 1 for keys and values."""
 
-    def __init__(self, mask: CausalMask, size: int, count: tf.Tensor, query: tf.Tensor):
+    def __init__(self, mask: CausalMask, size: int, count: tf.Tensor, scale: float, cap: SoftCap):
         self._mask, self._size, self._count = mask, size, count
-        self._scale = tf.cast(query.shape[3] ** -0.5, query.dtype)
+        self._scale, self._cap = scale, cap
 
     def forward(self, query, key, value) -> tuple[tf.Tensor, tf.Tensor]:
         """Output, and log of the sums, float32 [n, B, K, G, block, 1]."""
-        query = query * self._scale
+        query = query * tf.cast(self._scale, query.dtype)
         column = tf.shape(query[0])[:-1]
 
         def row(i, outputs, log_sums):
@@ -82,7 +94,8 @@ class _Blocks:
                 return j + 1, mixed * shrink + part, new_top, total
 
             nothing = tf.zeros(tf.shape(query[0]), tf.float32)
-            start = (0, nothing, tf.fill(column, MASKED)[..., None], tf.zeros(column)[..., None])
+            first = self._mask.first_key_block(i, self._size)
+            start = (first, nothing, tf.fill(column, MASKED)[..., None], tf.zeros(column)[..., None])
             _, mixed, top, total = tf.while_loop(lambda j, *_: j <= i, column_step, start)
             total = tf.maximum(total, 1e-30)
             outputs = outputs.write(i, tf.cast(mixed / total, query.dtype))
@@ -94,7 +107,7 @@ class _Blocks:
 
     def backward(self, query, key, value, log_sums, upstream, inner) -> _Three:
         """Gradients of query, key and value, float32."""
-        key = key * self._scale
+        key = key * tf.cast(self._scale, key.dtype)
         dtype = query.dtype
 
         def column(j, query_grads, key_grads, value_grads):
@@ -102,7 +115,7 @@ class _Blocks:
                 logits = self._logits(query[i], key[j], i, j)
                 weights = tf.where(logits > 0.5 * MASKED, tf.exp(logits - log_sums[i]), 0.0)
                 slopes = _float(_product(upstream[i], value[j], transpose=True)) - inner[i]
-                slopes = tf.cast(weights * slopes, dtype)
+                slopes = tf.cast(self._cap.slope(weights * slopes, logits), dtype)
                 value_grad += _over_queries(upstream[i], tf.cast(weights, dtype))
                 key_grad += _over_queries(query[i], slopes)
                 more = _float(_product(slopes, key[j]))
@@ -111,10 +124,9 @@ class _Blocks:
 
             zeros = tf.zeros(tf.gather(tf.shape(key), [1, 2, 5, 4]))  # [B, K, H, block]
             start = (j, query_grads, zeros, zeros)
-            _, query_grads, key_grad, value_grad = tf.while_loop(
-                lambda i, *_: i < self._count, row_step, start
-            )
-            key_grads = key_grads.write(j, key_grad * query.shape[-1] ** -0.5)
+            end = self._mask.end_of_query_blocks(j, self._size, self._count)
+            _, query_grads, key_grad, value_grad = tf.while_loop(lambda i, *_: i < end, row_step, start)
+            key_grads = key_grads.write(j, key_grad * self._scale)
             return j + 1, query_grads, key_grads, value_grads.write(j, value_grad)
 
         zeros = tf.zeros(tf.shape(query), tf.float32)
@@ -127,7 +139,7 @@ class _Blocks:
     def _logits(self, query, key, i, j) -> tf.Tensor:
         size = self._size
         seen = self._mask.block(i * size, size, j * size, size)[:, None, None]
-        return tf.where(seen, _float(_product(query, key, transpose=True)), MASKED)
+        return tf.where(seen, self._cap(_float(_product(query, key, transpose=True))), MASKED)
 
 
 def _product(x: tf.Tensor, y: tf.Tensor, *, transpose: bool = False) -> tf.Tensor:

@@ -2,14 +2,15 @@
 
 Autodiff keeps the scores of every layer for the backward pass, computes the half that the mask then throws
 away, and transposes whole score matrices on the way back. Here the queries are cut into a few groups, known when
-the graph is built; a group meets the keys up to its own last one, and the backward pass computes its
-scores again from the log of their sum (Dao et al. 2022, "FlashAttention", without the inner loop).
+the graph is built; a group meets the keys from the first it may see up to its own last one, and the backward
+pass computes its scores again from the log of their sum (Dao et al. 2022, "FlashAttention", without the
+inner loop).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -25,7 +26,14 @@ _Three = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 def causal_attention(
-    query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: CausalMask, *, group_size: int | None = None
+    query: tf.Tensor,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    mask: CausalMask,
+    *,
+    group_size: int | None = None,
+    scale: float | None = None,
+    soft_cap: float | None = None,
 ) -> tf.Tensor:
     """Attends.
 
@@ -35,6 +43,8 @@ def causal_attention(
         value: float [B, T, K, H].
         mask: Who sees whom. A query that sees nobody gets zeros.
         group_size: Queries in a group; None is 128, or an eighth of T where that is more.
+        scale: What products of queries and keys are multiplied by; None is H ** -0.5.
+        soft_cap: See `SoftCap`; None does not cap.
 
     Returns:
         float [B, T, N, H], of the dtype of `query`; the softmax is computed in float32.
@@ -42,6 +52,7 @@ def causal_attention(
     length = query.shape[1]
     size = group_size or group_size_for(length)
     groups = [(start, min(start + size, length)) for start in range(0, length, size)]
+    rule = _Rule(mask, scale or query.shape[3] ** -0.5, SoftCap(soft_cap))
 
     @tf.custom_gradient
     def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Callable[..., _Three]]:
@@ -50,7 +61,7 @@ def causal_attention(
             # One group after the other, here and below, or XLA holds the scores of all of them at a time.
             group = query[:, start:end]
             group = not_before(parts[-1][0], group) if parts else group
-            parts.append(_forward(group, key, value, mask, start, end))
+            parts.append(_forward(group, key, value, rule, start, end))
         mixed, totals = (tf.concat([part[i] for part in parts], axis=1) for i in (0, 1))
         # The quotient comes last: XLA would make a concatenation, but not a quotient, once for each use, and
         # keep two copies for the backward pass.
@@ -65,12 +76,13 @@ def causal_attention(
             for (start, end), (*_, log_sum) in zip(groups, parts, strict=True):
                 before = grads[-1][0] if grads else upstream
                 queries, slopes = (not_before(before, x[:, start:end]) for x in (query, upstream))
-                rest = (mask, start, end, log_sum, inner[:, start:end])
+                rest = (rule, start, end, log_sum, inner[:, start:end])
                 grads.append(_backward(queries, slopes, keys, values, *rest))
+            starts = [mask.first_key(start) for start, _ in groups]
             return (
                 tf.concat([grad[0] for grad in grads], axis=1),
-                _add([grad[1] for grad in grads], length, key.dtype),
-                _add([grad[2] for grad in grads], length, value.dtype),
+                _add([grad[1] for grad in grads], starts, length, key.dtype),
+                _add([grad[2] for grad in grads], starts, length, value.dtype),
             )
 
         return output, gradient
@@ -83,46 +95,76 @@ def group_size_for(length: int) -> int:
     return max(128, -(-length // 8))
 
 
-def _forward(query, key, value, mask, start: int, end: int) -> _Three:
+class SoftCap:
+    """Keeps scores within a bound: `bound * tanh(x / bound)` (Gemma Team 2024, "Gemma 2", section 2).
+
+    Args:
+        bound: None leaves scores as they are.
+    """
+
+    def __init__(self, bound: float | None):
+        self._bound = bound
+
+    def __call__(self, logits: tf.Tensor) -> tf.Tensor:
+        """Caps float32 of any shape."""
+        return logits if self._bound is None else self._bound * tf.tanh(logits / self._bound)
+
+    def slope(self, slopes: tf.Tensor, capped: tf.Tensor) -> tf.Tensor:
+        """The gradient of what was capped, from that of the result and the result."""
+        return slopes if self._bound is None else slopes * (1.0 - tf.square(capped / self._bound))
+
+
+class _Rule(NamedTuple):
+    """How queries and keys meet."""
+
+    mask: CausalMask
+    scale: float
+    cap: SoftCap
+
+
+def _forward(query, key, value, rule: _Rule, start: int, end: int) -> _Three:
     """Attends from the queries from `start` to `end`.
 
     Returns:
         The sums of weighted values [B, t, N, H], what to divide them by, float32 [B, t, N, 1], and the logs
         of the sums of the exponentials, float32 [B, K, G t, 1].
     """
-    groups = query.shape[2] // key.shape[2]
-    scale = tf.cast(query.shape[3] ** -0.5, query.dtype)
-    logits = tf.matmul(_queries(query * scale, groups), _transposed(key[:, :end]))
-    seen = _seen(mask, start, end, groups, query)
-    logits = tf.where(seen, tf.cast(logits, tf.float32), MASKED)
+    groups, first = query.shape[2] // key.shape[2], rule.mask.first_key(start)
+    scale = tf.cast(rule.scale, query.dtype)
+    logits = tf.matmul(_queries(query * scale, groups), _transposed(key[:, first:end]))
+    seen = _seen(rule.mask, start, end, groups, query)
+    logits = tf.where(seen, rule.cap(tf.cast(logits, tf.float32)), MASKED)
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
     weights = tf.where(seen, tf.exp(logits - top), 0.0)
     total = tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1e-30)
-    mixed = tf.matmul(tf.cast(weights, value.dtype), tf.transpose(value[:, :end], [0, 2, 1, 3]))
+    mixed = tf.matmul(tf.cast(weights, value.dtype), tf.transpose(value[:, first:end], [0, 2, 1, 3]))
     mixed, totals = (_back(x, end - start, groups) for x in (mixed, total))
     return mixed, totals, top + tf.math.log(total)
 
 
-def _backward(query, upstream, key, value, mask, start: int, end: int, log_sum, inner) -> _Three:
-    """Gradients of the queries [B, t, N, H], and of keys and values up to `end`, float32 [B, K, H, S]."""
-    groups, dtype = query.shape[2] // key.shape[2], query.dtype
-    key = key[:, :end] * tf.cast(query.shape[3] ** -0.5, dtype)
-    logits = tf.cast(tf.matmul(_queries(query, groups), _transposed(key)), tf.float32)
-    weights = tf.where(_seen(mask, start, end, groups, query), tf.exp(logits - log_sum), 0.0)
-    slopes = tf.cast(tf.matmul(_queries(upstream, groups), _transposed(value[:, :end])), tf.float32)
-    slopes = tf.cast(weights * (slopes - _queries(inner[..., None], groups)), dtype)
+def _backward(query, upstream, key, value, rule: _Rule, start: int, end: int, log_sum, inner) -> _Three:
+    """Gradients of the queries [B, t, N, H], and of the keys and values they see, float32 [B, K, H, s]."""
+    groups, dtype, first = query.shape[2] // key.shape[2], query.dtype, rule.mask.first_key(start)
+    key = key[:, first:end] * tf.cast(rule.scale, dtype)
+    logits = rule.cap(tf.cast(tf.matmul(_queries(query, groups), _transposed(key)), tf.float32))
+    seen = _seen(rule.mask, start, end, groups, query)
+    weights = tf.where(seen, tf.exp(logits - log_sum), 0.0)
+    slopes = tf.cast(tf.matmul(_queries(upstream, groups), _transposed(value[:, first:end])), tf.float32)
+    slopes = weights * (slopes - _queries(inner[..., None], groups))
+    slopes = tf.cast(rule.cap.slope(slopes, logits), dtype)
     # Transposing queries and upstream, which are narrow, spares transposing the scores, which are wide.
     value_grad = tf.matmul(_queries_transposed(upstream, groups), tf.cast(weights, dtype))
     key_grad = tf.matmul(_queries_transposed(query, groups), slopes)
     query_grad = tf.matmul(slopes, tf.transpose(key, [0, 2, 1, 3]))
-    key_grad = tf.cast(key_grad, tf.float32) * query.shape[3] ** -0.5
+    key_grad = tf.cast(key_grad, tf.float32) * rule.scale
     return _back(query_grad, end - start, groups), key_grad, tf.cast(value_grad, tf.float32)
 
 
 def _seen(mask: CausalMask, start: int, end: int, groups: int, query: tf.Tensor) -> tf.Tensor:
-    after = query if (end - start) * end > _LARGE_TABLE else None
-    seen = mask.block(start, end - start, 0, end, after=after)[:, None]
-    return seen if groups == 1 else tf.tile(seen, [1, 1, groups, 1])  # [1 or B, 1, G t, S]
+    first = mask.first_key(start)
+    after = query if (end - start) * (end - first) > _LARGE_TABLE else None
+    seen = mask.block(start, end - start, first, end - first, after=after)[:, None]
+    return seen if groups == 1 else tf.tile(seen, [1, 1, groups, 1])  # [1 or B, 1, G t, s]
 
 
 def _queries(x: tf.Tensor, groups: int) -> tf.Tensor:
@@ -153,7 +195,10 @@ def _back(x: tf.Tensor, length: int, groups: int) -> tf.Tensor:
     return tf.reshape(tf.transpose(x, [0, 3, 1, 2, 4]), [batch, length, heads * groups, width])
 
 
-def _add(parts: list[tf.Tensor], length: int, dtype: Any) -> tf.Tensor:
-    """Sum of [B, K, H, S] of growing S -> [B, T, K, H]."""
-    padded = [tf.pad(part, [[0, 0]] * 3 + [[0, length - part.shape[3]]]) for part in parts]
+def _add(parts: list[tf.Tensor], starts: list[int], length: int, dtype: Any) -> tf.Tensor:
+    """Sum of [B, K, H, s], each from its start on -> [B, T, K, H]."""
+    padded = [
+        tf.pad(part, [[0, 0]] * 3 + [[start, length - start - part.shape[3]]])
+        for start, part in zip(starts, parts, strict=True)
+    ]
     return tf.cast(tf.transpose(tf.add_n(padded), [0, 3, 1, 2]), dtype)

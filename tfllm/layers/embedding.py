@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from tfllm.layers.projection import project
+from tfllm.layers.projection import new_weights, project
 
 
 def lookup(table: tf.Tensor, ids: tf.Tensor, dtype: str | None = None) -> tf.Tensor:
@@ -56,11 +56,10 @@ class TokenEmbedding(keras.layers.Layer):
 
     def build(self, input_shape):
         """Makes `embeddings`, float [V, D]."""
-        initializer = keras.initializers.RandomNormal(stddev=self.initializer_range)
         self.embeddings = self.add_weight(
             name="embeddings",
             shape=(self.vocab_size, self.hidden_dim),
-            initializer=initializer,
+            initializer=new_weights(self.initializer_range),
             autocast=False,
         )
 

@@ -19,10 +19,13 @@ class CausalMask:
     Args:
         padding_mask: bool [B, T], true for real tokens; padding is seen by nobody.
         segment_ids: int32 [B, T]; tokens of different segments do not see each other.
+        window: How many tokens each sees, the last of them itself; None is all (Beltagy et al. 2020,
+            "Longformer", section 3.1).
     """
 
     padding_mask: tf.Tensor | None = None
     segment_ids: tf.Tensor | None = None
+    window: int | None = None
 
     def dense(self, length: int | tf.Tensor) -> tf.Tensor:
         """Everybody against everybody: bool [1 or B, T, S]."""
@@ -54,6 +57,8 @@ class CausalMask:
         queries = queries if after is None else not_before(after, queries)
         keys = key_start + tf.range(num_keys)
         mask = (keys[None, :] <= queries[:, None])[None]
+        if self.window is not None:
+            mask = mask & (keys[None, :] > queries[:, None] - self.window)[None]
         if self.padding_mask is not None:
             mask = mask & _columns(self.padding_mask, key_start, num_keys)[:, None, :]
         if self.segment_ids is not None:
@@ -68,7 +73,22 @@ class CausalMask:
         return CausalMask(
             padding_mask=None if self.padding_mask is None else tf.pad(self.padding_mask, widths),
             segment_ids=None if self.segment_ids is None else tf.pad(self.segment_ids, widths),
+            window=self.window,
         )
+
+    def first_key(self, query: int) -> int:
+        """The first position that a query may see."""
+        return 0 if self.window is None else max(0, query - self.window + 1)
+
+    def first_key_block(self, block: tf.Tensor, size: int) -> int | tf.Tensor:
+        """Of rows cut into blocks of `size`: the first block of keys that a block of queries may see."""
+        return 0 if self.window is None else tf.maximum(0, block * size - self.window + 1) // size
+
+    def end_of_query_blocks(self, block: tf.Tensor, size: int, count: tf.Tensor) -> tf.Tensor:
+        """The block after the last of `count` blocks of queries that may see a block of keys."""
+        if self.window is None:
+            return count
+        return tf.minimum(count, (block * size + size - 1 + self.window - 1) // size + 1)
 
 
 def causal_mask(

@@ -11,23 +11,27 @@ class RMSNorm(keras.layers.Layer):
 
     Args:
         epsilon: Added to the mean square.
+        unit_offset: The learned scale is what is added to one, as Gemma keeps it.
     """
 
-    def __init__(self, *, epsilon: float = 1e-5, **kwargs):
+    def __init__(self, *, epsilon: float = 1e-5, unit_offset: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = epsilon
+        self.unit_offset = unit_offset
 
     def build(self, input_shape):
         """Makes `scale`, float [D]."""
+        initializer = "zeros" if self.unit_offset else "ones"
         self.scale = self.add_weight(
-            name="scale", shape=(input_shape[-1],), initializer="ones", autocast=False
+            name="scale", shape=(input_shape[-1],), initializer=initializer, autocast=False
         )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Normalizes over the last axis: float [..., D] -> the same."""
         y = tf.cast(x, tf.float32)
         y = y * tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + self.epsilon)
-        return tf.cast(y * tf.convert_to_tensor(self.scale), x.dtype)
+        scale = tf.cast(self.scale, tf.float32)
+        return tf.cast(y * (1.0 + scale if self.unit_offset else scale), x.dtype)
 
 
 class LayerNorm(keras.layers.Layer):
@@ -58,16 +62,18 @@ class LayerNorm(keras.layers.Layer):
         y = tf.cast(x, tf.float32)
         y = y - tf.reduce_mean(y, axis=-1, keepdims=True)
         y = y * tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + self.epsilon)
-        y = y * tf.convert_to_tensor(self.scale)
+        y = y * tf.cast(self.scale, tf.float32)
         if self.use_bias:
-            y = y + tf.convert_to_tensor(self.bias)
+            y = y + tf.cast(self.bias, tf.float32)
         return tf.cast(y, x.dtype)
 
 
-def make_norm(kind: str, *, epsilon: float, use_bias: bool, **kwargs) -> keras.layers.Layer:
-    """Returns the layer called `kind`: `layer_norm` or `rms_norm`."""
+def make_norm(
+    kind: str, *, epsilon: float, use_bias: bool = False, unit_offset: bool = False, **kwargs
+) -> keras.layers.Layer:
+    """Returns the layer called `kind`, which takes what concerns it: `layer_norm` or `rms_norm`."""
     if kind == "rms_norm":
-        return RMSNorm(epsilon=epsilon, **kwargs)
+        return RMSNorm(epsilon=epsilon, unit_offset=unit_offset, **kwargs)
     if kind == "layer_norm":
         return LayerNorm(epsilon=epsilon, use_bias=use_bias, **kwargs)
     raise ValueError(f"norm={kind!r} is not known; use layer_norm or rms_norm")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfllm.layers.embedding import lookup
+from tfllm.layers.projection import new_weights
+from tfllm.layers.rotary_scaling import scaled_frequencies
 
 
 class LearnedPositions(keras.layers.Layer):
@@ -25,11 +30,10 @@ class LearnedPositions(keras.layers.Layer):
 
     def build(self, input_shape):
         """Makes `embeddings`, float [max_seq_len, D]."""
-        initializer = keras.initializers.RandomNormal(stddev=self.initializer_range)
         self.embeddings = self.add_weight(
             name="embeddings",
             shape=(self.max_seq_len, self.hidden_dim),
-            initializer=initializer,
+            initializer=new_weights(self.initializer_range),
             autocast=False,
         )
 
@@ -38,35 +42,40 @@ class LearnedPositions(keras.layers.Layer):
         return lookup(tf.convert_to_tensor(self.embeddings), positions, self.compute_dtype)
 
 
-def rotary_angles(positions: tf.Tensor, head_dim: int, theta: float) -> tuple[tf.Tensor, tf.Tensor]:
+def rotary_angles(
+    positions: tf.Tensor, rotary_dim: int, theta: float, scaling: Mapping[str, Any] | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The rotation of each position (Su et al. 2021).
 
     Args:
         positions: int32 [B, T].
-        head_dim: Width of a head, even.
+        rotary_dim: How much of a head is turned, even.
         theta: Base of the geometric series of wavelengths.
+        scaling: How the wavelengths are stretched for longer rows; see `scaled_frequencies`.
 
     Returns:
-        Cosine and sine, float32 [B, T, 1, head_dim / 2].
+        Cosine and sine, float32 [B, T, 1, rotary_dim / 2].
     """
-    exponents = tf.range(0, head_dim, 2, dtype=tf.float32) / head_dim
-    angles = tf.cast(positions, tf.float32)[..., None, None] / tf.pow(
-        tf.constant(theta, tf.float32), exponents
-    )
-    return tf.cos(angles), tf.sin(angles)
+    frequencies, magnitude = scaled_frequencies(rotary_dim, theta, scaling)
+    angles = tf.cast(positions, tf.float32)[..., None, None] * tf.constant(frequencies, tf.float32)
+    cosine, sine = tf.cos(angles), tf.sin(angles)
+    return (cosine, sine) if magnitude == 1.0 else (cosine * magnitude, sine * magnitude)
 
 
 def rotate(x: tf.Tensor, angles: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    """Turns the pairs (i, i + head_dim / 2) of each head, the order Llama checkpoints use.
+    """Turns the pairs (i, i + rotary_dim / 2) of each head, the order Llama checkpoints use.
 
     Args:
         x: float [B, T, N, H].
-        angles: From `rotary_angles`.
+        angles: From `rotary_angles`. What is behind the part they turn stays as it is.
 
     Returns:
         float [B, T, N, H], of the dtype of `x`; computed in float32.
     """
     cosine, sine = angles
-    first, second = tf.split(tf.cast(x, tf.float32), 2, axis=-1)
-    turned = tf.concat([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-    return tf.cast(turned, x.dtype)
+    half = cosine.shape[-1]
+    y = tf.cast(x, tf.float32)
+    first, second = y[..., :half], y[..., half : 2 * half]
+    turned = [first * cosine - second * sine, second * cosine + first * sine]
+    rest = [y[..., 2 * half :]] if 2 * half < x.shape[-1] else []
+    return tf.cast(tf.concat([*turned, *rest], axis=-1), x.dtype)

@@ -62,6 +62,11 @@ def _sum_of_rows(x: tf.Tensor) -> tf.Tensor:
     return tf.matmul(tf.ones([2, tf.shape(x)[0]], x.dtype), x)[0]
 
 
+def new_weights(initializer_range: float) -> keras.initializers.Initializer | str:
+    """Draws weights of a standard deviation; of zero it draws nothing, for weights that are read from a file."""
+    return keras.initializers.RandomNormal(stddev=initializer_range) if initializer_range else "zeros"
+
+
 class Projection(keras.layers.Layer):
     """Multiplies the last axis by a learned matrix, and adds a bias where asked for.
 
@@ -79,9 +84,11 @@ class Projection(keras.layers.Layer):
 
     def build(self, input_shape):
         """Makes `kernel`, float [D, F], and `bias`, float [F]."""
-        initializer = keras.initializers.RandomNormal(stddev=self.initializer_range)
         self.kernel = self.add_weight(
-            name="kernel", shape=(input_shape[-1], self.units), initializer=initializer, autocast=False
+            name="kernel",
+            shape=(input_shape[-1], self.units),
+            initializer=new_weights(self.initializer_range),
+            autocast=False,
         )
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", autocast=False)

@@ -1,6 +1,8 @@
-"""One pre-norm Transformer block."""
+"""One Transformer block."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,8 +27,17 @@ class TransformerBlock(keras.layers.Layer):
         attention_block_size: As in `Attention`.
         norm: layer_norm or rms_norm.
         norm_epsilon: Added to the variance.
+        norm_unit_offset: As in `RMSNorm`.
+        branch_norms: Normalizes also what attention and feed-forward add (Gemma 2).
+        parallel_branches: Both read the block's input and are added together (GPT-J, GPT-NeoX).
         activation: As in `FeedForward`.
         use_bias: Biases in projections and LayerNorm.
+        qkv_bias: Biases in `query`, `key` and `value`; None is `use_bias`.
+        attention_output_bias: A bias in attention's `output`; None is `use_bias`.
+        feed_forward_bias: Biases in the feed-forward; None is `use_bias`.
+        qk_norm: As in `Attention`.
+        attention_scale: `scale` of `Attention`.
+        attention_soft_cap: `soft_cap` of `Attention`.
         dropout: Share of each branch's output dropped.
         initializer_range: Standard deviation of new kernels.
         output_initializer_range: The same for what is added to the residual stream.
@@ -42,8 +53,17 @@ class TransformerBlock(keras.layers.Layer):
         attention_block_size: int | None = None,
         norm: str = "rms_norm",
         norm_epsilon: float = 1e-5,
+        norm_unit_offset: bool = False,
+        branch_norms: bool = False,
+        parallel_branches: bool = False,
         activation: str = "swiglu",
         use_bias: bool = False,
+        qkv_bias: bool | None = None,
+        attention_output_bias: bool | None = None,
+        feed_forward_bias: bool | None = None,
+        qk_norm: bool = False,
+        attention_scale: float | None = None,
+        attention_soft_cap: float | None = None,
         dropout: float = 0.0,
         initializer_range: float = 0.02,
         output_initializer_range: float | None = None,
@@ -51,12 +71,18 @@ class TransformerBlock(keras.layers.Layer):
     ):
         # Keras would cast the float32 rotary angles to the compute type; `x` arrives in it.
         super().__init__(autocast=False, **kwargs)
-        norms = {"epsilon": norm_epsilon, "use_bias": use_bias, "dtype": self.dtype_policy}
-        shared = {
+        self.parallel_branches = parallel_branches
+        policy = self.dtype_policy
+        norms = {
+            "epsilon": norm_epsilon,
             "use_bias": use_bias,
+            "unit_offset": norm_unit_offset,
+            "dtype": policy,
+        }
+        shared = {
             "initializer_range": initializer_range,
             "output_initializer_range": output_initializer_range,
-            "dtype": self.dtype_policy,
+            "dtype": policy,
         }
         self.attention_norm = make_norm(norm, name="attention_norm", **norms)
         self.attention = Attention(
@@ -64,22 +90,43 @@ class TransformerBlock(keras.layers.Layer):
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
             attention_block_size=attention_block_size,
+            use_bias=use_bias if qkv_bias is None else qkv_bias,
+            output_bias=use_bias if attention_output_bias is None else attention_output_bias,
+            scale=attention_scale,
+            soft_cap=attention_soft_cap,
+            qk_norm=qk_norm,
+            norm_epsilon=norm_epsilon,
+            norm_unit_offset=norm_unit_offset,
             name="attention",
             **shared,
         )
-        self.attention_dropout = Dropout(rate=dropout, name="attention_dropout", dtype=self.dtype_policy)
+        self.attention_dropout = Dropout(rate=dropout, name="attention_dropout", dtype=policy)
         self.feed_forward_norm = make_norm(norm, name="feed_forward_norm", **norms)
         self.feed_forward = FeedForward(
-            intermediate_dim=intermediate_dim, activation=activation, name="feed_forward", **shared
+            intermediate_dim=intermediate_dim,
+            activation=activation,
+            use_bias=use_bias if feed_forward_bias is None else feed_forward_bias,
+            name="feed_forward",
+            **shared,
         )
-        self.feed_forward_dropout = Dropout(
-            rate=dropout, name="feed_forward_dropout", dtype=self.dtype_policy
-        )
+        self.feed_forward_dropout = Dropout(rate=dropout, name="feed_forward_dropout", dtype=policy)
+        self.attention_output_norm = self.feed_forward_output_norm = None
+        if branch_norms:
+            self.attention_output_norm = make_norm(norm, name="attention_output_norm", **norms)
+            self.feed_forward_output_norm = make_norm(norm, name="feed_forward_output_norm", **norms)
 
     def build(self, input_shape):
         """Builds every part."""
-        for layer in (self.attention_norm, self.attention, self.feed_forward_norm, self.feed_forward):
-            layer.build(input_shape)
+        for layer in (
+            self.attention_norm,
+            self.attention,
+            self.attention_output_norm,
+            self.feed_forward_norm,
+            self.feed_forward,
+            self.feed_forward_output_norm,
+        ):
+            if layer is not None:
+                layer.build(input_shape)
 
     def call(
         self,
@@ -110,23 +157,32 @@ class TransformerBlock(keras.layers.Layer):
             float [B, T, D], attention scores float32 [B, N, T, S] or None, and the cache or None.
         """
         if recompute_attention:
-            mixed = recompute(
-                lambda x: self.attention(
-                    self.attention_norm(x), attention_mask=attention_mask, angles=angles
-                )[0],
-                x,
-            )
+            attended = recompute(lambda x: self._attend(x, attention_mask, angles)[0], x)
             scores = None
         else:
-            mixed, scores, cache = self.attention(
-                self.attention_norm(x),
-                attention_mask=attention_mask,
-                angles=angles,
+            attended, scores, cache = self._attend(
+                x,
+                attention_mask,
+                angles,
                 cache=cache,
                 slot=slot,
                 num_slots=num_slots,
                 return_scores=return_scores,
             )
-        x = x + self.attention_dropout(mixed, row_seeds)
-        x = x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)), row_seeds)
-        return x, scores, cache
+        attended = self.attention_dropout(attended, row_seeds)
+        if self.parallel_branches:
+            return x + (attended + self._feed(x, row_seeds)), scores, cache
+        x = x + attended
+        return x + self._feed(x, row_seeds), scores, cache
+
+    def _attend(self, x: tf.Tensor, attention_mask: tf.Tensor | CausalMask, angles: Any, **arguments: Any):
+        mixed, scores, cache = self.attention(
+            self.attention_norm(x), attention_mask=attention_mask, angles=angles, **arguments
+        )
+        norm = self.attention_output_norm
+        return mixed if norm is None else norm(mixed), scores, cache
+
+    def _feed(self, x: tf.Tensor, row_seeds: tf.Tensor | None) -> tf.Tensor:
+        x = self.feed_forward(self.feed_forward_norm(x))
+        norm = self.feed_forward_output_norm
+        return self.feed_forward_dropout(x if norm is None else norm(x), row_seeds)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfllm.layers.causal_attention import SoftCap
 from tfllm.layers.dropout import Dropout
 from tfllm.layers.embedding import TokenEmbedding
 from tfllm.layers.feed_forward import GATED
@@ -35,10 +37,27 @@ class Decoder(keras.Model):
         max_seq_len: Longest context in tokens.
         norm: layer_norm or rms_norm.
         norm_epsilon: Added to the variance.
+        norm_unit_offset: Learned scales of RMSNorm are what is added to one (Gemma).
+        branch_norms: Normalizes also what attention and feed-forward add (Gemma 2).
+        parallel_branches: Attention and feed-forward both read a block's input (GPT-NeoX).
         positions: learned, rotary or none.
+        rotary_dim: How much of a head is turned; None is all of it.
         rope_theta: Base of the rotary frequencies.
+        rope_scaling: How they are stretched for longer rows, see `scaled_frequencies`; None does not stretch.
+        rope_local_theta: Base of the frequencies, not stretched, of the blocks with a sliding window; None is
+            as in the others (Gemma 3).
+        sliding_window: Tokens that a token sees, itself included; None is all.
+        sliding_layers: Indexes of the blocks with that window; None is all of them.
         activation: gelu, gelu_tanh, relu, swiglu or geglu.
         use_bias: Biases in projections and LayerNorm.
+        qkv_bias: Biases in queries, keys and values; None is `use_bias`.
+        attention_output_bias: A bias in attention's output; None is `use_bias`.
+        feed_forward_bias: Biases in the feed-forward; None is `use_bias`.
+        qk_norm: Normalizes each head of queries and keys by RMSNorm (Qwen 3, Gemma 3).
+        attention_scale: What products of queries and keys are multiplied by; None is head_dim ** -0.5.
+        attention_soft_cap: Bound of attention scores, see `SoftCap`; None does not cap.
+        logit_soft_cap: The same for the logits.
+        scale_embeddings: Multiplies token embeddings by the root of `hidden_dim` (Gemma).
         tie_embeddings: The output layer shares the token embedding.
         dropout: Share of embedding and residual values dropped in training.
         attention_block_size: Compute attention in blocks of this many tokens, for long rows; None does not.
@@ -46,7 +65,7 @@ class Decoder(keras.Model):
             (norm, projections and what attention does with them) or block (all but each block's input).
             Attention scores are never kept.
         initializer_range: Standard deviation of new weights; what is added to the residual stream
-            gets it divided by sqrt(2 num_layers) (Radford et al. 2019).
+            gets it divided by sqrt(2 num_layers) (Radford et al. 2019). Zero draws nothing.
 
     Example:
         >>> model = Decoder(vocab_size=300, num_layers=2, hidden_dim=64, num_heads=4, max_seq_len=32)
@@ -67,10 +86,26 @@ class Decoder(keras.Model):
         intermediate_dim: int | None = None,
         norm: str = "rms_norm",
         norm_epsilon: float = 1e-5,
+        norm_unit_offset: bool = False,
+        branch_norms: bool = False,
+        parallel_branches: bool = False,
         positions: str = "rotary",
+        rotary_dim: int | None = None,
         rope_theta: float = 10_000.0,
+        rope_scaling: Mapping[str, Any] | None = None,
+        rope_local_theta: float | None = None,
+        sliding_window: int | None = None,
+        sliding_layers: Sequence[int] | None = None,
         activation: str = "swiglu",
         use_bias: bool = False,
+        qkv_bias: bool | None = None,
+        attention_output_bias: bool | None = None,
+        feed_forward_bias: bool | None = None,
+        qk_norm: bool = False,
+        attention_scale: float | None = None,
+        attention_soft_cap: float | None = None,
+        logit_soft_cap: float | None = None,
+        scale_embeddings: bool = False,
         tie_embeddings: bool = True,
         dropout: float = 0.0,
         attention_block_size: int | None = None,
@@ -97,10 +132,22 @@ class Decoder(keras.Model):
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads or num_heads
         self.head_dim = head_dim or hidden_dim // num_heads
-        self.intermediate_dim = intermediate_dim or _default_intermediate_dim(hidden_dim, activation)
+        self.intermediate_dim = intermediate_dim or default_intermediate_dim(hidden_dim, activation)
         self.max_seq_len = max_seq_len
         self.position_kind = positions
-        self.rope_theta = rope_theta
+        self.sliding_window = sliding_window
+        self.logit_soft_cap = logit_soft_cap
+        self.embedding_scale = hidden_dim**0.5 if scale_embeddings else 1.0
+        self._rotary: dict[str, Any] = {
+            "rotary_dim": rotary_dim or self.head_dim,
+            "theta": rope_theta,
+            "scaling": None if rope_scaling is None else dict(rope_scaling),
+        }
+        self._local_rotary = self._rotary
+        if rope_local_theta is not None:
+            self._local_rotary = {**self._rotary, "theta": rope_local_theta, "scaling": None}
+        sliding = range(num_layers) if sliding_layers is None else sliding_layers
+        self._slides = [sliding_window is not None and index in sliding for index in range(num_layers)]
         self.remat = remat
         self.attention_block_size = attention_block_size
         self.tie_embeddings = tie_embeddings
@@ -124,8 +171,17 @@ class Decoder(keras.Model):
                 intermediate_dim=self.intermediate_dim,
                 norm=norm,
                 norm_epsilon=norm_epsilon,
+                norm_unit_offset=norm_unit_offset,
+                branch_norms=branch_norms,
+                parallel_branches=parallel_branches,
                 activation=activation,
                 use_bias=use_bias,
+                qkv_bias=qkv_bias,
+                attention_output_bias=attention_output_bias,
+                feed_forward_bias=feed_forward_bias,
+                qk_norm=qk_norm,
+                attention_scale=attention_scale,
+                attention_soft_cap=attention_soft_cap,
                 dropout=dropout,
                 output_initializer_range=initializer_range / (2 * num_layers) ** 0.5,
                 name=f"block_{index:02d}",
@@ -134,7 +190,12 @@ class Decoder(keras.Model):
             for index in range(num_layers)
         ]
         self.final_norm = make_norm(
-            norm, epsilon=norm_epsilon, use_bias=use_bias, name="final_norm", dtype=policy
+            norm,
+            epsilon=norm_epsilon,
+            use_bias=use_bias,
+            unit_offset=norm_unit_offset,
+            name="final_norm",
+            dtype=policy,
         )
         self.output_projection = None
         if not tie_embeddings:
@@ -180,24 +241,24 @@ class Decoder(keras.Model):
         """
         token_ids = features["token_ids"]
         padding_mask, segment_ids = features.get("padding_mask"), features.get("segment_ids")
-        mask = CausalMask(padding_mask, segment_ids)
         positions = features.get("positions")
         if positions is None:
             positions = _default_positions(token_ids, padding_mask)
         row_seeds = features.get("row_seeds") if training else None
         wanted = self._blocks_wanted(attention_scores)
-        x, angles = self._embed(token_ids, positions)
-        x = self.embedding_dropout(x, row_seeds)
+        x = self.embedding_dropout(self._embed(token_ids, positions), row_seeds)
+        masks = self._global_and_local(CausalMask(padding_mask, segment_ids))
+        angles = self._angles(positions)
         captured = {}
-        for block in self.blocks:
+        for block, slides in zip(self.blocks, self._slides, strict=True):
             remat = self.remat if training and block.name not in wanted else "none"
             x, scores = _run_block(
                 block,
                 x,
                 row_seeds,
                 remat,
-                attention_mask=mask,
-                angles=angles,
+                attention_mask=masks[slides],
+                angles=angles[slides],
                 return_scores=block.name in wanted,
             )
             if scores is not None:
@@ -209,7 +270,7 @@ class Decoder(keras.Model):
     def logits(self, hidden_states: tf.Tensor) -> tf.Tensor:
         """Projects float [B, T, D] onto the vocabulary -> float32 [B, T, V]."""
         project = self.token_embedding.project if self.output_projection is None else self.output_projection
-        return tf.cast(project(hidden_states), tf.float32)
+        return SoftCap(self.logit_soft_cap)(tf.cast(project(hidden_states), tf.float32))
 
     def prefill(
         self, token_ids: tf.Tensor, padding_mask: tf.Tensor, num_slots: int | tf.Tensor
@@ -225,11 +286,11 @@ class Decoder(keras.Model):
             Hidden states of the last position, float [B, 1, D], and the cache.
         """
         positions = _default_positions(token_ids, padding_mask)
-        mask = CausalMask(padding_mask)
-        x, angles = self._embed(token_ids, positions)
+        masks, angles = self._global_and_local(CausalMask(padding_mask)), self._angles(positions)
+        x = self._embed(token_ids, positions)
         caches = []
-        for block in self.blocks:
-            x, _, cache = block(x, attention_mask=mask, angles=angles, num_slots=num_slots)
+        for block, slides in zip(self.blocks, self._slides, strict=True):
+            x, _, cache = block(x, attention_mask=masks[slides], angles=angles[slides], num_slots=num_slots)
             caches.append(cache)
         return self.final_norm(x[:, -1:]), tuple(caches)
 
@@ -253,10 +314,15 @@ class Decoder(keras.Model):
         Returns:
             Hidden states float [B, 1, D] and the cache.
         """
-        x, angles = self._embed(token_ids, positions)
+        x, angles = self._embed(token_ids, positions), self._angles(positions)
+        masks = [slot_mask[:, None, :]] * 2
+        if self.sliding_window is not None:
+            recent = tf.range(tf.shape(slot_mask)[1]) > slot - self.sliding_window
+            masks[True] = masks[True] & recent[None, None, :]
         caches = []
-        for block, pair in zip(self.blocks, cache, strict=True):
-            x, _, pair = block(x, attention_mask=slot_mask[:, None, :], angles=angles, cache=pair, slot=slot)
+        for block, slides, pair in zip(self.blocks, self._slides, cache, strict=True):
+            where = {"attention_mask": masks[slides], "angles": angles[slides]}
+            x, _, pair = block(x, cache=pair, slot=slot, **where)
             caches.append(pair)
         return self.final_norm(x), tuple(caches)
 
@@ -269,12 +335,23 @@ class Decoder(keras.Model):
                 raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
         return attention_scores
 
-    def _embed(self, token_ids: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    def _embed(self, token_ids: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
         x = self.token_embedding(token_ids)
-        if self.position_embedding is not None:
-            x = x + self.position_embedding(positions)
-        rotary = self.position_kind == "rotary"
-        return x, rotary_angles(positions, self.head_dim, self.rope_theta) if rotary else None
+        if self.embedding_scale != 1.0:
+            x = x * tf.cast(self.embedding_scale, x.dtype)
+        return x if self.position_embedding is None else x + self.position_embedding(positions)
+
+    def _angles(self, positions: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor] | None]:
+        """Those of blocks that see everything, and those of blocks with a sliding window."""
+        if self.position_kind != "rotary":
+            return [None, None]
+        everywhere = rotary_angles(positions, **self._rotary)
+        if self._local_rotary == self._rotary:
+            return [everywhere, everywhere]
+        return [everywhere, rotary_angles(positions, **self._local_rotary)]
+
+    def _global_and_local(self, mask: CausalMask) -> list[CausalMask]:
+        return [mask, dataclasses.replace(mask, window=self.sliding_window)]
 
 
 def _run_block(
@@ -292,5 +369,6 @@ def _default_positions(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> 
     return tf.maximum(tf.cumsum(tf.cast(padding_mask, tf.int32), axis=1) - 1, 0)
 
 
-def _default_intermediate_dim(hidden_dim: int, activation: str) -> int:
+def default_intermediate_dim(hidden_dim: int, activation: str) -> int:
+    """Feed-forward width where none is given: 4 D, or 8/3 D rounded up to 64 when gated."""
     return -(-8 * hidden_dim // 3 // 64) * 64 if activation in GATED else 4 * hidden_dim
