@@ -36,6 +36,14 @@ def test_packed_rows_hold_text_almost_alone(tmp_path):
     assert float(numbers[5].rstrip("%")) < 1
 
 
+@pytest.mark.slow
+def test_loading_is_measured():
+    lines = run("bench_load.py", "--size", "tiny", "--rounds", "2")
+    seconds, least, most, before, peak, added = map(float, lines["tfllm"][1:])
+    assert 0 < least <= seconds <= most
+    assert peak - before == pytest.approx(added, abs=0.011)
+
+
 @pytest.mark.parametrize("length", [2, 3, 5, 6, 7])
 def test_the_parts_of_a_text_hold_every_target_once(length):
     ids = list(range(6))

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 import tfllm as package
+from tests.convert.golden import config_of, tensors_of, write_checkpoint
 from tfllm.commands.main import COMMANDS
 from tfllm.training.metrics_log import read_metrics
 
@@ -134,6 +135,30 @@ def test_another_experiment_in_a_run_is_refused(tfllm, run_dir, config_file):
     ):
         assert words in err
     assert (run_dir / "config.yaml").read_bytes() == before
+
+
+def test_inspect_tells_what_a_checkpoint_is(tfllm, tmp_path):
+    config = {**config_of("gpt_neox"), "sparse_heads": 3}
+    folder = write_checkpoint(tmp_path / "there", "gpt_neox", config=config)
+    status, out, _ = tfllm("inspect", folder)
+    assert status == 0
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    total = sum(array.size for array in tensors_of("gpt_neox").values())
+    for line in (
+        "type gpt_neox",
+        f"stored as F32 ({len(tensors_of('gpt_neox'))} tensors)",
+        "rotary_dim 4",
+        "parallel_branches True",
+        f"total {total:,}",
+        "sparse_heads=3 is not known and was left aside",
+    ):
+        assert line in lines
+    assert any(line.startswith("bfloat16 ") and " of cache " in line for line in lines)
+    (folder / "model.safetensors").write_bytes(b"short")
+    status, _, error = tfllm("inspect", folder)
+    assert status == 1
+    assert "is truncated or corrupt" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["evaluate", "generate", "inspect"])

@@ -1,4 +1,4 @@
-"""tfllm inspect: parameters by part, memory, FLOPs a token, config and data of a run or a config."""
+"""tfllm inspect: parameters, memory, config and data of a run, of a config, or of another library's checkpoint."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ EPILOG = OVERRIDES
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("run", metavar="RUN_OR_CONFIG", help="the folder of a run, or a YAML file")
+    parser.add_argument(
+        "run",
+        metavar="RUN_OR_CONFIG",
+        help="the folder of a run, a YAML file, or a checkpoint: a folder of transformers or a .gguf file",
+    )
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="overrides, for a YAML file")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the tables."""
     path = Path(arguments.run)
+    if path.suffix == ".gguf" or (path / "config.json").exists():
+        return _inspect_checkpoint(path)
     is_run = path.is_dir()
     config = RunFolder(path).load_config() if is_run else load_config(path, arguments.overrides)
 
@@ -57,6 +63,19 @@ def run(arguments: argparse.Namespace) -> int:
         .replace("\n", "\n  ")
         .rstrip()
     )
+    return 0
+
+
+def _inspect_checkpoint(path: Path) -> int:
+    start_tensorflow()
+    from tfllm.convert.checkpoint import read_checkpoint
+    from tfllm.convert.summary import summary
+
+    for title, rows in summary(read_checkpoint(path)):
+        print(title)
+        for name, value in rows:
+            print(f"  {name:<24} {value}" if name else f"  {value}")
+        print()
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tfllm.commands import evaluate, export, generate, inspect, prepare, train
 from tfllm.config import ConfigError
+from tfllm.convert.errors import ConvertError
 from tfllm.data.errors import DataError
 from tfllm.export.errors import ExportError
 from tfllm.generation.errors import GenerationError
@@ -24,7 +25,15 @@ COMMANDS = {
     "export": export,
     "inspect": inspect,
 }
-USER_ERRORS = (ConfigError, DataError, ExportError, GenerationError, TokenizerError, TrainingError)
+USER_ERRORS = (
+    ConfigError,
+    ConvertError,
+    DataError,
+    ExportError,
+    GenerationError,
+    TokenizerError,
+    TrainingError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,64 @@
+"""Checkpoints of the goldens, written as files, and what transformers computed from them.
+
+With `TFLLM_PEERS=~/peers/bin/python`, an interpreter that has PyTorch and transformers, the goldens are made anew
+by it, so that the same tests compare with what transformers computes now.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from tests.convert.goldens.cases import CASES, weight
+
+SCRIPTS = Path(__file__).parent / "goldens"
+PEERS = os.environ.get("TFLLM_PEERS")
+
+
+@functools.cache
+def folder_of(name):
+    """Where the golden lies: beside its script, or, live, in a new folder."""
+    if PEERS is None:
+        return SCRIPTS
+    folder = Path(tempfile.mkdtemp(prefix="goldens"))
+    command = [Path(PEERS).expanduser(), SCRIPTS / "make_goldens.py", "--to", folder, "--cases", name]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def load_golden(name):
+    with np.load(folder_of(name) / f"{name}.npz") as file:
+        return dict(file)
+
+
+def continued_by_transformers(folder):
+    """Greedy continuations of a folder's model, and what transformers found not to fit."""
+    command = [Path(PEERS).expanduser(), SCRIPTS / "continue_folder.py", folder]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def tensors_of(name):
+    """Name to array, as transformers' `named_parameters` has them."""
+    shapes = json.loads(str(load_golden(name)["shapes"]))
+    unit_offset = CASES[name][0].startswith("gemma")
+    return {path: weight(path, tuple(shape), unit_offset=unit_offset) for path, shape in shapes.items()}
+
+
+def config_of(name):
+    """`config.json` as transformers 4 wrote it, or people do: the settings and the type."""
+    model_type, settings = CASES[name]
+    return {"model_type": model_type, **settings}
+
+
+def write_checkpoint(folder, name, *, config=None, tensors=None):
+    """Writes a folder that holds the case; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config_of(name) if config is None else config))
+    save_file(tensors_of(name) if tensors is None else tensors, folder / "model.safetensors")
+    return folder

@@ -1,0 +1,211 @@
+"""A checkpoint in one of the formats that are read, and the model in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from tfllm.convert.config_reader import ConfigReader
+from tfllm.convert.config_table import Arguments
+from tfllm.convert.errors import ConvertError
+from tfllm.convert.families import FAMILIES
+from tfllm.convert.family import Family
+from tfllm.convert.gguf_file import GgufFile
+from tfllm.convert.safetensors_files import SafetensorsFiles
+from tfllm.convert.weight_table import Row, variables_by_path
+from tfllm.models.decoder import Decoder
+
+CONFIG_FILE = "config.json"
+DTYPES = ("float32", "bfloat16", "float16")
+_SHOWN = 8  # names in a message
+
+
+class Tensors(Protocol):
+    """The tensors of a checkpoint, under transformers' names."""
+
+    shapes: dict[str, tuple[int, ...]]
+    types: dict[str, str]
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor."""
+
+    def close(self) -> None:
+        """Lets go of the files."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says about a model, before its weights are read.
+
+    Args:
+        path: The folder or file.
+        family: Its family.
+        arguments: Of our model.
+        notes: What was not taken over and why.
+        open_tensors: Opens its tensors.
+    """
+
+    path: Path
+    family: Family
+    arguments: Arguments
+    notes: tuple[str, ...]
+    open_tensors: Callable[[], Tensors]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads what a checkpoint says about its model.
+
+    Args:
+        path: A folder with `config.json` and safetensors, or a `.gguf` file.
+
+    Raises:
+        ConvertError: when it is neither, its family is not known, or something in it is not implemented.
+    """
+    path = Path(path)
+    if path.suffix == ".gguf":
+        file = GgufFile(path)
+        return _checkpoint(path, file.config(), str(path), lambda: file)
+    where = path / CONFIG_FILE
+    return _checkpoint(path, _read_json(where), str(where), lambda: SafetensorsFiles(path))
+
+
+def _checkpoint(
+    path: Path, mapping: Mapping[str, Any], where: str, open_tensors: Callable[[], Tensors]
+) -> Checkpoint:
+    kind = mapping.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise ConvertError(f"{where}: model_type={kind!r} is not known; known are {known}")
+    config = ConfigReader(mapping, where)
+    for key in ("quantization_config", "quantization"):
+        if config.has(key):
+            raise config.refuse(key, mapping[key], "save the checkpoint unquantized")
+    arguments = FAMILIES[kind].read_config(config)
+    unknown = [f"{key}={value!r} is not known and was left aside" for key, value in config.unread().items()]
+    return Checkpoint(path, FAMILIES[kind], arguments, (*config.notes, *unknown), open_tensors)
+
+
+def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Decoder:
+    """Builds the model and reads its weights, tensor by tensor.
+
+    Args:
+        checkpoint: From `read_checkpoint`.
+        dtype: Of weights and arithmetic: float32, bfloat16 or float16.
+
+    Raises:
+        ConvertError: when a file is damaged, or tensors are missing, left over or misshaped; all of them
+            are named, and no model is made.
+    """
+    if dtype not in DTYPES:
+        raise ConvertError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
+    tensors = checkpoint.open_tensors()
+    names = _names(checkpoint, tensors)
+    _check_sizes(checkpoint, tensors)
+    model = Decoder(dtype=keras.DTypePolicy(dtype), initializer_range=0.0, **checkpoint.arguments)
+    model.build()
+    variables = variables_by_path(model)
+    rows = checkpoint.family.rows(checkpoint.arguments)
+    _check_shapes(checkpoint, rows, names, tensors, variables)
+    for row in rows:
+        targets = [variables[path] for path in row.ours]
+        parts = row.layout.split(tensors.read(names[row.theirs]), [tuple(v.shape) for v in targets])
+        for variable, part in zip(targets, parts, strict=True):
+            variable.assign(part.astype(variable.dtype) if part.dtype != variable.dtype else part)
+    tensors.close()
+    return model
+
+
+def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
+    """Where each tensor of the table stands in the files; `transformer.` or `model.` may be left out there."""
+    family, tied = checkpoint.family, checkpoint.arguments["tie_embeddings"]
+    table = family.rows(checkpoint.arguments)
+    bare = not any(name.startswith(family.prefix) for name in tensors.shapes)
+    names = {row.theirs: row.theirs.removeprefix(family.prefix) if bare else row.theirs for row in table}
+    missing = [name for name in names.values() if name not in tensors.shapes]
+    left = [
+        name
+        for name in tensors.shapes.keys() - set(names.values())
+        if not name.endswith(family.buffers or ("\0",))
+    ]
+    if tied:
+        left = [name for name in left if not _is_tied_copy(name, names, tensors)]
+    if missing or left:
+        words = [f"missing: {_some(missing)}"] if missing else []
+        words += [f"not known: {_some(sorted(left))}"] if left else []
+        raise ConvertError(
+            f"{checkpoint.path}: the weights are not those of the {family.model_type} that its config"
+            f" describes; {'; '.join(words)}"
+        )
+    return names
+
+
+def _is_tied_copy(name: str, names: dict[str, str], tensors: Tensors) -> bool:
+    """Whether a tensor is the output layer of a model whose output layer is the embedding, and equal to it."""
+    if name not in ("lm_head.weight", "embed_out.weight"):
+        return False
+    embedding = next(iter(names.values()))  # every table begins with it
+    if tensors.shapes[name] != tensors.shapes.get(embedding):
+        return False
+    return np.array_equal(tensors.read(name), tensors.read(embedding))
+
+
+def _check_sizes(checkpoint: Checkpoint, tensors: Tensors) -> None:
+    """Before memory is taken: the largest matrices that the config asks for are in the files at all."""
+    arguments, held = checkpoint.arguments, sum(math.prod(shape) for shape in tensors.shapes.values())
+    width = arguments["hidden_dim"]
+    heads = f"{arguments['num_heads']} heads of {arguments['head_dim']}"
+    for what, size in (
+        (f"a vocabulary of {arguments['vocab_size']}", arguments["vocab_size"]),
+        (f"a feed-forward of {arguments['intermediate_dim']}", arguments["intermediate_dim"]),
+        (heads, arguments["num_heads"] * arguments["head_dim"]),
+        (f"{arguments['max_seq_len']} learned positions", arguments["max_seq_len"]),
+    ):
+        learned = arguments["positions"] == "learned"
+        if width * size > held and (learned or "positions" not in what):
+            raise ConvertError(
+                f"{checkpoint.path}: its config says a width of {width} and {what}, more numbers than the"
+                " files hold"
+            )
+
+
+def _check_shapes(
+    checkpoint: Checkpoint,
+    rows: Sequence[Row],
+    names: Mapping[str, str],
+    tensors: Tensors,
+    variables: Mapping[str, Any],
+) -> None:
+    filled = {path for row in rows for path in row.ours}
+    assert filled == variables.keys(), sorted(filled ^ variables.keys())
+    wrong = []
+    for row in rows:
+        expected = row.layout.shape([tuple(variables[path].shape) for path in row.ours])
+        found = tensors.shapes[names[row.theirs]]
+        if found != expected:
+            wrong.append(f"{names[row.theirs]} has {list(found)} and should have {list(expected)}")
+    if wrong:
+        raise ConvertError(f"{checkpoint.path}: shapes do not fit its config: {_some(wrong, '; ')}")
+
+
+def _some(names: Sequence[str], comma: str = ", ") -> str:
+    more = f"{comma}and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return comma.join(names[:_SHOWN]) + more
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        mapping = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConvertError(f"{path.parent} holds no {CONFIG_FILE}; give the folder of a checkpoint") from None
+    except (OSError, ValueError) as error:
+        raise ConvertError(f"{path} is not a JSON file ({error}); download it again") from None
+    if not isinstance(mapping, dict):
+        raise ConvertError(f"{path} must hold a mapping, not {type(mapping).__name__}")
+    return mapping

@@ -1,0 +1,89 @@
+"""Writing folders that transformers opens: `config.json` and safetensors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from tfllm.convert.checkpoint import CONFIG_FILE, DTYPES
+from tfllm.convert.config_table import Arguments
+from tfllm.convert.errors import ConvertError
+from tfllm.convert.families import FAMILIES
+from tfllm.convert.family import Family, resolved
+from tfllm.convert.safetensors_files import write_safetensors
+from tfllm.convert.weight_table import Row, variables_by_path
+from tfllm.models.decoder import Decoder
+
+
+def save_model(
+    folder: str | Path,
+    model: Decoder,
+    arguments: Arguments,
+    *,
+    model_type: str | None = None,
+    dtype: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+    also: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes a folder that transformers opens.
+
+    Args:
+        folder: Must not exist yet, or be empty; it appears when all of it is written.
+        model: The model.
+        arguments: Those it was made from.
+        model_type: The family to write; None takes the first that can say all of the arguments.
+        dtype: Type of the weights written; None is the model's own.
+        extra: Further keys of `config.json`, such as `eos_token_id`.
+        also: Writes further files into the folder given.
+
+    Raises:
+        ConvertError: when the folder holds something, or no family can say the arguments.
+    """
+    folder, dtype = Path(folder), dtype or model.variable_dtype
+    if dtype not in DTYPES:
+        raise ConvertError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
+    if folder.exists() and any(folder.iterdir()):
+        raise ConvertError(f"{folder} is not empty; give a folder that does not exist yet")
+    family, config = _written_config(arguments, model_type)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part", dir=folder.parent))
+    try:
+        text = json.dumps({**config, "torch_dtype": dtype, **(extra or {})}, indent=2)
+        (part / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        write_safetensors(part, _tensors(model, family.rows(resolved(arguments)), dtype))
+        if also is not None:
+            also(part)
+        part.chmod(0o755)  # mkdtemp's own would keep everybody else out
+        part.replace(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _written_config(arguments: Arguments, model_type: str | None) -> tuple[Family, dict[str, Any]]:
+    if model_type is not None and model_type not in FAMILIES:
+        raise ConvertError(f"model_type={model_type!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+    if model_type is not None:
+        return FAMILIES[model_type], FAMILIES[model_type].write_config(arguments)
+    reasons = []
+    for family in FAMILIES.values():
+        try:
+            return family, family.write_config(arguments)
+        except ConvertError as error:
+            reasons.append(str(error))
+    raise ConvertError("no family of checkpoints can say this model:\n  - " + "\n  - ".join(reasons))
+
+
+def _tensors(model: Decoder, rows: Sequence[Row], dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    variables = variables_by_path(model)
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    for row in rows:
+        arrays = [variables[path].numpy() for path in row.ours]
+        yield row.theirs, row.layout.join(arrays).astype(kind)
