@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,13 @@ from tfllm.layers.positions import LearnedPositions, rotary_angles
 from tfllm.layers.projection import Projection
 from tfllm.layers.recompute import recompute
 from tfllm.layers.transformer_block import TransformerBlock
+
+# What a block takes by the same name.
+_OF_A_BLOCK = frozenset(
+    name
+    for name, parameter in inspect.signature(TransformerBlock.__init__).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+)
 
 
 @keras.saving.register_keras_serializable(package="tfllm")
@@ -143,9 +151,8 @@ class Decoder(keras.Model):
             "theta": rope_theta,
             "scaling": None if rope_scaling is None else dict(rope_scaling),
         }
-        self._local_rotary = self._rotary
-        if rope_local_theta is not None:
-            self._local_rotary = {**self._rotary, "theta": rope_local_theta, "scaling": None}
+        local = {} if rope_local_theta is None else {"theta": rope_local_theta, "scaling": None}
+        self._local_rotary = {**self._rotary, **local}
         sliding = range(num_layers) if sliding_layers is None else sliding_layers
         self._slides = [sliding_window is not None and index in sliding for index in range(num_layers)]
         self.remat = remat
@@ -162,33 +169,14 @@ class Decoder(keras.Model):
                 max_seq_len=max_seq_len, hidden_dim=hidden_dim, name="position_embedding", **shared
             )
         self.embedding_dropout = Dropout(rate=dropout, name="embedding_dropout", dtype=policy)
-        self.blocks = [
-            TransformerBlock(
-                num_heads=num_heads,
-                num_kv_heads=num_kv_heads,
-                attention_block_size=attention_block_size,
-                head_dim=self.head_dim,
-                intermediate_dim=self.intermediate_dim,
-                norm=norm,
-                norm_epsilon=norm_epsilon,
-                norm_unit_offset=norm_unit_offset,
-                branch_norms=branch_norms,
-                parallel_branches=parallel_branches,
-                activation=activation,
-                use_bias=use_bias,
-                qkv_bias=qkv_bias,
-                attention_output_bias=attention_output_bias,
-                feed_forward_bias=feed_forward_bias,
-                qk_norm=qk_norm,
-                attention_scale=attention_scale,
-                attention_soft_cap=attention_soft_cap,
-                dropout=dropout,
-                output_initializer_range=initializer_range / (2 * num_layers) ** 0.5,
-                name=f"block_{index:02d}",
-                **shared,
-            )
-            for index in range(num_layers)
-        ]
+        for_blocks = {
+            **{key: value for key, value in arguments.items() if key in _OF_A_BLOCK},
+            "head_dim": self.head_dim,
+            "intermediate_dim": self.intermediate_dim,
+            "output_initializer_range": initializer_range / (2 * num_layers) ** 0.5,
+            "dtype": policy,
+        }
+        self.blocks = [TransformerBlock(name=f"block_{i:02d}", **for_blocks) for i in range(num_layers)]
         self.final_norm = make_norm(
             norm,
             epsilon=norm_epsilon,
