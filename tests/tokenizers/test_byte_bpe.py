@@ -7,6 +7,8 @@ from hard_texts import HARD_CASES, random_texts
 
 from tfllm.tokenizers import ByteBPETokenizer, TokenizerError, load_tokenizer
 from tfllm.tokenizers.repair import repair_text
+from tfllm.tokenizers.special_tokens import BOS, EOS, PAD
+from tfllm.tokenizers.word_split import SPLITS
 
 TEXT = ["low lower lowest newer wider " * 20]
 
@@ -115,16 +117,15 @@ def change(content, path, value):
         ("model", None, "model.type=None must be 'BPE'"),
         ("model.dropout", 0.1, "model.dropout=0.1 must be None"),
         ("model.end_of_word_suffix", "</w>", "model.end_of_word_suffix='</w>' must be None"),
-        ("model.ignore_merges", True, "model.ignore_merges=True must be False"),
         ("model.vocab", {"a": 0}, "must hold all 256 byte characters"),
         ("model.vocab", [], "must be well formed"),
         ("model.merges", [["l", "o", "w"]], "must be well formed"),
         ("model.merges", ["l q"], "merge 'l' 'q': 'lq' must be in the vocabulary"),
         ("normalizer", {"type": "NFC"}, "normalizer=.* must be null"),
-        ("pre_tokenizer", None, "must be GPT-2's split"),
-        ("pre_tokenizer", {"type": "Whitespace"}, "must be GPT-2's split"),
-        ("pre_tokenizer.add_prefix_space", True, "must be GPT-2's split"),
-        ("pre_tokenizer.use_regex", False, "must be GPT-2's split"),
+        ("pre_tokenizer", None, "must be one of the splits gpt2, "),
+        ("pre_tokenizer", {"type": "Whitespace"}, "must be one of the splits gpt2, "),
+        ("pre_tokenizer.add_prefix_space", True, "must be one of the splits gpt2, "),
+        ("pre_tokenizer.use_regex", False, "must be one of the splits gpt2, "),
     ],
 )
 def test_another_kind_of_file_is_refused(small, tmp_path, path, value, message):
@@ -188,3 +189,49 @@ def test_batches_keep_their_order(gpt2):
     texts = [f"text number {i} " * (i % 7) for i in range(300)]
     for text, ids in zip(texts, gpt2.encode_batch(texts), strict=True):
         np.testing.assert_array_equal(ids, gpt2.encode(text))
+
+
+@pytest.mark.parametrize("ignore_merges", [False, True])
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_and_its_rule_come_back_from_the_file(split, ignore_merges, tmp_path, training_text):
+    learned = ByteBPETokenizer.train([training_text], vocab_size=500, split=split)
+    roles = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    tokenizer = ByteBPETokenizer(
+        learned.vocab,
+        learned.merges[:-80],
+        special_tokens=learned.special_tokens,
+        split=split,
+        ignore_merges=ignore_merges,
+        **roles,
+    )
+    tokenizer.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert (again.split.name, again.ignore_merges) == (split, ignore_merges)
+    assert again.fingerprint == tokenizer.fingerprint
+    texts = [*HARD_CASES, training_text[:3000]]
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    library.encode_special_tokens = True
+    repaired = [repair_text(text) for text in texts]
+    expected = [e.ids for e in library.encode_batch(repaired, add_special_tokens=False)]
+    assert [ids.tolist() for ids in again.encode_batch(texts)] == expected
+    # Tokens that nothing merges to any more are there as words, or not at all.
+    assert any(set(ids) - set(range(500 - 3 - 80)) for ids in expected) == ignore_merges
+
+
+def test_fingerprints_tell_splits_apart(byte_bpe):
+    roles = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    made = [
+        ByteBPETokenizer(
+            byte_bpe.vocab, byte_bpe.merges, special_tokens=byte_bpe.special_tokens, **roles, **rule
+        )
+        for rule in ({}, {"split": "llama3"}, {"split": "qwen2"}, {"ignore_merges": True})
+    ]
+    assert len({tokenizer.fingerprint for tokenizer in made}) == 4
+    assert made[0].fingerprint == byte_bpe.fingerprint
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(
+        TokenizerError, match="split='words' is not known; use one of gpt2, smollm, llama3, qwen2"
+    ):
+        ByteBPETokenizer.train(["text"], vocab_size=300, split="words")

@@ -1,5 +1,6 @@
 import itertools
 import random
+import re
 import subprocess
 import sys
 
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from hard_texts import HARD_CASES, random_texts
-from tokenizers import pre_tokenizers
 
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer
-from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
+from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, token_to_bytes
+from tfllm.tokenizers.code_point_classes import LETTER, NUMBER, SPACE
 from tfllm.tokenizers.graph_split import GraphSplit
 from tfllm.tokenizers.graph_tokenizer import repair
 from tfllm.tokenizers.repair import repair_text
+from tfllm.tokenizers.word_encoder import _ranges
+from tfllm.tokenizers.word_split import SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -153,30 +156,53 @@ def test_repair_is_that_of_python():
     assert repair(strings(texts)).numpy().tolist() == [repair_text(text).encode() for text in texts]
 
 
-def split_offline(texts):
-    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return [[end - start for _, (start, end) in split.pre_tokenize_str(text)] for text in texts]
+def assert_split_alike(split, texts):
+    """In the graph, in the library, and by Python's expression."""
+    library = split.pre_tokenizer()
+    offline = [[token_to_bytes(word) for word, _ in library.pre_tokenize_str(text)] for text in texts]
+    words = tf.function(GraphSplit(split).__call__)(strings([text.encode() for text in texts]))
+    for text, expected, found in zip(texts, offline, words.to_list(), strict=True):
+        assert found == expected, repr(text)
+    classes = (_ranges(kind, 0x10FFFF, split.own_digits) for kind in (LETTER, NUMBER, SPACE))
+    expression = re.compile(split.expression(*classes))
+    for text, expected in zip(texts, offline, strict=True):
+        assert [word.encode() for word in expression.findall(text)] == expected, repr(text)
 
 
-def split_in_graph(texts):
-    words = tf.function(GraphSplit().__call__)(strings([text.encode() for text in texts]))
-    return words.with_flat_values(tf.strings.length(words.flat_values, unit="UTF8_CHAR")).to_list()
-
-
-def test_the_split_on_short_strings():
-    # All strings up to four characters, and a sample of those of six.
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+def test_the_split_on_short_strings(split):
+    # All strings up to four characters, of six characters all up to six, and a sample of longer ones.
     alphabet = "a1'sl! \n\u00a0\u0301"
     texts = ["".join(c) for n in range(5) for c in itertools.product(alphabet, repeat=n)]
+    texts += ["".join(c) for n in (5, 6) for c in itertools.product(" \na!'1", repeat=n)]
     rng = random.Random(0)
-    texts += ["".join(rng.choices(alphabet + "revetmd", k=6)) for _ in range(10_000)]
-    assert split_in_graph(texts) == split_offline(texts)
+    more = "revetmd\r2SLVRE\u017f"
+    texts += ["".join(rng.choices(alphabet + more, k=8)) for _ in range(10_000)]
+    assert_split_alike(split, texts)
 
 
-def test_the_split_on_every_kind_of_code_point():
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+def test_the_split_on_every_kind_of_code_point(split):
     # Each code point between a letter, a number, another and itself: where its class differs the split does.
     codes = [c for c in [*range(0x3400), *range(0xA000, 0x1F000, 3)] if not 0xD800 <= c < 0xE000]
-    texts = [f"a{chr(c)}1{chr(c)}!{chr(c)}{chr(c)} b" for c in codes]
-    assert split_in_graph(texts) == split_offline(texts)
+    assert_split_alike(split, [f"a{chr(c)}1{chr(c)}!{chr(c)}{chr(c)} b" for c in codes])
+
+
+@pytest.mark.parametrize("ignore_merges", [False, True])
+@pytest.mark.parametrize("split", ["smollm", "llama3", "qwen2"])
+def test_ids_are_those_offline_with_every_split(split, ignore_merges, training_text):
+    learned = ByteBPETokenizer.train([training_text], vocab_size=500, split=split)
+    roles = {"bos_token": learned.bos_token, "eos_token": learned.eos_token, "pad_token": learned.pad_token}
+    tokenizer = ByteBPETokenizer(
+        learned.vocab,
+        learned.merges[:-80],
+        special_tokens=learned.special_tokens,
+        split=split,
+        ignore_merges=ignore_merges,
+        **roles,
+    )
+    texts = HARD_CASES + random_texts(1000, seed=8)
+    assert_same_ids(tokenizer.in_graph().encode(strings(texts)), tokenizer.encode_batch(texts))
 
 
 ROLES = {"bos_token": "<|eot|>", "eos_token": "<|eot|>", "pad_token": "<|eot|>"}

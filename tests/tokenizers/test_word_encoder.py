@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tests.tokenizers.hard_texts import HARD_CASES, random_texts
-from tfllm.tokenizers import byte_bpe as byte_bpe_module
 from tfllm.tokenizers import word_encoder
 from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.word_encoder import WordEncoder
@@ -15,7 +14,7 @@ from tfllm.tokenizers.word_encoder import WordEncoder
 
 @pytest.fixture
 def encoder(byte_bpe):
-    return WordEncoder(byte_bpe_module._library_tokenizer(byte_bpe.vocab, byte_bpe.merges))
+    return WordEncoder(byte_bpe._new_library())
 
 
 def assert_same(tokenizer, encoder, texts):

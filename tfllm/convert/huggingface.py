@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,6 @@ def save_model(
     *,
     model_type: str | None = None,
     dtype: str | None = None,
-    extra: Mapping[str, Any] | None = None,
-    also: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes a folder that transformers opens.
 
@@ -40,8 +38,6 @@ def save_model(
         arguments: Those it was made from.
         model_type: The family to write; None takes the first that can say all of the arguments.
         dtype: Type of the weights written; None is the model's own.
-        extra: Further keys of `config.json`, such as `eos_token_id`.
-        also: Writes further files into the folder given.
 
     Raises:
         ConvertError: when the folder holds something, or no family can say the arguments.
@@ -55,11 +51,9 @@ def save_model(
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part", dir=folder.parent))
     try:
-        text = json.dumps({**config, "torch_dtype": dtype, **(extra or {})}, indent=2)
+        text = json.dumps({**config, "torch_dtype": dtype}, indent=2)
         (part / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         write_safetensors(part, _tensors(model, family.rows(resolved(arguments)), dtype))
-        if also is not None:
-            also(part)
         part.chmod(0o755)  # mkdtemp's own would keep everybody else out
         part.replace(folder)
     except BaseException:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tfllm.tokenizers.json_file import read_json_object
 from tfllm.tokenizers.tokenizer import TokenizerError
+from tfllm.tokenizers.word_split import SPLITS, WordSplit, split_of_json
 
 # Options of a BPE model that would change its ids, with the value each must have; absent means that value.
 _PLAIN_BPE: dict[str, Any] = {
@@ -17,24 +19,35 @@ _PLAIN_BPE: dict[str, Any] = {
     "end_of_word_suffix": None,
     "fuse_unk": False,
     "byte_fallback": False,
-    "ignore_merges": False,
 }
-_GPT2_SPLIT: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _MEND = "export the file again from the tokenizer it came from"
 
-VocabMergesSpecial = tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]
 
+@dataclasses.dataclass(frozen=True)
+class BytePairs:
+    """What a `tokenizer.json` with byte-level BPE says.
 
-def read_tokenizer_json(path: str | Path) -> VocabMergesSpecial:
-    """Read the BPE in a `tokenizer.json` of the `tokenizers` library.
-
-    Returns:
+    Args:
         vocab: token to id, without those special tokens that stand outside the model.
         merges: pairs of tokens, first to last.
         special_tokens: name to id.
+        split: how texts are split into words.
+        ignore_merges: a word that is a token is that token, whatever its bytes merge to.
+    """
+
+    vocab: dict[str, int]
+    merges: list[tuple[str, str]]
+    special_tokens: dict[str, int]
+    split: WordSplit
+    ignore_merges: bool
+
+
+def read_tokenizer_json(path: str | Path) -> BytePairs:
+    """Read the BPE in a `tokenizer.json` of the `tokenizers` library.
 
     Raises:
-        TokenizerError: the file is missing, corrupt, or holds anything but byte-level BPE with GPT-2's split.
+        TokenizerError: the file is missing, corrupt, or holds anything but byte-level BPE with a split that is
+            known.
     """
     content = read_json_object(path, mend=_MEND)
     model = content.get("model")
@@ -45,15 +58,15 @@ def read_tokenizer_json(path: str | Path) -> VocabMergesSpecial:
         # GPT-2's own file says "" where it means none.
         if (model.get(option) or plain) != plain:
             raise TokenizerError(
-                f"{path}: model.{option}={model[option]!r} must be {plain!r} for GPT-2's BPE; take another"
-                " tokenizer"
+                f"{path}: model.{option}={model[option]!r} must be {plain!r} for byte-level BPE; take"
+                " another tokenizer"
             )
     if content.get("normalizer") is not None:
         raise TokenizerError(
             f"{path}: normalizer={content['normalizer']!r} must be null, byte-level BPE keeps every byte;"
             " take another tokenizer"
         )
-    _check_split(path, content.get("pre_tokenizer"))
+    split = _split(path, content.get("pre_tokenizer"))
     try:
         vocab = {str(token): int(i) for token, i in model["vocab"].items()}
         merges = _pairs(model["merges"])
@@ -70,13 +83,13 @@ def read_tokenizer_json(path: str | Path) -> VocabMergesSpecial:
             f"{path}: added token {ordinary[0]!r} must be special: one that is cut out of plain text is not"
             " byte-level BPE; mark it special or leave it out"
         )
-    return vocab, merges, special
+    return BytePairs(vocab, merges, special, split, bool(model.get("ignore_merges")))
 
 
 def read_vocab_and_merges(
     vocab_path: str | Path, merges_path: str | Path
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Read GPT-2's `vocab.json` and `merges.txt`; returns vocab and merges as `read_tokenizer_json` does.
+    """Read GPT-2's `vocab.json` and `merges.txt`; returns vocab and merges as in `BytePairs`.
 
     Raises:
         TokenizerError: a file is missing or corrupt.
@@ -111,11 +124,11 @@ def _pairs(merges: Iterable[Any]) -> list[tuple[str, str]]:
     return [(left, right) for left, right in pairs]
 
 
-def _check_split(path: str | Path, pre_tokenizer: Any) -> None:
-    found = pre_tokenizer if isinstance(pre_tokenizer, dict) else {"type": pre_tokenizer}
-    if any((found.get(option, True)) != value for option, value in _GPT2_SPLIT.items()):
-        shown = {option: found.get(option) for option in _GPT2_SPLIT if option in found}
+def _split(path: str | Path, pre_tokenizer: Any) -> WordSplit:
+    split = split_of_json(pre_tokenizer)
+    if split is None:
         raise TokenizerError(
-            f"{path}: pre_tokenizer={shown} must be GPT-2's split, {_GPT2_SPLIT}; other splits are not"
-            " supported, take another tokenizer"
+            f"{path}: pre_tokenizer={pre_tokenizer} must be one of the splits {', '.join(SPLITS)}; other splits"
+            " are not supported, take another tokenizer"
         )
+    return split

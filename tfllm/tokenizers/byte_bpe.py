@@ -1,4 +1,4 @@
-"""Byte-level byte-pair encoding with GPT-2's split, on the `tokenizers` library."""
+"""Byte-level byte-pair encoding, on the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, trainers
 
 from tfllm.tokenizers.bpe_files import read_tokenizer_json, read_vocab_and_merges
 from tfllm.tokenizers.bpe_vocab import check_vocab, ordinary_bytes
@@ -18,6 +18,7 @@ from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.special_tokens import BOS, EOS, PAD, numbered_special_tokens
 from tfllm.tokenizers.tokenizer import Tokenizer, TokenizerError
 from tfllm.tokenizers.word_encoder import WordEncoder
+from tfllm.tokenizers.word_split import SPLITS, WordSplit
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.graph_byte_bpe import GraphByteBPETokenizer
@@ -29,8 +30,8 @@ _LARGE_TEXT = 100_000  # characters from which remembering words pays
 
 
 class ByteBPETokenizer(Tokenizer):
-    """Byte-level BPE as GPT-2 does it: split by GPT-2's regular expression, then merge bytes by rank inside a
-    piece.
+    """Byte-level BPE as GPT-2 does it: split into words by a regular expression, then merge bytes by rank inside a
+    word.
 
     Usually made by `train`, `from_file` or `from_vocab_and_merges`. Paper: Radford et al. 2019, "Language
     Models are Unsupervised Multitask Learners", section 2.2.
@@ -43,10 +44,12 @@ class ByteBPETokenizer(Tokenizer):
         bos_token: name of the token that begins a document.
         eos_token: name of the token that ends a document.
         pad_token: name of the token that fills a row.
+        split: how texts are split, one of `SPLITS`: gpt2, smollm, llama3, qwen2.
+        ignore_merges: a word that is a token is that token, whatever its bytes merge to, as in Llama 3.
 
     Raises:
-        TokenizerError: a byte, a merge's token or an id is missing, or a special token's name is that of an
-            ordinary token.
+        TokenizerError: a byte, a merge's token or an id is missing, a special token's name is that of an
+            ordinary token, or the split is not known.
 
     Example:
         >>> tokenizer = ByteBPETokenizer.train(["low lower lowest"] * 10, vocab_size=262)
@@ -65,7 +68,10 @@ class ByteBPETokenizer(Tokenizer):
         bos_token: str,
         eos_token: str,
         pad_token: str,
+        split: str = "gpt2",
+        ignore_merges: bool = False,
     ):
+        self.split, self.ignore_merges = _split_called(split), ignore_merges
         self.vocab = {**vocab, **special_tokens}
         self.merges = [(left, right) for left, right in merges]
         check_vocab(self.vocab, vocab, self.merges, special_tokens)
@@ -80,7 +86,7 @@ class ByteBPETokenizer(Tokenizer):
             pad_token=pad_token,
         )
         # It knows no added tokens, so that special names in a text stay text.
-        self._library = _library_tokenizer(self.vocab, self.merges)
+        self._library = self._new_library()
         self._word_encoder: WordEncoder | None = None  # made for the first large text
 
     @classmethod
@@ -94,6 +100,7 @@ class ByteBPETokenizer(Tokenizer):
         eos_token: str = EOS,
         pad_token: str = PAD,
         extra_special_tokens: Sequence[str] = (),
+        split: str = "gpt2",
     ) -> ByteBPETokenizer:
         """Learn merges from `texts`; the same texts in the same order give the same tokenizer.
 
@@ -107,10 +114,11 @@ class ByteBPETokenizer(Tokenizer):
             pad_token: name of the token that fills a row.
             extra_special_tokens: further names, such as those of a chat template. Special ids are the
                 highest.
+            split: how texts are split, one of `SPLITS`.
 
         Raises:
-            TokenizerError: `vocab_size` is below 256 + the special tokens, or a special name was learned from
-                the text.
+            TokenizerError: `vocab_size` is below 256 + the special tokens, a special name was learned from
+                the text, or the split is not known.
         """
         num_special = len(numbered_special_tokens(0, bos_token, eos_token, pad_token, extra_special_tokens))
         if vocab_size < 256 + num_special:
@@ -118,7 +126,7 @@ class ByteBPETokenizer(Tokenizer):
                 f"vocab_size={vocab_size} must be at least {256 + num_special}: 256 bytes and {num_special}"
                 f" special tokens; raise it, or use ByteTokenizer"
             )
-        library = _library_tokenizer({}, [])
+        library = _library_tokenizer({}, [], _split_called(split))
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - num_special,
             min_frequency=min_frequency,
@@ -135,6 +143,7 @@ class ByteBPETokenizer(Tokenizer):
             bos_token=bos_token,
             eos_token=eos_token,
             pad_token=pad_token,
+            split=split,
         )
 
     @classmethod
@@ -146,7 +155,7 @@ class ByteBPETokenizer(Tokenizer):
         eos_token: str | None = None,
         pad_token: str | None = None,
     ) -> ByteBPETokenizer:
-        """Read a `tokenizer.json` of the `tokenizers` library that holds a byte-level BPE with GPT-2's split.
+        """Read a `tokenizer.json` of the `tokenizers` library that holds a byte-level BPE with one of `SPLITS`.
 
         Padding, truncation and what a post-processor adds are left aside: `encode` gives the bare ids of the
         text.
@@ -161,9 +170,11 @@ class ByteBPETokenizer(Tokenizer):
         Raises:
             TokenizerError: the file is missing, corrupt, or would not encode as this class does.
         """
-        vocab, merges, special = read_tokenizer_json(path)
-        roles = _roles(path, vocab, special, bos_token, eos_token, pad_token)
-        return cls(vocab, merges, special_tokens=special, **roles)
+        read = read_tokenizer_json(path)
+        special = dict(read.special_tokens)
+        roles = _roles(path, read.vocab, special, bos_token, eos_token, pad_token)
+        how: dict[str, Any] = {"split": read.split.name, "ignore_merges": read.ignore_merges, **roles}
+        return cls(read.vocab, read.merges, special_tokens=special, **how)
 
     @classmethod
     def from_vocab_and_merges(
@@ -208,14 +219,14 @@ class ByteBPETokenizer(Tokenizer):
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
         if sum(map(len, texts)) >= _LARGE_TEXT:
             if self._word_encoder is None:
-                self._word_encoder = WordEncoder(_library_tokenizer(self.vocab, self.merges))
+                self._word_encoder = WordEncoder(self._new_library(), self.split)
             return self._word_encoder.encode(texts)
         encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def encode_words(self, words: Sequence[bytes]) -> list[list[int]]:
         """Merge each of `words` whole, without splitting it first: what becomes of one piece of a text."""
-        library = _library_tokenizer(self.vocab, self.merges)
+        library = self._new_library()
         # A word may hold parts of characters, so it goes in written in the byte alphabet already.
         library.pre_tokenizer = None
         written = [bytes_to_token(word) for word in words]
@@ -234,7 +245,7 @@ class ByteBPETokenizer(Tokenizer):
         `encode_special_tokens` to get the ids of `encode` for such texts too.
         """
         super().save(folder)
-        library = _library_tokenizer(self.vocab, self.merges)
+        library = self._new_library()
         names = sorted(self.special_tokens, key=lambda name: self.special_tokens[name])
         library.add_special_tokens(
             [tokenizers.AddedToken(name, special=True, normalized=False) for name in names]
@@ -242,12 +253,29 @@ class ByteBPETokenizer(Tokenizer):
         library.save(str(Path(folder) / TOKENIZER_FILE))
 
     def _encoding_rules(self) -> Any:
-        return [self.vocab, self.merges]
+        rules = [self.vocab, self.merges]
+        plain = self.split.name == "gpt2" and not self.ignore_merges
+        return rules if plain else [*rules, self.split.name, self.ignore_merges]
+
+    def _new_library(self) -> tokenizers.Tokenizer:
+        return _library_tokenizer(self.vocab, self.merges, self.split, self.ignore_merges)
 
 
-def _library_tokenizer(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> tokenizers.Tokenizer:
-    library = tokenizers.Tokenizer(models.BPE(vocab=dict(vocab), merges=list(merges)))
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+def _split_called(name: str) -> WordSplit:
+    if name not in SPLITS:
+        raise TokenizerError(f"split={name!r} is not known; use one of {', '.join(SPLITS)}")
+    return SPLITS[name]
+
+
+def _library_tokenizer(
+    vocab: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    split: WordSplit,
+    ignore_merges: bool = False,
+) -> tokenizers.Tokenizer:
+    model = models.BPE(vocab=dict(vocab), merges=list(merges), ignore_merges=ignore_merges)
+    library = tokenizers.Tokenizer(model)
+    library.pre_tokenizer = split.pre_tokenizer()
     library.decoder = decoders.ByteLevel()
     return library
 
@@ -264,7 +292,7 @@ def _roles(
     bos_token: str | None,
     eos_token: str | None,
     pad_token: str | None,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Choose the names of the three roles, and move those that are only in `vocab` into `special`."""
     roles = {}
     for role, given, usual in (

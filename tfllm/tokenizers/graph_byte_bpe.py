@@ -28,7 +28,7 @@ class GraphByteBPETokenizer(GraphTokenizer):
     def __init__(self, tokenizer: ByteBPETokenizer):
         super().__init__(tokenizer)
         vocab = tokenizer.vocab
-        self._split = GraphSplit()
+        self._split = GraphSplit(tokenizer.split)
         self._merge = GraphMerge(
             np.array([vocab[c] for c in BYTE_CHARACTERS], np.int32),
             [(vocab[left], vocab[right], vocab[left + right]) for left, right in tokenizer.merges],

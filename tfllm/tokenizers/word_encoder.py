@@ -1,6 +1,6 @@
 r"""Encoding large texts by looking words up: five times as fast as splitting and merging in the library.
 
-A text is split by GPT-2's regular expression in Python, whose `re` is quicker at it than the library, and a
+A text is split by a regular expression in Python, whose `re` is quicker at it than the library, and a
 word's ids are computed by the library once and then found in a dict, because most words of a large text
 have come before.
 """
@@ -17,6 +17,7 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from tfllm.tokenizers.code_point_classes import LETTER, NUMBER, SPACE, code_point_classes
+from tfllm.tokenizers.word_split import GPT2, WordSplit
 
 # What is remembered takes 200 MB at most, and then begins anew. English text of a gigabyte does not come to it;
 # Chinese, whose words run on to the next comma, does often, and is no slower for it than in the library.
@@ -27,10 +28,12 @@ class WordEncoder:
     """Encodes texts word by word, and remembers the words.
 
     Args:
-        library: A tokenizer of the `tokenizers` library with GPT-2's split and byte alphabet; it is changed.
+        library: A tokenizer of the `tokenizers` library with that split and GPT-2's byte alphabet; it is changed.
+        split: The way texts are split into words.
     """
 
-    def __init__(self, library: tokenizers.Tokenizer):
+    def __init__(self, library: tokenizers.Tokenizer, split: WordSplit = GPT2):
+        self._split = split
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._library = library
         self._known: dict[str, bytes] = {}
@@ -38,7 +41,7 @@ class WordEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode valid Unicode, each text to an int32 array."""
-        split = [_pattern(_largest(text)).findall(text) for text in texts]
+        split = [_pattern(self._split, _largest(text)).findall(text) for text in texts]
         if len(self._known) > _MOST_WORDS or self._num_characters > _MOST_CHARACTERS:
             self._known, self._num_characters = {}, 0
         known = self._known  # another thread may put a new one there, and leaves this one alone
@@ -52,7 +55,7 @@ class WordEncoder:
         return [np.array(encoding.ids, np.int32).tobytes() for encoding in encodings]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_library": self._library, "_known": {}, "_num_characters": 0}  # the words can be found again
+        return {**self.__dict__, "_known": {}, "_num_characters": 0}  # the words can be found again
 
 
 def _largest(text: str) -> int:
@@ -63,22 +66,21 @@ def _largest(text: str) -> int:
 
 
 @cache
-def _pattern(largest: int) -> re.Pattern[str]:
-    """GPT-2's split (its encoder.py), with the classes of code points spelt out: `re` has no `\\p{L}`.
+def _pattern(split: WordSplit, largest: int) -> re.Pattern[str]:
+    """The split as an expression, with the classes of code points spelt out: `re` has no `\\p{L}`.
 
     Up to U+FFFF `re` looks a code point up in a table; beyond it goes through all ranges, one by one, which
     takes ten times as long.
     """
-    letter, number, space = (_ranges(kind, largest) for kind in (LETTER, NUMBER, SPACE))
-    words = rf"'s|'t|'re|'ve|'m|'ll|'d| ?[{letter}]+| ?[{number}]+| ?[^{letter}{number}{space}]+"
-    return re.compile(rf"{words}|[{space}]+(?![^{space}])|[{space}]+")
+    classes = (_ranges(kind, largest, split.own_digits) for kind in (LETTER, NUMBER, SPACE))
+    return re.compile(split.expression(*classes))
 
 
-def _ranges(kind: int, largest: int) -> str:
+def _ranges(kind: int, largest: int, own_digits: bool) -> str:
     """The code points of a class, as what stands between brackets in a regular expression."""
     if largest == 0x7F:  # known by heart: finding the others out takes half a second
         return {LETTER: "A-Za-z", NUMBER: "0-9", SPACE: r" \t-\r"}[kind]
-    starts, classes = code_point_classes()
+    starts, classes = code_point_classes(own_digits)
     ends = [*(starts[1:] - 1), 0x10FFFF]
     runs = [
         (int(start), min(int(end), largest))
