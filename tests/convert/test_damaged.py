@@ -3,6 +3,7 @@
 import json
 import struct
 
+import keras
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -229,6 +230,20 @@ def test_weights_that_cannot_be_read(damage, tmp_path):
         load_model(read_checkpoint(folder))
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path):
+    folder = write_checkpoint(tmp_path / "checkpoint", "llama")
+    good = load_model(read_checkpoint(folder))
+    retyped(folder)
+    for _ in range(2):
+        with pytest.raises(ConvertError, match="is of type I8"):
+            load_model(read_checkpoint(folder))
+    again = load_model(read_checkpoint(write_checkpoint(tmp_path / "again", "llama")))
+    for one, other in zip(good.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with keras.StatelessScope():
+        pass  # would initialize what a failed load had left over
 
 
 def test_several_files_are_read_as_one(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Arguments
@@ -108,18 +110,68 @@ def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Decoder:
     tensors = checkpoint.open_tensors()
     names = _names(checkpoint, tensors)
     _check_sizes(checkpoint, tensors)
-    model = Decoder(dtype=keras.DTypePolicy(dtype), initializer_range=0.0, **checkpoint.arguments)
-    model.build()
-    variables = variables_by_path(model)
     rows = checkpoint.family.rows(checkpoint.arguments)
-    _check_shapes(checkpoint, rows, names, tensors, variables)
-    for row in rows:
-        targets = [variables[path] for path in row.ours]
-        parts = row.layout.split(tensors.read(names[row.theirs]), [tuple(v.shape) for v in targets])
-        for variable, part in zip(targets, parts, strict=True):
-            variable.assign(part.astype(variable.dtype) if part.dtype != variable.dtype else part)
+    failures: list[Exception] = []
+    # In this scope Keras makes variables without values, and on leaving it asks their initializers for them,
+    # one variable after the other: no weight is ever made only to be replaced.
+    with keras.StatelessScope():
+        model = Decoder(dtype=keras.DTypePolicy(dtype), initializer_range=0.0, **checkpoint.arguments)
+        model.build()
+        variables = variables_by_path(model)
+        _check_shapes(checkpoint, rows, names, tensors, variables)
+        for row in rows:
+            shapes = [tuple(variables[path].shape) for path in row.ours]
+            held = _Held(row, tensors, names[row.theirs], shapes, failures)
+            for index, path in enumerate(row.ours):
+                variables[path]._initializer = functools.partial(held.value, index)
     tensors.close()
+    if failures:
+        raise failures[0]
     return model
+
+
+class _Held:
+    """What one tensor of the checkpoint holds; read when the first variable asks, forgotten after the last.
+
+    Args:
+        row: The row of the table.
+        tensors: The checkpoint's.
+        name: The tensor's, in the files.
+        shapes: Of the row's variables.
+        failures: Receives what goes wrong: an initializer that raises would leave Keras with variables to
+            initialize for ever.
+    """
+
+    def __init__(
+        self,
+        row: Row,
+        tensors: Tensors,
+        name: str,
+        shapes: Sequence[tuple[int, ...]],
+        failures: list[Exception],
+    ):
+        self._row, self._tensors, self._name, self._shapes = row, tensors, name, shapes
+        self._failures = failures
+        self._parts: dict[int, np.ndarray] = {}
+
+    def value(self, index: int, shape: Sequence[int], dtype: str) -> tf.Tensor:
+        """The value of one of its variables; an initializer of Keras, but for `index`."""
+        try:
+            if not self._failures:
+                return self._read(index, dtype)
+        except Exception as error:
+            self._failures.append(error)
+        return tf.zeros(shape, dtype)
+
+    def _read(self, index: int, dtype: str) -> tf.Tensor:
+        if not self._parts:
+            parts = self._row.layout.split(self._tensors.read(self._name), self._shapes)
+            self._parts = dict(enumerate(parts))
+        part = self._parts.pop(index)
+        turned = part.ndim == 2 and part.T.flags.c_contiguous and not part.flags.c_contiguous
+        value = tf.transpose(tf.convert_to_tensor(part.T)) if turned else tf.convert_to_tensor(part)
+        # A copy, where it is none yet: a variable must not share NumPy's memory.
+        return tf.cast(value, dtype) if value.dtype != dtype or turned else tf.identity(value)
 
 
 def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ class SafetensorsFiles:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._open: dict[Path, Any] = {}
         self._file_of: dict[str, Path] = {}
+        self._offsets: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, str] = {}
         listed = _listed(folder)
@@ -62,28 +63,37 @@ class SafetensorsFiles:
                 f"{self._file_of[name]}: {name} is of type {kind}; {', '.join(_TYPES)} are read, so save the"
                 " checkpoint unquantized"
             )
-        return self._open[self._file_of[name]].get_tensor(name)
+        # Not through the library, whose memory map would stay beside the weights as long as the file is open.
+        shape, path = self.shapes[name], self._file_of[name]
+        array = np.fromfile(path, _TYPES[kind], math.prod(shape), offset=self._offsets[name])
+        return array.reshape(shape)
 
     def close(self) -> None:
-        """Lets go of the files."""
-        self._open.clear()
+        """Lets go of the files, none of which is held."""
 
     def _add(self, path: Path) -> None:
         if not path.exists():
             raise ConvertError(f"{path} is missing; download the whole checkpoint")
         with _corrupt(path):
-            file = safetensors.safe_open(path, framework="numpy")
+            file = safetensors.safe_open(path, framework="numpy")  # checks every length and offset
             names = list(file.keys())
-            for name in names:
-                part = file.get_slice(name)
-                self.shapes[name], self.types[name] = tuple(part.get_shape()), part.get_dtype()
+            del file
+            begin, entries = _header(path)
         for name in names:
             if name in self._file_of:
                 raise ConvertError(
                     f"{self.folder}: {name} stands in {self._file_of[name].name} and in {path.name}; keep one"
                 )
             self._file_of[name] = path
-        self._open[path] = file
+            self._offsets[name] = begin + entries[name]["data_offsets"][0]
+            self.shapes[name], self.types[name] = tuple(entries[name]["shape"]), entries[name]["dtype"]
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data of a file begins, and its entries: a length of 8 bytes, and so much JSON."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return 8 + size, json.loads(file.read(size))
 
 
 def _listed(folder: Path) -> dict[str, Path] | None:
