@@ -38,9 +38,6 @@ class Tensors(Protocol):
     def read(self, name: str) -> np.ndarray:
         """One tensor."""
 
-    def close(self) -> None:
-        """Lets go of the files."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
@@ -124,7 +121,6 @@ def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Decoder:
             held = _Held(row, tensors, names[row.theirs], shapes, failures)
             for index, path in enumerate(row.ours):
                 variables[path]._initializer = functools.partial(held.value, index)
-    tensors.close()
     if failures:
         raise failures[0]
     return model
@@ -169,9 +165,9 @@ class _Held:
             self._parts = dict(enumerate(parts))
         part = self._parts.pop(index)
         turned = part.ndim == 2 and part.T.flags.c_contiguous and not part.flags.c_contiguous
+        # TensorFlow turns a matrix faster than NumPy.
         value = tf.transpose(tf.convert_to_tensor(part.T)) if turned else tf.convert_to_tensor(part)
-        # A copy, where it is none yet: a variable must not share NumPy's memory.
-        return tf.cast(value, dtype) if value.dtype != dtype or turned else tf.identity(value)
+        return tf.cast(value, dtype)
 
 
 def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:

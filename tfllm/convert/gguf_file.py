@@ -174,10 +174,6 @@ class GgufFile:
         with _damage(self.path):
             return list(self._fields[key].contents()) if key in self._fields else []
 
-    def close(self) -> None:
-        """Lets go of the weights."""
-        self._tensors.clear()
-
     def _their_name(self, name: str) -> str:
         parts = name.split(".")
         if parts[0] == "blk" and len(parts) == 4 and parts[2] in self._architecture.block:

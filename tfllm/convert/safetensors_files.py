@@ -68,9 +68,6 @@ class SafetensorsFiles:
         array = np.fromfile(path, _TYPES[kind], math.prod(shape), offset=self._offsets[name])
         return array.reshape(shape)
 
-    def close(self) -> None:
-        """Lets go of the files, none of which is held."""
-
     def _add(self, path: Path) -> None:
         if not path.exists():
             raise ConvertError(f"{path} is missing; download the whole checkpoint")
