@@ -117,7 +117,7 @@ def change(content, path, value):
         ("model", None, "model.type=None must be 'BPE'"),
         ("model.dropout", 0.1, "model.dropout=0.1 must be None"),
         ("model.end_of_word_suffix", "</w>", "model.end_of_word_suffix='</w>' must be None"),
-        ("model.vocab", {"a": 0}, "must hold all 256 byte characters"),
+        ("model.vocab", {"a": 0}, "must hold the characters of printable ASCII"),
         ("model.vocab", [], "must be well formed"),
         ("model.merges", [["l", "o", "w"]], "must be well formed"),
         ("model.merges", ["l q"], "merge 'l' 'q': 'lq' must be in the vocabulary"),

@@ -208,8 +208,9 @@ def test_ids_are_those_offline_with_every_split(split, ignore_merges, training_t
 ROLES = {"bos_token": "<|eot|>", "eos_token": "<|eot|>", "pad_token": "<|eot|>"}
 
 
-def bpe_of(merges):
-    tokens = dict.fromkeys([*BYTE_CHARACTERS, *(left + right for left, right in merges)])
+def bpe_of(merges, without=b""):
+    characters = [c for b, c in enumerate(BYTE_CHARACTERS) if b not in without]
+    tokens = dict.fromkeys([*characters, *(left + right for left, right in merges)])
     vocab = {token: i for i, token in enumerate(tokens)}
     return ByteBPETokenizer(vocab, merges, special_tokens={"<|eot|>": len(vocab)}, **ROLES)
 
@@ -234,6 +235,18 @@ def test_any_order_of_merges(seed, order):
     for length in (5, 200):
         texts = ["".join(rng.choices("abc", k=rng.randrange(length))).encode() for _ in range(300)]
         assert_same_ids(graph.encode(strings(texts)), tokenizer.encode_batch(texts))
+
+
+def test_bytes_without_a_token_are_dropped():
+    tokenizer = bpe_of([("a", "b"), ("ab", "a")], without=b"\x04\xc3\xa9\xf5")
+    texts = ["aéb".encode(), b"\x04", b"a\x04b", b"a\x04ba \x04\x04 ab", b"", b"ba", b"\x04\x04 x\x04"]
+    expected = tokenizer.encode_batch(texts)
+    assert tokenizer.decode(expected[0]) == "ab"  # what is dropped inside a word parts nothing
+    assert len(expected[0]) == 1
+    assert len(expected[1]) == 0
+    assert_same_ids(tokenizer.in_graph().encode(strings(texts)), expected)
+    more = random_texts(2000, seed=9)
+    assert_same_ids(tokenizer.in_graph().encode(strings(more)), tokenizer.encode_batch(more))
 
 
 def test_no_merges_at_all():

@@ -8,6 +8,8 @@ from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, token_to_bytes
 from tfllm.tokenizers.special_tokens import check_special_name
 from tfllm.tokenizers.tokenizer import TokenizerError
 
+PRINTABLE = tuple(BYTE_CHARACTERS[0x20:0x7F])
+
 
 def check_vocab(
     whole: Mapping[str, int],
@@ -15,7 +17,10 @@ def check_vocab(
     merges: Sequence[tuple[str, str]],
     special_tokens: Mapping[str, int],
 ) -> None:
-    """Check that a byte-level BPE can encode any text with these, one way only.
+    """Check that a byte-level BPE can encode text with these, one way only.
+
+    Bytes that are rare in text may be missing, as SmolLM2's vocabulary misses some control characters; they
+    are dropped.
 
     Args:
         whole: token to id, special tokens included.
@@ -24,13 +29,14 @@ def check_vocab(
         special_tokens: name to id.
 
     Raises:
-        TokenizerError: a byte, a merge's token or an id is missing, or a special name is a token of the text.
+        TokenizerError: a printable character, a merge's token or an id is missing, or a special name is a token
+            of the text.
     """
-    missing = [c for c in BYTE_CHARACTERS if c not in vocab]
+    missing = [c for c in PRINTABLE if c not in vocab]
     if missing:
         raise TokenizerError(
-            f"the vocabulary must hold all 256 byte characters of GPT-2's alphabet; missing: {missing[:5]};"
-            " take a byte-level vocabulary"
+            f"the vocabulary must hold the characters of printable ASCII in GPT-2's byte alphabet; missing:"
+            f" {missing[:5]}; take a byte-level vocabulary"
         )
     for left, right in merges:
         for token in (left, right, left + right):

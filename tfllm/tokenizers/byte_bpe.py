@@ -31,7 +31,7 @@ _LARGE_TEXT = 100_000  # characters from which remembering words pays
 
 class ByteBPETokenizer(Tokenizer):
     """Byte-level BPE as GPT-2 does it: split into words by a regular expression, then merge bytes by rank inside a
-    word.
+    word. Bytes for which the vocabulary has no token are dropped, as the `tokenizers` library drops them.
 
     Usually made by `train`, `from_file` or `from_vocab_and_merges`. Paper: Radford et al. 2019, "Language
     Models are Unsupervised Multitask Learners", section 2.2.
@@ -48,7 +48,7 @@ class ByteBPETokenizer(Tokenizer):
         ignore_merges: a word that is a token is that token, whatever its bytes merge to, as in Llama 3.
 
     Raises:
-        TokenizerError: a byte, a merge's token or an id is missing, a special token's name is that of an
+        TokenizerError: a printable character, a merge's token or an id is missing, a special token's name is that of an
             ordinary token, or the split is not known.
 
     Example:

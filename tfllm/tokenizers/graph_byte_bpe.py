@@ -30,7 +30,7 @@ class GraphByteBPETokenizer(GraphTokenizer):
         vocab = tokenizer.vocab
         self._split = GraphSplit(tokenizer.split)
         self._merge = GraphMerge(
-            np.array([vocab[c] for c in BYTE_CHARACTERS], np.int32),
+            np.array([vocab.get(c, -1) for c in BYTE_CHARACTERS], np.int32),
             [(vocab[left], vocab[right], vocab[left + right]) for left, right in tokenizer.merges],
             tokenizer.token_byte_lengths(),
         )

@@ -28,7 +28,7 @@ class GraphMerge(tf.Module):
     goes into can reach it. That makes the number of rounds independent of the length of a word.
 
     Args:
-        byte_ids: int32 [256], the id of each byte.
+        byte_ids: int32 [256], the id of each byte; bytes with -1 are dropped.
         merges: (left id, right id, result id), the first to be merged first.
         token_lengths: int32 [V], bytes of each token.
     """
@@ -49,6 +49,7 @@ class GraphMerge(tf.Module):
         self._ordered = _well_ordered(rank_of, merges)
         self._reach = int(token_lengths[results].max()) if len(results) else 0
         self._byte_ids = constant(byte_ids)
+        self._drops = bool((byte_ids < 0).any())
         self._pair_keys = constant(table[:, 0])  # int64 [M], ascending
         self._pair_ranks = constant(table[:, 1].astype(np.int32))  # int32 [M]
         self._results = constant(results)  # int32, by rank
@@ -67,6 +68,9 @@ class GraphMerge(tf.Module):
         words = tf.ragged.row_splits_to_segment_ids(
             tf.concat([[0], tf.cumsum(lengths)], 0), out_type=tf.int32
         )
+        if self._drops:
+            known = tokens >= 0
+            tokens, words = tf.boolean_mask(tokens, known), tf.boolean_mask(words, known)
         if self._num_merges:
             ranks = self._ranks(tokens, words, tf.range(tf.size(tokens)))
             any_long = tf.reduce_max(lengths) > self._reach
