@@ -74,7 +74,8 @@ def write(path, name, *, quantize=None, change=lambda tensors: None, **metadata)
         writer.add_rope_scaling_type(gguf.RopeScalingType(config["rope_scaling"]["rope_type"]))
         writer.add_rope_scaling_factor(config["rope_scaling"]["factor"])
     for key, value in metadata.items():
-        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"{architecture}.{key}", value)
+        add = {int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}[type(value)]
+        add(f"{architecture}.{key}", value)
     gemma = architecture.startswith("gemma")
     tensors = dict(tensors_of(name))
     change(tensors)
@@ -211,3 +212,16 @@ def test_an_unknown_architecture_and_a_strange_tensor_are_named(tmp_path):
 def test_metadata_that_nobody_reads_is_said(tmp_path):
     path = write(tmp_path / "m.gguf", "llama_tied_linear", **{"expert_count": 8})
     assert read_checkpoint(path).notes == ("llama.expert_count=8 is not known and was left aside",)
+
+
+def test_a_list_with_a_number_for_each_layer_is_said_or_refused(tmp_path):
+    path = write(tmp_path / "m.gguf", "llama_tied_linear", **{"attention.pattern": [1, 0, 1]})
+    assert read_checkpoint(path).notes == (
+        "llama.attention.pattern=[1, 0, 1] is not known and was left aside",
+    )
+    path = write(tmp_path / "n.gguf", "llama_tied_linear", **{"attention.sliding_window": [5, 6, 5]})
+    notes = read_checkpoint(path).notes
+    assert notes == ("sliding_window=[5, 6, 5] is not known and was left aside",)
+    path = write(tmp_path / "o.gguf", "qwen2", **{"attention.sliding_window": [5, 6, 5]})
+    with pytest.raises(ConvertError, match=r"sliding_window=\[5, 6, 5\] must be a whole number"):
+        read_checkpoint(path)

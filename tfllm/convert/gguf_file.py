@@ -126,8 +126,8 @@ class GgufFile:
         known = set()
         for ours, theirs in _KEYS.items():
             known.add(key := f"{self._prefix}.{ours}")
-            if key in self.metadata:
-                mapping[theirs] = self.metadata[key]
+            if key in self._fields:
+                mapping[theirs] = self._value(key)
         embedding = self.shapes.get("model.embed_tokens.weight", (0,))
         mapping.setdefault("vocab_size", embedding[0])
         mapping["tie_word_embeddings"] = "lm_head.weight" not in self.shapes
@@ -140,9 +140,9 @@ class GgufFile:
             theirs = f"model.layers.0.{self._architecture.block[name]}.bias"
             if theirs in self.shapes:
                 mapping["mlp_bias" if name == "ffn_up" else "attention_bias"] = True
-        for key, value in self.metadata.items():
+        for key in self._fields:
             if key.startswith(f"{self._prefix}.") and key not in known and key not in _harmless(self._prefix):
-                mapping[key] = value  # for the family to report
+                mapping[key] = self._value(key)  # for the family to report
         return mapping
 
     def read(self, name: str) -> np.ndarray:
@@ -173,6 +173,10 @@ class GgufFile:
         """The list under a key, such as a vocabulary; empty where there is none."""
         with _damage(self.path):
             return list(self._fields[key].contents()) if key in self._fields else []
+
+    def _value(self, key: str) -> Any:
+        """A key's value, a list too: a number for each layer is not implemented, and is said and not dropped."""
+        return self.metadata[key] if key in self.metadata else self.list_of(key)
 
     def _their_name(self, name: str) -> str:
         parts = name.split(".")
