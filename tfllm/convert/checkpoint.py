@@ -22,7 +22,6 @@ from tfllm.convert.family import Family
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.convert.safetensors_files import SafetensorsFiles
 from tfllm.convert.weight_table import Row, variables_by_path
-from tfllm.models.decoder import Decoder
 
 CONFIG_FILE = "config.json"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -91,7 +90,7 @@ def _checkpoint(
     return Checkpoint(path, FAMILIES[kind], arguments, (*config.notes, *unknown), open_tensors)
 
 
-def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Decoder:
+def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
     """Builds the model and reads its weights, tensor by tensor.
 
     Args:
@@ -112,7 +111,9 @@ def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Decoder:
     # In this scope Keras makes variables without values, and on leaving it asks their initializers for them,
     # one variable after the other: no weight is ever made only to be replaced.
     with keras.StatelessScope():
-        model = Decoder(dtype=keras.DTypePolicy(dtype), initializer_range=0.0, **checkpoint.arguments)
+        model = checkpoint.family.kind.model(
+            dtype=keras.DTypePolicy(dtype), initializer_range=0.0, **checkpoint.arguments
+        )
         model.build()
         variables = variables_by_path(model)
         _check_shapes(checkpoint, rows, names, tensors, variables)
@@ -172,7 +173,7 @@ class _Held:
 
 def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
     """Where each tensor of the table stands in the files; `transformer.` or `model.` may be left out there."""
-    family, tied = checkpoint.family, checkpoint.arguments["tie_embeddings"]
+    family, tied = checkpoint.family, checkpoint.arguments.get("tie_embeddings", False)
     table = family.rows(checkpoint.arguments)
     bare = not any(name.startswith(family.prefix) for name in tensors.shapes)
     names = {row.theirs: row.theirs.removeprefix(family.prefix) if bare else row.theirs for row in table}
@@ -206,20 +207,12 @@ def _is_tied_copy(name: str, names: dict[str, str], tensors: Tensors) -> bool:
 
 def _check_sizes(checkpoint: Checkpoint, tensors: Tensors) -> None:
     """Before memory is taken: the largest matrices that the config asks for are in the files at all."""
-    arguments, held = checkpoint.arguments, sum(math.prod(shape) for shape in tensors.shapes.values())
-    width = arguments["hidden_dim"]
-    heads = f"{arguments['num_heads']} heads of {arguments['head_dim']}"
-    for what, size in (
-        (f"a vocabulary of {arguments['vocab_size']}", arguments["vocab_size"]),
-        (f"a feed-forward of {arguments['intermediate_dim']}", arguments["intermediate_dim"]),
-        (heads, arguments["num_heads"] * arguments["head_dim"]),
-        (f"{arguments['max_seq_len']} learned positions", arguments["max_seq_len"]),
-    ):
-        learned = arguments["positions"] == "learned"
-        if width * size > held and (learned or "positions" not in what):
+    held = sum(math.prod(shape) for shape in tensors.shapes.values())
+    for what, size in checkpoint.family.kind.matrices(checkpoint.arguments):
+        if size > held:
             raise ConvertError(
-                f"{checkpoint.path}: its config says a width of {width} and {what}, more numbers than the"
-                " files hold"
+                f"{checkpoint.path}: its config says a width of {checkpoint.arguments['hidden_dim']} and {what}, more"
+                " numbers than the files hold"
             )
 
 

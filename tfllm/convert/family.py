@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Arguments, ConfigRow
+from tfllm.convert.decoder_kind import DECODER
 from tfllm.convert.errors import ConvertError
+from tfllm.convert.model_kind import ModelKind
 from tfllm.convert.weight_table import Row
-from tfllm.models.decoder import Decoder, default_intermediate_dim
 
 # Said in config.json by every family, or by transformers itself, and of no concern to what a model computes.
 # fmt: off
@@ -26,8 +26,6 @@ _ABOUT = (
     "use_bfloat16", "use_cache",
 )
 # fmt: on
-# Arguments that say how a model is trained, not what it computes.
-_TRAINING = ("attention_block_size", "dropout", "initializer_range", "name", "remat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +40,7 @@ class Family:
         prefix: What stands before the names of all weights but the output layer's, and may be left out.
         buffers: Ends of names of tensors that old files hold and that are not weights.
         ignored: Further config keys that say nothing about what the model computes.
+        kind: Which of our models it is read into.
     """
 
     model_type: str
@@ -51,6 +50,7 @@ class Family:
     prefix: str
     buffers: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    kind: ModelKind = DECODER
 
     def read_config(self, config: ConfigReader) -> Arguments:
         """The arguments of our model, each said explicitly; what nobody reads stays in `config.unread()`.
@@ -62,12 +62,10 @@ class Family:
         arguments: Arguments = {}
         for row in self.keys:
             arguments.update(row.read(config, arguments))
-        heads, kv_heads = arguments["num_heads"], arguments.get("num_kv_heads")
-        if kv_heads and heads % kv_heads:
-            raise ConvertError(
-                f"{config.where}: {heads} attention heads must be divisible by {kv_heads} of keys"
-            )
-        return resolved(arguments)
+        wrong = self.kind.check(arguments)
+        if wrong is not None:
+            raise ConvertError(f"{config.where}: {wrong}")
+        return self.kind.resolved(arguments)
 
     def write_config(self, arguments: Arguments) -> dict[str, Any]:
         """The config of a model.
@@ -75,7 +73,7 @@ class Family:
         Raises:
             ConvertError: when the family cannot say one of the arguments.
         """
-        arguments = resolved(arguments)
+        arguments = self.kind.resolved(arguments)
         written: dict[str, Any] = {"model_type": self.model_type, "architectures": [self.architecture]}
         for row in self.keys:
             written.update(row.write(arguments))
@@ -87,38 +85,3 @@ class Family:
                     f" which has {again[name]!r}; convert to another type"
                 )
         return written
-
-
-def resolved(arguments: Arguments) -> Arguments:
-    """Arguments of a `Decoder` with every default filled in, and without those that concern training only."""
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(Decoder.__init__).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    full = {name: arguments.get(name, default) for name, default in defaults.items() if name not in _TRAINING}
-    heads, head_dim = full["num_heads"], full["head_dim"] or full["hidden_dim"] // full["num_heads"]
-    rotary, window = full["positions"] == "rotary", full["sliding_window"]
-    sliding = range(full["num_layers"]) if full["sliding_layers"] is None else full["sliding_layers"]
-    sliding = sorted(sliding) if window else []
-    by_default = {
-        "num_kv_heads": heads,
-        "head_dim": head_dim,
-        "intermediate_dim": default_intermediate_dim(full["hidden_dim"], full["activation"]),
-        "rotary_dim": head_dim,
-        "qkv_bias": full["use_bias"],
-        "attention_output_bias": full["use_bias"],
-        "feed_forward_bias": full["use_bias"],
-        "attention_scale": head_dim**-0.5,
-    }
-    full.update({name: value for name, value in by_default.items() if full[name] is None})
-    # What has no effect beside other arguments is brought to one form.
-    full["use_bias"] = full["use_bias"] and full["norm"] == "layer_norm"
-    full["sliding_layers"] = tuple(sliding) or None
-    full["sliding_window"] = window if sliding else None
-    if not rotary:
-        full.update(rotary_dim=None, rope_theta=None, rope_scaling=None)
-    same = full["rope_local_theta"] == full["rope_theta"] and full["rope_scaling"] is None
-    if not sliding or same:
-        full["rope_local_theta"] = None
-    return full

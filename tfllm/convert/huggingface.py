@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import ml_dtypes
 import numpy as np
 
@@ -16,15 +17,14 @@ from tfllm.convert.checkpoint import CONFIG_FILE, DTYPES
 from tfllm.convert.config_table import Arguments
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.families import FAMILIES
-from tfllm.convert.family import Family, resolved
+from tfllm.convert.family import Family
 from tfllm.convert.safetensors_files import write_safetensors
 from tfllm.convert.weight_table import Row, variables_by_path
-from tfllm.models.decoder import Decoder
 
 
 def save_model(
     folder: str | Path,
-    model: Decoder,
+    model: keras.Model,
     arguments: Arguments,
     *,
     model_type: str | None = None,
@@ -53,7 +53,7 @@ def save_model(
     try:
         text = json.dumps({**config, "torch_dtype": dtype}, indent=2)
         (part / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        write_safetensors(part, _tensors(model, family.rows(resolved(arguments)), dtype))
+        write_safetensors(part, _tensors(model, family.rows(family.kind.resolved(arguments)), dtype))
         part.chmod(0o755)  # mkdtemp's own would keep everybody else out
         part.replace(folder)
     except BaseException:
@@ -75,7 +75,7 @@ def _written_config(arguments: Arguments, model_type: str | None) -> tuple[Famil
     raise ConvertError("no family of checkpoints can say this model:\n  - " + "\n  - ".join(reasons))
 
 
-def _tensors(model: Decoder, rows: Sequence[Row], dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(model: keras.Model, rows: Sequence[Row], dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     variables = variables_by_path(model)
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     for row in rows:

@@ -1,0 +1,58 @@
+"""What the families of decoders have in common."""
+
+from __future__ import annotations
+
+from tfllm.convert.config_table import Arguments
+from tfllm.convert.model_kind import ModelKind, with_defaults
+from tfllm.models.decoder import Decoder, default_intermediate_dim
+
+
+def _resolved(arguments: Arguments) -> Arguments:
+    full = with_defaults(Decoder, arguments)
+    heads, head_dim = full["num_heads"], full["head_dim"] or full["hidden_dim"] // full["num_heads"]
+    rotary, window = full["positions"] == "rotary", full["sliding_window"]
+    sliding = range(full["num_layers"]) if full["sliding_layers"] is None else full["sliding_layers"]
+    sliding = sorted(sliding) if window else []
+    by_default = {
+        "num_kv_heads": heads,
+        "head_dim": head_dim,
+        "intermediate_dim": default_intermediate_dim(full["hidden_dim"], full["activation"]),
+        "rotary_dim": head_dim,
+        "qkv_bias": full["use_bias"],
+        "attention_output_bias": full["use_bias"],
+        "feed_forward_bias": full["use_bias"],
+        "attention_scale": head_dim**-0.5,
+    }
+    full.update({name: value for name, value in by_default.items() if full[name] is None})
+    # What has no effect beside other arguments is brought to one form.
+    full["use_bias"] = full["use_bias"] and full["norm"] == "layer_norm"
+    full["sliding_layers"] = tuple(sliding) or None
+    full["sliding_window"] = window if sliding else None
+    if not rotary:
+        full.update(rotary_dim=None, rope_theta=None, rope_scaling=None)
+    same = full["rope_local_theta"] == full["rope_theta"] and full["rope_scaling"] is None
+    if not sliding or same:
+        full["rope_local_theta"] = None
+    return full
+
+
+def _matrices(arguments: Arguments) -> list[tuple[str, int]]:
+    width, heads, head_dim = arguments["hidden_dim"], arguments["num_heads"], arguments["head_dim"]
+    vocabulary, feed, context = (arguments[k] for k in ("vocab_size", "intermediate_dim", "max_seq_len"))
+    sizes = [
+        (f"a vocabulary of {vocabulary}", width * vocabulary),
+        (f"a feed-forward of {feed}", width * feed),
+        (f"{heads} heads of {head_dim}", width * heads * head_dim),
+    ]
+    learned = arguments["positions"] == "learned"
+    return [*sizes, (f"{context} learned positions", width * context)] if learned else sizes
+
+
+def _check(arguments: Arguments) -> str | None:
+    heads, kv_heads = arguments["num_heads"], arguments.get("num_kv_heads")
+    if kv_heads and heads % kv_heads:
+        return f"{heads} attention heads must be divisible by {kv_heads} of keys"
+    return None
+
+
+DECODER = ModelKind(Decoder, _resolved, _matrices, _check)
