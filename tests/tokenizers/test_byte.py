@@ -4,9 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 from hard_texts import HARD_CASES, random_texts
 
-from tfllm.tokenizers import ByteTokenizer, TokenizerError, load_tokenizer
+from tfllm.tokenizers import ByteTokenizer, TokenizerError, read_tokenizer
 from tfllm.tokenizers.repair import repair_text
 
 
@@ -83,7 +84,7 @@ def test_one_text_is_not_a_batch(tokenizer):
 
 def test_save_and_load(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "new" / "folder")
-    loaded = load_tokenizer(tmp_path / "new" / "folder")
+    loaded = read_tokenizer(tmp_path / "new" / "folder")
     assert type(loaded) is type(tokenizer)
     assert loaded.fingerprint == tokenizer.fingerprint
     assert loaded.special_tokens == tokenizer.special_tokens
@@ -102,7 +103,7 @@ def test_save_and_load_keeps_other_special_tokens(tmp_path):
     )
     assert (tokenizer.vocab_size, tokenizer.pad_id) == (259, tokenizer.eos_id)
     tokenizer.save(tmp_path)
-    assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint != ByteTokenizer().fingerprint
+    assert read_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint != ByteTokenizer().fingerprint
 
 
 @pytest.mark.parametrize("name", ["", "\ud800"])
@@ -112,20 +113,23 @@ def test_a_bad_special_name_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "content", "message"),
     [
-        (None, "must be a readable file"),
-        ("{", "must be UTF-8 JSON"),
-        ("[]", "must hold a JSON object, not list"),
-        ('{"type": "bite"}', r"type='bite' must be one of \['byte', 'byte_bpe'\]"),
-        ('{"type": "byte"}', "missing or malformed: .*bos_token"),
+        ("tokenizer.json", None, "holds no tokenizer: tokenizer.json"),
+        ("tokenizer.json", "{", "must be UTF-8 JSON"),
+        ("tokenizer.json", "[]", "must hold a JSON object, not list"),
+        ("tokenizer.json", "{}", "model.type='None' must be"),
+        ("tokenizer_config.json", "{", "must be UTF-8 JSON"),
+        ("tokenizer_config.json", '{"chat_template": 5}', "chat_template=5 must be a text"),
     ],
 )
-def test_a_damaged_config_is_refused(tmp_path, content, message):
+def test_a_damaged_folder_is_refused(tmp_path, name, content, message):
+    ByteTokenizer().save(tmp_path)
+    (tmp_path / name).unlink()
     if content is not None:
-        (tmp_path / "tokenizer_config.json").write_text(content)
+        (tmp_path / name).write_text(content)
     with pytest.raises(TokenizerError, match=message):
-        load_tokenizer(tmp_path)
+        read_tokenizer(tmp_path)
 
 
 def test_importing_tokenizers_does_not_import_tensorflow():
@@ -135,7 +139,10 @@ def test_importing_tokenizers_does_not_import_tensorflow():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
-def test_saved_config_is_plain_json(tmp_path):
+def test_saved_roles_are_those_transformers_reads(tmp_path):
     ByteTokenizer().save(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    assert config["type"] == "byte" and config["special_tokens"]["<|eos|>"] == 257
+    assert config["eos_token"] == "<|eos|>" and config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert library.encode("Hé").ids == [256, 72, 195, 169]  # bos stands before a text
+    assert library.decode([72, 195, 169]) == "Hé"

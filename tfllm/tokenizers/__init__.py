@@ -1,4 +1,4 @@
-"""Tokenizers: text to token ids and back, offline (Rust or NumPy) and inside a TensorFlow graph, id for id
+"""Tokenizers: text to token ids and back, offline (Rust, C++ or NumPy) and inside a TensorFlow graph, id for id
 the same.
 
 Importing this package does not import TensorFlow; `Tokenizer.in_graph` does.
@@ -6,7 +6,17 @@ Importing this package does not import TensorFlow; `Tokenizer.in_graph` does.
 
 from tfllm.tokenizers.byte import ByteTokenizer
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
-from tfllm.tokenizers.folder import load_tokenizer
-from tfllm.tokenizers.tokenizer import Tokenizer, TokenizerError
+from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.folder import read_tokenizer
+from tfllm.tokenizers.tokenizer import Tokenizer
 
-__all__ = ["ByteBPETokenizer", "ByteTokenizer", "Tokenizer", "TokenizerError", "load_tokenizer"]
+load_tokenizer = read_tokenizer  # a saved tokenizer is read as any other
+
+__all__ = [
+    "ByteBPETokenizer",
+    "ByteTokenizer",
+    "Tokenizer",
+    "TokenizerError",
+    "load_tokenizer",
+    "read_tokenizer",
+]

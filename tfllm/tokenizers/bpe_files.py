@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfllm.tokenizers.added_token import AddedToken, read_added_tokens
+from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.framing import Framing, read_framing
 from tfllm.tokenizers.json_file import read_json_object
-from tfllm.tokenizers.tokenizer import TokenizerError
 from tfllm.tokenizers.word_split import SPLITS, WordSplit, split_of_json
 
 # Options of a BPE model that would change its ids, with the value each must have; absent means that value.
@@ -20,6 +22,8 @@ _PLAIN_BPE: dict[str, Any] = {
     "fuse_unk": False,
     "byte_fallback": False,
 }
+# Texts are not split: each is one word.
+_WHOLE = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 _MEND = "export the file again from the tokenizer it came from"
 
 
@@ -28,18 +32,24 @@ class BytePairs:
     """What a `tokenizer.json` with byte-level BPE says.
 
     Args:
-        vocab: token to id, without those special tokens that stand outside the model.
+        vocab: token to id, without those added tokens that stand outside the model.
         merges: pairs of tokens, first to last.
-        special_tokens: name to id.
-        split: how texts are split into words.
+        added_tokens: tokens with names of their own.
+        framing: what stands around a text.
+        split: how texts are split into words; None if they are not.
         ignore_merges: a word that is a token is that token, whatever its bytes merge to.
+        add_prefix_space: a text that does not begin with a blank gets one.
+        nfc: texts are brought into Unicode's form NFC first.
     """
 
     vocab: dict[str, int]
     merges: list[tuple[str, str]]
-    special_tokens: dict[str, int]
-    split: WordSplit
+    added_tokens: tuple[AddedToken, ...]
+    framing: Framing
+    split: WordSplit | None
     ignore_merges: bool
+    add_prefix_space: bool
+    nfc: bool
 
 
 def read_tokenizer_json(path: str | Path) -> BytePairs:
@@ -49,7 +59,11 @@ def read_tokenizer_json(path: str | Path) -> BytePairs:
         TokenizerError: the file is missing, corrupt, or holds anything but byte-level BPE with a split that is
             known.
     """
-    content = read_json_object(path, mend=_MEND)
+    return byte_pairs(path, read_json_object(path, mend=_MEND))
+
+
+def byte_pairs(path: str | Path, content: Mapping[str, Any]) -> BytePairs:
+    """Take the same from the content of the file; `path` is named in errors."""
     model = content.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         kind = model.get("type") if isinstance(model, dict) else model
@@ -61,29 +75,22 @@ def read_tokenizer_json(path: str | Path) -> BytePairs:
                 f"{path}: model.{option}={model[option]!r} must be {plain!r} for byte-level BPE; take"
                 " another tokenizer"
             )
-    if content.get("normalizer") is not None:
-        raise TokenizerError(
-            f"{path}: normalizer={content['normalizer']!r} must be null, byte-level BPE keeps every byte;"
-            " take another tokenizer"
-        )
-    split = _split(path, content.get("pre_tokenizer"))
+    pre_tokenizer, add_prefix_space = _without_prefix_space(content.get("pre_tokenizer"))
     try:
         vocab = {str(token): int(i) for token, i in model["vocab"].items()}
-        merges = _pairs(model["merges"])
-        special = {str(token["content"]): int(token["id"]) for token in content.get("added_tokens") or []}
-        ordinary = [
-            token["content"] for token in content.get("added_tokens") or [] if not token.get("special")
-        ]
+        merges = pairs(model["merges"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TokenizerError(
-            f"{path}: vocab, merges and added_tokens must be well formed ({error!r}); {_MEND}"
-        ) from error
-    if ordinary:
-        raise TokenizerError(
-            f"{path}: added token {ordinary[0]!r} must be special: one that is cut out of plain text is not"
-            " byte-level BPE; mark it special or leave it out"
-        )
-    return BytePairs(vocab, merges, special, split, bool(model.get("ignore_merges")))
+        raise TokenizerError(f"{path}: vocab and merges must be well formed ({error!r}); {_MEND}") from error
+    return BytePairs(
+        vocab,
+        merges,
+        read_added_tokens(path, content.get("added_tokens") or []),
+        read_framing(path, content.get("post_processor")),
+        None if pre_tokenizer == _WHOLE else _split(path, pre_tokenizer),
+        bool(model.get("ignore_merges")),
+        add_prefix_space,
+        _is_nfc(path, content.get("normalizer")),
+    )
 
 
 def read_vocab_and_merges(
@@ -108,20 +115,43 @@ def read_vocab_and_merges(
     # Only the first line can be the header: "# version" could not be told from a merge of '#' further down.
     body = lines[1:] if lines[0].startswith("#version") else lines
     try:
-        return vocab, _pairs(line.rstrip("\r") for line in body if line.strip())
+        return vocab, pairs(line.rstrip("\r") for line in body if line.strip())
     except ValueError as error:
         raise TokenizerError(
             f"{merges_path}: each line must be two tokens ({error}); download it again"
         ) from error
 
 
-def _pairs(merges: Iterable[Any]) -> list[tuple[str, str]]:
+def pairs(merges: Iterable[Any]) -> list[tuple[str, str]]:
+    """Read merges, each a pair or "a b"; ValueError if one is neither."""
     # Files before version 0.20 of the library write a pair as "a b"; a byte-level token has no space in it.
     pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
     for pair in pairs:
         if len(pair) != 2 or not all(isinstance(token, str) and token for token in pair):
             raise ValueError(f"not a pair: {pair!r}")
     return [(left, right) for left, right in pairs]
+
+
+def _without_prefix_space(pre_tokenizer: Any) -> tuple[Any, bool]:
+    """The pre-tokenizer as it is without `add_prefix_space`, where it is GPT-2's, and whether it had that."""
+    kind, prefix_space, use_regex = "ByteLevel", "add_prefix_space", "use_regex"
+    if not isinstance(pre_tokenizer, dict) or pre_tokenizer.get("type") != kind:
+        return pre_tokenizer, False
+    plain = {"type": kind, prefix_space: False, use_regex: pre_tokenizer.get(use_regex, True)}
+    return plain, bool(pre_tokenizer.get(prefix_space, True))
+
+
+def _is_nfc(path: str | Path, normalizer: Any) -> bool:
+    if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
+        steps = normalizer.get("normalizers") or []
+        normalizer = None if not steps else steps[0] if len(steps) == 1 else normalizer
+    if normalizer is None:
+        return False
+    if normalizer == {"type": "NFC"}:
+        return True
+    raise TokenizerError(
+        f"{path}: normalizer={normalizer!r} must be null or NFC for byte-level BPE; take another tokenizer"
+    )
 
 
 def _split(path: str | Path, pre_tokenizer: Any) -> WordSplit:

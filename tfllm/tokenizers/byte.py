@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
+from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
+from tfllm.tokenizers.library_tokenizer import LibraryTokenizer
 from tfllm.tokenizers.special_tokens import BOS, EOS, PAD, numbered_special_tokens
-from tfllm.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.graph_byte import GraphByteTokenizer
 
 
-class ByteTokenizer(Tokenizer):
+class ByteTokenizer(LibraryTokenizer):
     """One id a byte: 0..255 are bytes, then come the special tokens, 256 being bos, 257 eos and 258 pad.
 
     Args:
@@ -23,6 +25,7 @@ class ByteTokenizer(Tokenizer):
         eos_token: name of the token that ends a document.
         pad_token: name of the token that fills a row.
         extra_special_tokens: further names, such as those of a chat template.
+        **conventions: further arguments of `Tokenizer`.
 
     Raises:
         TokenizerError: a name is empty or not valid Unicode.
@@ -41,6 +44,7 @@ class ByteTokenizer(Tokenizer):
         eos_token: str = EOS,
         pad_token: str = PAD,
         extra_special_tokens: Sequence[str] = (),
+        **conventions: Any,
     ):
         special = numbered_special_tokens(256, bos_token, eos_token, pad_token, extra_special_tokens)
         super().__init__(
@@ -49,6 +53,7 @@ class ByteTokenizer(Tokenizer):
             bos_token=bos_token,
             eos_token=eos_token,
             pad_token=pad_token,
+            **conventions,
         )
 
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
@@ -60,8 +65,9 @@ class ByteTokenizer(Tokenizer):
 
         return GraphByteTokenizer(self)
 
-    @classmethod
-    def load(cls, folder: str | Path, saved_config: Mapping[str, Any]) -> ByteTokenizer:
-        """Read back what `save` wrote; there is no file beyond the config."""
-        roles = {role: saved_config[role] for role in ("bos_token", "eos_token", "pad_token")}
-        return cls(**roles, extra_special_tokens=list(saved_config["special_tokens"]))
+    def _new_library(self) -> tokenizers.Tokenizer:
+        vocab = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+        library = tokenizers.Tokenizer(models.BPE(vocab={**vocab, **self.special_tokens}, merges=[]))
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        library.decoder = decoders.ByteLevel()
+        return library

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from tfllm.tokenizers.bpe_files import read_tokenizer_json, read_vocab_and_merges
+from tfllm.tokenizers.added_token import AddedToken
+from tfllm.tokenizers.bpe_files import BytePairs, read_tokenizer_json, read_vocab_and_merges
 from tfllm.tokenizers.bpe_vocab import check_vocab, ordinary_bytes
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, bytes_to_token
+from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.framing import Framing
+from tfllm.tokenizers.library_tokenizer import LibraryTokenizer
 from tfllm.tokenizers.repair import repair_text
+from tfllm.tokenizers.roles import choose_roles, three_roles
 from tfllm.tokenizers.special_tokens import BOS, EOS, PAD, numbered_special_tokens
-from tfllm.tokenizers.tokenizer import Tokenizer, TokenizerError
 from tfllm.tokenizers.word_encoder import WordEncoder
-from tfllm.tokenizers.word_split import SPLITS, WordSplit
+from tfllm.tokenizers.word_split import GPT2, SPLITS, WordSplit
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.graph_byte_bpe import GraphByteBPETokenizer
 
-TOKENIZER_FILE = "tokenizer.json"
-# Where a file does not say which special token plays a part, GPT-2's plays all three.
-END_OF_TEXT = "<|endoftext|>"
 _LARGE_TEXT = 100_000  # characters from which remembering words pays
 
 
-class ByteBPETokenizer(Tokenizer):
+class ByteBPETokenizer(LibraryTokenizer):
     """Byte-level BPE as GPT-2 does it: split into words by a regular expression, then merge bytes by rank inside a
     word. Bytes for which the vocabulary has no token are dropped, as the `tokenizers` library drops them.
 
@@ -38,7 +40,7 @@ class ByteBPETokenizer(Tokenizer):
 
     Args:
         vocab: token, written in GPT-2's byte alphabet, to id. The ids of `vocab` and `special_tokens`
-            together must be 0..V-1; a special token may stand in both.
+            together are 0..V-1; a special token may stand in both, and holes are filled with unused tokens.
         merges: pairs of tokens, the first to be merged first.
         special_tokens: name to id.
         bos_token: name of the token that begins a document.
@@ -46,10 +48,13 @@ class ByteBPETokenizer(Tokenizer):
         pad_token: name of the token that fills a row.
         split: how texts are split, one of `SPLITS`: gpt2, smollm, llama3, qwen2.
         ignore_merges: a word that is a token is that token, whatever its bytes merge to, as in Llama 3.
+        add_prefix_space: a text that does not begin with a blank gets one; only with the split gpt2.
+        nfc: texts are brought into Unicode's form NFC first, as in Qwen.
+        **conventions: further arguments of `Tokenizer`.
 
     Raises:
-        TokenizerError: a printable character, a merge's token or an id is missing, a special token's name is that of an
-            ordinary token, or the split is not known.
+        TokenizerError: a printable character or a merge's token is missing, two tokens share an id, a special token's
+            name is that of an ordinary token, or the split is not known.
 
     Example:
         >>> tokenizer = ByteBPETokenizer.train(["low lower lowest"] * 10, vocab_size=262)
@@ -70,23 +75,35 @@ class ByteBPETokenizer(Tokenizer):
         pad_token: str,
         split: str = "gpt2",
         ignore_merges: bool = False,
+        add_prefix_space: bool = False,
+        nfc: bool = False,
+        added_tokens: Sequence[AddedToken] = (),
+        **conventions: Any,
     ):
         self.split, self.ignore_merges = _split_called(split), ignore_merges
-        self.vocab = {**vocab, **special_tokens}
+        self.add_prefix_space, self.nfc = add_prefix_space, nfc
+        if add_prefix_space and self.split != GPT2:
+            raise TokenizerError(
+                f"add_prefix_space=True goes with split='gpt2' only, not {split!r}; set it to False"
+            )
+        named = {token.content: token.id for token in added_tokens} | dict(special_tokens)
+        self.vocab = {**vocab, **named}
         self.merges = [(left, right) for left, right in merges]
         check_vocab(self.vocab, vocab, self.merges, special_tokens)
-        token_bytes = [b""] * len(self.vocab)
+        token_bytes = [b""] * (1 + max(self.vocab.values()))
         for token, i in self.vocab.items():
-            token_bytes[i] = token.encode() if token in special_tokens else ordinary_bytes(token)
+            token_bytes[i] = token.encode() if token in named else ordinary_bytes(token)
         super().__init__(
             token_bytes,
             special_tokens=special_tokens,
             bos_token=bos_token,
             eos_token=eos_token,
             pad_token=pad_token,
+            added_tokens=added_tokens,
+            **conventions,
         )
-        # It knows no added tokens, so that special names in a text stay text.
-        self._library = self._new_library()
+        self._library = self._plain_library()
+        self._check_names()
         self._word_encoder: WordEncoder | None = None  # made for the first large text
 
     @classmethod
@@ -162,19 +179,55 @@ class ByteBPETokenizer(Tokenizer):
 
         Args:
             path: the file.
-            bos_token: name of the token that begins a document; by default `<|bos|>`, else `<|endoftext|>`,
-                whichever the file has. `eos_token` and `pad_token` likewise.
+            bos_token: name of the token that begins a document; by default one of the names in use, such as
+                `<|bos|>`, `<s>` or `<|endoftext|>`, that the file has. `eos_token` and `pad_token` likewise.
             eos_token: name of the token that ends a document.
             pad_token: name of the token that fills a row.
 
         Raises:
             TokenizerError: the file is missing, corrupt, or would not encode as this class does.
         """
-        read = read_tokenizer_json(path)
-        special = dict(read.special_tokens)
-        roles = _roles(path, read.vocab, special, bos_token, eos_token, pad_token)
-        how: dict[str, Any] = {"split": read.split.name, "ignore_merges": read.ignore_merges, **roles}
-        return cls(read.vocab, read.merges, special_tokens=special, **how)
+        given = {"bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
+        return cls.of_pairs(
+            path, read_tokenizer_json(path), {k: v for k, v in given.items() if v is not None}
+        )
+
+    @classmethod
+    def of_pairs(
+        cls, path: str | Path, read: BytePairs, given: Mapping[str, str], **conventions: Any
+    ) -> ByteBPETokenizer:
+        """Make the tokenizer that a `tokenizer.json` describes.
+
+        Args:
+            path: the file, to be named in errors.
+            read: what it says.
+            given: names by role, as other files say.
+            **conventions: further arguments of `Tokenizer`.
+
+        Raises:
+            TokenizerError: it would not encode as this class does.
+        """
+        if read.split is None:
+            raise TokenizerError(
+                f"{path}: pre_tokenizer must split texts by one of {', '.join(SPLITS)}; take another tokenizer"
+            )
+        whole = {**read.vocab, **{token.content: token.id for token in read.added_tokens}}
+        special = {token.content: token.id for token in read.added_tokens if token.special}
+        roles = choose_roles(path, given, whole, special)
+        special |= {name: whole[name] for name in roles.values()}
+        return cls(
+            read.vocab,
+            read.merges,
+            special_tokens=special,
+            added_tokens=read.added_tokens,
+            split=read.split.name,
+            ignore_merges=read.ignore_merges,
+            add_prefix_space=read.add_prefix_space,
+            nfc=read.nfc,
+            framing=read.framing,
+            **three_roles(roles),
+            **conventions,
+        )
 
     @classmethod
     def from_vocab_and_merges(
@@ -199,34 +252,56 @@ class ByteBPETokenizer(Tokenizer):
             TokenizerError: a file is missing or corrupt.
         """
         vocab, merges = read_vocab_and_merges(vocab_path, merges_path)
-        special: dict[str, int] = {}
-        roles = _roles(vocab_path, vocab, special, bos_token, eos_token, pad_token)
-        return cls(vocab, merges, special_tokens=special, **roles)
-
-    @classmethod
-    def load(cls, folder: str | Path, saved_config: Mapping[str, Any]) -> ByteBPETokenizer:
-        """Read back what `save` wrote."""
-        roles = {role: saved_config[role] for role in ("bos_token", "eos_token", "pad_token")}
-        tokenizer = cls.from_file(Path(folder) / TOKENIZER_FILE, **roles)
-        if tokenizer.special_tokens != saved_config["special_tokens"]:
-            raise TokenizerError(
-                f"{folder}: special_tokens={saved_config['special_tokens']} must be those of"
-                f" {TOKENIZER_FILE}, {tokenizer.special_tokens}; the two files are not from one save, write"
-                " the folder again"
-            )
-        return tokenizer
+        given = {"bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
+        read = BytePairs(
+            vocab, merges, (), Framing(), GPT2, ignore_merges=False, add_prefix_space=False, nfc=False
+        )
+        return cls.of_pairs(vocab_path, read, {k: v for k, v in given.items() if v is not None})
 
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
-        if sum(map(len, texts)) >= _LARGE_TEXT:
-            if self._word_encoder is None:
-                self._word_encoder = WordEncoder(self._new_library(), self.split)
-            return self._word_encoder.encode(texts)
+        if sum(map(len, texts)) < _LARGE_TEXT:
+            return self._encode_small(texts)
+        if self._word_encoder is None:
+            self._word_encoder = WordEncoder(self._bare_library(), self.split)
+        if not self.cut_tokens:
+            return self._word_encoder.encode(list(map(self._as_split, texts)))
+        # Those that hold an added token, which are few, go through the library.
+        names = {name for t in self.cut_tokens for name in (t.content, self.normalized(t.content))}
+        holds = re.compile("|".join(map(re.escape, names))).search
+        # NFC may make an added token out of what is none.
+        normalized = [self.normalized(text) for text in texts]
+        plain = [not holds(text) and not holds(form) for text, form in zip(texts, normalized, strict=True)]
+        words = iter(
+            self._word_encoder.encode([self._as_split(t) for t, p in zip(texts, plain, strict=True) if p])
+        )
+        other = iter(self._encode_small([t for t, p in zip(texts, plain, strict=True) if not p]))
+        return [next(words) if is_plain else next(other) for is_plain in plain]
+
+    def _encode_small(self, texts: list[str]) -> list[np.ndarray]:
         encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
+    def normalized(self, text: str) -> str:  # noqa: D102
+        return self._library.normalizer.normalize_str(text) if self.nfc and not text.isascii() else text
+
+    def _as_split(self, text: str) -> str:
+        """The text as it is when it is split."""
+        text = self.normalized(text)
+        return f" {text}" if self.add_prefix_space and text and not text.startswith(" ") else text
+
+    def _check_names(self) -> None:
+        """Refuse special names that some text may become; only words that are tokens whole can be such."""
+        if self.ignore_merges:
+            for name in self.special_tokens:
+                if self.special_ids.intersection(self._library.encode(name, add_special_tokens=False).ids):
+                    raise TokenizerError(
+                        f"special token {name!r} must not be a word of the text; name it like '<|bos|>', which is"
+                        " split into several"
+                    )
+
     def encode_words(self, words: Sequence[bytes]) -> list[list[int]]:
         """Merge each of `words` whole, without splitting it first: what becomes of one piece of a text."""
-        library = self._new_library()
+        library = self._bare_library()
         # A word may hold parts of characters, so it goes in written in the byte alphabet already.
         library.pre_tokenizer = None
         written = [bytes_to_token(word) for word in words]
@@ -238,26 +313,20 @@ class ByteBPETokenizer(Tokenizer):
 
         return GraphByteBPETokenizer(self)
 
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json`, which `tokenizers.Tokenizer.from_file` reads, and `tokenizer_config.json`.
-
-        The library by itself turns special names inside a text into special ids; set its
-        `encode_special_tokens` to get the ids of `encode` for such texts too.
-        """
-        super().save(folder)
-        library = self._new_library()
-        names = sorted(self.special_tokens, key=lambda name: self.special_tokens[name])
-        library.add_special_tokens(
-            [tokenizers.AddedToken(name, special=True, normalized=False) for name in names]
-        )
-        library.save(str(Path(folder) / TOKENIZER_FILE))
-
     def _encoding_rules(self) -> Any:
-        rules = [self.vocab, self.merges]
-        plain = self.split.name == "gpt2" and not self.ignore_merges
-        return rules if plain else [*rules, self.split.name, self.ignore_merges]
+        how = [self.split.name, self.ignore_merges, self.add_prefix_space, self.nfc]
+        return [self.vocab, self.merges, *how]
 
     def _new_library(self) -> tokenizers.Tokenizer:
+        library = self._bare_library()
+        if self.add_prefix_space:
+            library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)
+        if self.nfc:
+            library.normalizer = normalizers.NFC()
+        return library
+
+    def _bare_library(self) -> tokenizers.Tokenizer:
+        """What is done to a text once it is ready to be split."""
         return _library_tokenizer(self.vocab, self.merges, self.split, self.ignore_merges)
 
 
@@ -283,30 +352,3 @@ def _library_tokenizer(
 def _vocab_and_merges(library: tokenizers.Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
     model = json.loads(library.to_str())["model"]
     return model["vocab"], [(left, right) for left, right in model["merges"]]
-
-
-def _roles(
-    path: str | Path,
-    vocab: Mapping[str, int],
-    special: dict[str, int],
-    bos_token: str | None,
-    eos_token: str | None,
-    pad_token: str | None,
-) -> dict[str, Any]:
-    """Choose the names of the three roles, and move those that are only in `vocab` into `special`."""
-    roles = {}
-    for role, given, usual in (
-        ("bos_token", bos_token, BOS),
-        ("eos_token", eos_token, EOS),
-        ("pad_token", pad_token, PAD),
-    ):
-        names = [usual, END_OF_TEXT] if given is None else [given]
-        known = [name for name in names if name in special or name in vocab]
-        if not known:
-            raise TokenizerError(
-                f"{path}: {role}={' or '.join(map(repr, names))} must be in the vocabulary; pass {role}= one"
-                f" of its special tokens: {sorted(special)}"
-            )
-        roles[role] = known[0]
-        special.setdefault(known[0], vocab.get(known[0], -1))
-    return roles

@@ -1,36 +1,63 @@
-"""Reading a saved tokenizer back from its folder."""
+"""Reading the tokenizer of a folder: a checkpoint's, in Hugging Face's manner, or one that `Tokenizer.save` wrote."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from tfllm.tokenizers.byte import ByteTokenizer
-from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
+from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.json_file import read_json_object
-from tfllm.tokenizers.tokenizer import CONFIG_FILE, Tokenizer, TokenizerError
+from tfllm.tokenizers.roles import given_roles
+from tfllm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
+from tfllm.tokenizers.tokenizer_json import tokenizer_of_json
+from tfllm.tokenizers.vocab_files import bpe_of_files
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {cls.type: cls for cls in (ByteTokenizer, ByteBPETokenizer)}
+_MEND = "download it again"
+_SPECIAL_FILE, _TEMPLATE_FILE = "special_tokens_map.json", "chat_template.jinja"
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Read the tokenizer that `Tokenizer.save` wrote into `folder`.
+def read_tokenizer(folder: str | Path) -> Tokenizer:
+    """Read a tokenizer from `tokenizer.json`, or else from `vocab.json` and `merges.txt`.
+
+    Names of tokens come from `tokenizer_config.json` and `special_tokens_map.json` where there are such; a role
+    that they leave open goes to the token that usually plays it. So does the chat template, also from
+    `chat_template.jinja`.
 
     Raises:
-        TokenizerError: a file is missing or corrupt, or names a type of tokenizer that is not known.
+        TokenizerError: no such file is there, or one is corrupt, or would not be encoded with as its own library does.
     """
-    path = Path(folder) / CONFIG_FILE
-    saved_config = read_json_object(path, mend="write the folder with Tokenizer.save")
-    kind = saved_config.get("type")
-    if kind not in TOKENIZERS:
+    folder = Path(folder)
+    config = _optional(folder / CONFIG_FILE)
+    roles = given_roles(config, _optional(folder / _SPECIAL_FILE))
+    conventions = {"chat_template": _chat_template(folder, config)}
+    if (folder / TOKENIZER_FILE).is_file():
+        path = folder / TOKENIZER_FILE
+        return tokenizer_of_json(path, read_json_object(path, mend=_MEND), config, roles, **conventions)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return bpe_of_files(folder, config, _optional(folder / "added_tokens.json"), roles, **conventions)
+    raise TokenizerError(
+        f"{folder} holds no tokenizer: tokenizer.json, or vocab.json and merges.txt must be there; give the folder of a"
+        " whole checkpoint"
+    )
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json_object(path, mend=_MEND) if path.is_file() else {}
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    path = folder / _TEMPLATE_FILE
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokenizerError(f"{path}: must be readable UTF-8 ({error}); {_MEND}") from None
+    found = config.get("chat_template")
+    if isinstance(found, list):  # several, each with a name
+        named = {part.get("name"): part.get("template") for part in found if isinstance(part, dict)}
+        found = named.get("default")
+    if found is not None and not isinstance(found, str):
         raise TokenizerError(
-            f"{path}: type={kind!r} must be one of {sorted(TOKENIZERS)}; a folder that tfllm did not write"
-            " is read with ByteBPETokenizer.from_file(folder / 'tokenizer.json')"
+            f"{folder / CONFIG_FILE}: chat_template={found!r} must be a text, or a list of names and templates; {_MEND}"
         )
-    missing = {"bos_token", "eos_token", "pad_token", "special_tokens"} - set(saved_config)
-    if missing or not isinstance(saved_config["special_tokens"], dict):
-        raise TokenizerError(
-            f"{path}: the keys bos_token, eos_token, pad_token and special_tokens (a mapping) must stand"
-            f" there; missing or malformed: {sorted(missing) or ['special_tokens']}; write the folder again"
-            " with Tokenizer.save"
-        )
-    return TOKENIZERS[kind].load(folder, saved_config)
+    return found

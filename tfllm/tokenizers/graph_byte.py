@@ -2,13 +2,12 @@
 
 import tensorflow as tf
 
-from tfllm.tokenizers.graph_tokenizer import DEVICE, GraphTokenizer, repair, text_bytes
+from tfllm.tokenizers.graph_tokenizer import GraphTokenizer, repair, text_bytes
 
 
 class GraphByteTokenizer(GraphTokenizer):
     """`ByteTokenizer` as TensorFlow operations; see `GraphTokenizer`."""
 
-    def _encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        with tf.device(DEVICE):
-            token_ids, lengths = text_bytes(repair(texts))
-            return tf.RaggedTensor.from_row_lengths(token_ids, lengths, validate=False)
+    def _encode_normalized(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        token_ids, lengths = text_bytes(repair(texts))
+        return tf.RaggedTensor.from_row_lengths(token_ids, lengths, validate=False)

@@ -8,9 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
+from tfllm.tokenizers.graph_constant import constant
 from tfllm.tokenizers.graph_merge import GraphMerge
+from tfllm.tokenizers.graph_normal_form import NormalForm
 from tfllm.tokenizers.graph_split import GraphSplit
-from tfllm.tokenizers.graph_tokenizer import DEVICE, GraphTokenizer, constant, text_bytes
+from tfllm.tokenizers.graph_tokenizer import GraphTokenizer, text_bytes
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
@@ -28,6 +30,8 @@ class GraphByteBPETokenizer(GraphTokenizer):
     def __init__(self, tokenizer: ByteBPETokenizer):
         super().__init__(tokenizer)
         vocab = tokenizer.vocab
+        self._normal_form = NormalForm("NFC") if tokenizer.nfc else None
+        self._add_prefix_space = tokenizer.add_prefix_space
         self._split = GraphSplit(tokenizer.split)
         self._merge = GraphMerge(
             np.array([vocab.get(c, -1) for c in BYTE_CHARACTERS], np.int32),
@@ -45,18 +49,20 @@ class GraphByteBPETokenizer(GraphTokenizer):
         self._whole_hashes = constant(hashes[order])  # int64, ascending
         self._whole_ids = constant(np.array(whole, np.int32)[order])
 
-    def _encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        with tf.device(DEVICE):
-            words = self._split(texts)  # string [B, None]
-            distinct, which = tf.unique(words.flat_values, out_idx=tf.int64)  # string [U], int64 [words]
-            pool, starts, lengths = self._encode_words(distinct)
-            starts, lengths = tf.gather(starts, which), tf.gather(lengths, which)
-            taken = tf.ragged.range(starts, starts + lengths)  # int64 [words, None], places in the pool
-            return tf.RaggedTensor.from_row_splits(
-                tf.gather(pool, taken.flat_values),
-                tf.gather(taken.row_splits, words.row_splits),
-                validate=False,
-            )
+    def _normalize(self, texts: tf.Tensor) -> tf.Tensor:
+        return texts if self._normal_form is None else self._normal_form(texts)
+
+    def _encode_normalized(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        if self._add_prefix_space:
+            texts = tf.where((texts == "") | (tf.strings.substr(texts, 0, 1) == " "), texts, " " + texts)
+        words = self._split(texts)  # string [B, None]
+        distinct, which = tf.unique(words.flat_values, out_idx=tf.int64)  # string [U], int64 [words]
+        pool, starts, lengths = self._encode_words(distinct)
+        starts, lengths = tf.gather(starts, which), tf.gather(lengths, which)
+        taken = tf.ragged.range(starts, starts + lengths)  # int64 [words, None], places in the pool
+        return tf.RaggedTensor.from_row_splits(
+            tf.gather(pool, taken.flat_values), tf.gather(taken.row_splits, words.row_splits), validate=False
+        )
 
     def _encode_words(self, words):
         """Return a pool of ids, int32 [P], and for words, string [U], their starts and lengths in it."""

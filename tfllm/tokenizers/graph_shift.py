@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def shifted(values: tf.Tensor, by: int, fill: int | bool) -> tf.Tensor:
+def shifted(values: tf.Tensor, by: int, fill: int | bool | str) -> tf.Tensor:
     """Return [N] whose entry i is `values[i - by]`, or `fill` where there is none."""
     filler = tf.fill([abs(by)], tf.cast(fill, values.dtype))
     # The slices count from the far end, so that the result keeps its length when it is shorter than the

@@ -7,32 +7,41 @@ from abc import abstractmethod
 import numpy as np
 import tensorflow as tf
 
+from tfllm.tokenizers.graph_constant import DEVICE, constant
+from tfllm.tokenizers.graph_cut import GraphCut, cut_and_encode
 from tfllm.tokenizers.tokenizer import Tokenizer
-
-# Strings live on the CPU; so does the rest here, else a machine with a GPU would copy each small tensor back
-# and forth.
-DEVICE = "/CPU:0"
 
 
 class GraphTokenizer(tf.Module):
-    """A tokenizer made of stateless core TensorFlow operations on constants: no tables, no Python, no custom
-    kernels.
+    """A tokenizer made of stateless TensorFlow operations on constants: no tables, no Python, and no kernels but
+    TensorFlow's and TensorFlow Text's.
 
     It works eagerly, in `tf.function`, in `ds.map` and in a SavedModel that is loaded without tfllm, and
     gives the ids and texts of the `Tokenizer` it was made from. Made by `Tokenizer.in_graph`.
 
     Attributes:
         vocab_size: number of ids.
-        bos_id: id of the token that begins a document; `eos_id` and `pad_id` likewise.
+        bos_id: id of the token that begins a document; `eos_id`, `pad_id`, `unk_id` and `mask_id` likewise.
+        prefix_ids: ids that the checkpoint puts before a text; `suffix_ids` and `separator_ids` likewise.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__(name=f"{tokenizer.type}_tokenizer")
         self.vocab_size = tokenizer.vocab_size
         self.bos_id, self.eos_id, self.pad_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
+        self.unk_id, self.mask_id = tokenizer.unk_id, tokenizer.mask_id
+        self.prefix_ids, self.suffix_ids = tokenizer.prefix_ids, tokenizer.suffix_ids
+        self.separator_ids = tokenizer.separator_ids
         self._token_texts = constant(np.array(tokenizer.token_bytes, dtype=object))  # string [V]
         special = np.isin(np.arange(self.vocab_size), list(tokenizer.special_ids))
         self._is_special = constant(special)  # bool [V]
+        self._opening_texts = self._opening_goes_on = None
+        if tokenizer.opening is not None:
+            self._opening_texts = constant(
+                np.array(tokenizer.opening.token_bytes, dtype=object)
+            )  # string [V]
+            self._opening_goes_on = constant(np.array(tokenizer.opening.goes_on))  # bool [V]
+        self._cuts = _cuts(tokenizer)
         # Made from the bound method: a decorator would hold this object by a weak reference only, and
         # `tokenizer.in_graph().encode(texts)` must work, where nothing else holds it.
         self._encode_function = tf.function(
@@ -50,9 +59,29 @@ class GraphTokenizer(tf.Module):
         """
         return self._encode_function(texts)
 
-    @abstractmethod
     def _encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Trace the operations of `encode`."""
+        with tf.device(DEVICE):
+            if self._cuts is None:
+                return self._encode_normalized(self._normalize(texts))
+            raw, normalized = self._cuts
+
+            def encode_piece(pieces: tf.Tensor) -> tf.RaggedTensor:
+                pieces = self._normalize(pieces)
+                if normalized is None:
+                    return self._encode_normalized(pieces)
+                return cut_and_encode(normalized, pieces, self._encode_normalized)
+
+            texts = repair(texts)
+            return encode_piece(texts) if raw is None else cut_and_encode(raw, texts, encode_piece)
+
+    def _normalize(self, texts: tf.Tensor) -> tf.Tensor:
+        """What is done to texts, string [B], before tokens that are looked for in normalized text are."""
+        return texts
+
+    @abstractmethod
+    def _encode_normalized(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Encode string [B], repaired or not, without added tokens, to int32 [B, None]."""
 
     def decode(
         self, token_ids: tf.RaggedTensor | tf.Tensor, *, skip_special_tokens: bool = True
@@ -74,8 +103,12 @@ class GraphTokenizer(tf.Module):
                 token_ids = tf.RaggedTensor.from_tensor(token_ids)
             ids = token_ids.flat_values
             texts = tf.gather(self._token_texts, ids)
-            if skip_special_tokens:
-                texts = tf.where(tf.gather(self._is_special, ids), "", texts)
+            skipped = tf.gather(self._is_special, ids) if skip_special_tokens else tf.zeros_like(ids, tf.bool)
+            if self._opening_goes_on is not None:
+                before = tf.where(skipped, True, tf.gather(self._opening_goes_on, ids))
+                at_start = _none_before(~before, token_ids)
+                texts = tf.where(at_start, tf.gather(self._opening_texts, ids), texts)
+            texts = tf.where(skipped, "", texts)
             joined = tf.strings.unsorted_segment_join(texts, token_ids.value_rowids(), token_ids.nrows())
             return repair(joined)
 
@@ -93,7 +126,19 @@ def text_bytes(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cast(joined, tf.int32), tf.cast(tf.strings.length(texts, unit="BYTE"), tf.int64)
 
 
-def constant(array: np.ndarray) -> tf.Tensor:
-    """Return an eager constant on the CPU, also while a graph is traced; bytes come as objects."""
-    with tf.init_scope(), tf.device(DEVICE):
-        return tf.constant(array)
+def _cuts(tokenizer: Tokenizer) -> tuple[GraphCut | None, GraphCut | None] | None:
+    """What cuts added tokens out of texts as they come, and out of normalized ones; None if nothing is to be."""
+    if not tokenizer.cut_tokens:
+        return None
+    kinds = []
+    for normalized in (False, True):
+        tokens = [token for token in tokenizer.added_tokens if token.normalized == normalized]
+        names = [tokenizer.normalized(token.content) if normalized else token.content for token in tokens]
+        kinds.append(GraphCut(tokens, names) if any(not token.special for token in tokens) else None)
+    return kinds[0], kinds[1]
+
+
+def _none_before(flags: tf.Tensor, rows: tf.RaggedTensor) -> tf.Tensor:
+    """Return bool [N]: whether no entry before this one in its row is flagged."""
+    counts = tf.concat([[0], tf.cumsum(tf.cast(flags, tf.int64))], 0)
+    return counts[:-1] == tf.gather(tf.gather(counts, rows.row_starts()), rows.value_rowids())

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tfllm.tokenizers.tokenizer import TokenizerError
+from tfllm.tokenizers.errors import TokenizerError
 
 
 def read_json_object(path: str | Path, *, mend: str) -> dict[str, Any]:

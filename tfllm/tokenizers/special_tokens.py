@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from tfllm.tokenizers.tokenizer import TokenizerError
+from tfllm.tokenizers.errors import TokenizerError
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
+# Where a file does not say which special token plays a part, GPT-2's plays all three.
+END_OF_TEXT = "<|endoftext|>"
 
 
 def numbered_special_tokens(

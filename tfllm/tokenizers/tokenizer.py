@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -11,36 +12,51 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from tfllm.tokenizers.added_token import AddedToken, with_special
+from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.framing import Framing
+from tfllm.tokenizers.opening import Opening
 from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.token_label import bytes_label
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
 
-CONFIG_FILE = "tokenizer_config.json"
-
-
-class TokenizerError(ValueError):
-    """A tokenizer could not be made, read or used as asked; the message names value, rule and mend."""
+CONFIG_FILE, TOKENIZER_FILE = "tokenizer_config.json", "tokenizer.json"
 
 
 class Tokenizer(ABC):
     """Text to token ids and back.
 
     `encode` never adds special tokens and never makes them out of text: "<|eos|>" in a text is seven
-    characters, so a document cannot inject a control token. Callers add `bos_id` and `eos_id` themselves.
+    characters, so a document cannot inject a control token. Callers add `prefix_ids` and `suffix_ids`, or `bos_id`
+    and `eos_id`, themselves; `encode_with_special` is for texts that may hold names of special tokens.
+    Added tokens that are not special, such as words of a domain, are cut out of every text.
 
     Args:
-        token_bytes: the bytes each id stands for, in id order; for a special token, its name in UTF-8.
+        token_bytes: the bytes each id stands for, in id order; for an added token, its name in UTF-8.
         special_tokens: name to id of every special token.
         bos_token: name of the token that begins a document.
         eos_token: name of the token that ends a document.
         pad_token: name of the token that fills a row. One name may play several parts, as GPT-2's does.
+        other_roles: name by `unk_token`, `mask_token`, `cls_token` and `sep_token`, where there are such.
+        added_tokens: tokens that are cut out of texts, and options of special ones.
+        framing: what the checkpoint puts around a text; by default bos before it.
+        chat_template: the Jinja template that renders a chat.
+        opening: how decoding differs at the start of a text; by default it does not.
 
     Attributes:
         vocab_size: number of ids, special tokens included.
         special_tokens: dict from name to id.
         special_ids: the ids of all special tokens.
+        added_tokens: all tokens with names of their own, special ones included, by id.
+        roles: dict from role, such as `bos_token`, to name.
+        bos_id: id of the token that begins a document; `eos_id` and `pad_id` likewise.
+        unk_id: id of the token for what cannot be written, or None; `mask_id` likewise.
+        prefix_ids: ids that stand before a text in this vocabulary's checkpoint, a tuple.
+        suffix_ids: those that stand behind it.
+        separator_ids: those between two texts of a pair.
+        chat_template: as above, None if there is none; may be set.
     """
 
     type: ClassVar[str]
@@ -53,8 +69,19 @@ class Tokenizer(ABC):
         bos_token: str,
         eos_token: str,
         pad_token: str,
+        other_roles: Mapping[str, str] | None = None,
+        added_tokens: Sequence[AddedToken] = (),
+        framing: Framing | None = None,
+        chat_template: str | None = None,
+        opening: Opening | None = None,
     ):
-        for role, name in (("bos_token", bos_token), ("eos_token", eos_token), ("pad_token", pad_token)):
+        self.roles = {
+            "bos_token": bos_token,
+            "eos_token": eos_token,
+            "pad_token": pad_token,
+            **(other_roles or {}),
+        }
+        for role, name in self.roles.items():
             if name not in special_tokens:
                 raise TokenizerError(
                     f"{role}={name!r} must be one of the special tokens {sorted(special_tokens)}; pass"
@@ -62,12 +89,38 @@ class Tokenizer(ABC):
                 )
         self.token_bytes = tuple(token_bytes)
         self.vocab_size = len(self.token_bytes)
+        self.added_tokens = with_special(added_tokens, special_tokens)
         self.special_tokens = dict(special_tokens)
         self.special_ids = frozenset(special_tokens.values())
         self.bos_token, self.eos_token, self.pad_token = bos_token, eos_token, pad_token
         self.bos_id = special_tokens[bos_token]
         self.eos_id = special_tokens[eos_token]
         self.pad_id = special_tokens[pad_token]
+        self.unk_id, self.mask_id = (
+            special_tokens[self.roles[role]] if role in self.roles else None
+            for role in ("unk_token", "mask_token")
+        )
+        self.framing = Framing(prefix=(self.bos_id,)) if framing is None else framing
+        self._check_framing()
+        self.chat_template = chat_template
+        self.opening = opening
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:  # noqa: D102
+        return self.framing.prefix
+
+    @property
+    def suffix_ids(self) -> tuple[int, ...]:  # noqa: D102
+        return self.framing.suffix
+
+    @property
+    def separator_ids(self) -> tuple[int, ...]:  # noqa: D102
+        return self.framing.separator
+
+    @property
+    def cut_tokens(self) -> tuple[AddedToken, ...]:
+        """The added tokens that are not special: those that are cut out of plain text."""
+        return tuple(token for token in self.added_tokens if not token.special)
 
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """Encode many texts at once.
@@ -93,6 +146,10 @@ class Tokenizer(ABC):
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
         """Encode texts that are valid Unicode, each to an int32 array."""
 
+    def normalized(self, text: str) -> str:
+        """Return `text` as it is looked at when added tokens are looked for that are `normalized`."""
+        return text
+
     @abstractmethod
     def in_graph(self) -> GraphTokenizer:
         """Return the same tokenizer as TensorFlow operations, which imports TensorFlow."""
@@ -100,6 +157,26 @@ class Tokenizer(ABC):
     def encode(self, text: str | bytes) -> list[int]:
         """Return the ids of one text, without special tokens; what is not valid Unicode is repaired first."""
         return self.encode_batch([text])[0].tolist()
+
+    def encode_with_special(self, text: str | bytes) -> list[int]:
+        """Return the ids of one text in which names of special tokens stand for these tokens.
+
+        For texts that are trusted, such as rendered chats: whoever writes the text may write control tokens. No
+        token is added beyond that.
+        """
+        return self.encode_with_offsets(text)[0]
+
+    @abstractmethod
+    def encode_with_offsets(self, text: str | bytes) -> tuple[list[int], list[tuple[int, int]]]:
+        """Encode as `encode_with_special`, and tell where each token stands.
+
+        Args:
+            text: a text, repaired first if it is not valid Unicode.
+
+        Returns:
+            The ids, and for each id the place of its first character and of the one behind its last, in the
+            repaired text. Tokens that share a character, being parts of it, share its place.
+        """
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> bytes:
         """Return the bytes that `ids` stand for, joined and not repaired: a part of a character stays a part.
@@ -118,8 +195,10 @@ class Tokenizer(ABC):
                 f"token id {wrong} must be in [0, vocab_size={self.vocab_size}); decode with the tokenizer"
                 " that encoded"
             )
-        skipped = self.special_ids if skip_special_tokens else frozenset()
-        return b"".join(self.token_bytes[token_id] for token_id in ids if token_id not in skipped)
+        if skip_special_tokens:
+            ids = [token_id for token_id in ids if token_id not in self.special_ids]
+        opening = self.opening.texts(ids) if self.opening is not None else []
+        return b"".join([*opening, *(self.token_bytes[token_id] for token_id in ids[len(opening) :])])
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text that `ids` stand for: `decode_bytes`, then repaired."""
@@ -131,9 +210,10 @@ class Tokenizer(ABC):
         Raises:
             TokenizerError: `token_id` is outside [0, vocab_size).
         """
+        self.decode_bytes([token_id])  # refuses what is no id
         if token_id in self.special_ids:
-            return self.decode_bytes([token_id], skip_special_tokens=False).decode()
-        return bytes_label(self.decode_bytes([token_id]))
+            return self.token_bytes[token_id].decode()
+        return bytes_label(self.token_bytes[token_id])
 
     def token_byte_lengths(self) -> np.ndarray:
         """Return int32 [V]: how many bytes of text each id stands for, 0 for special tokens."""
@@ -141,32 +221,52 @@ class Tokenizer(ABC):
         return np.array(lengths, np.int32)
 
     def save(self, folder: str | Path) -> None:
-        """Write the tokenizer into `folder`, which is made if need be; `load_tokenizer` reads it back."""
+        """Write the tokenizer into `folder`, which is made if need be; `read_tokenizer` reads it back.
+
+        What is written is what transformers and the `tokenizers` library read: `tokenizer.json` and
+        `tokenizer_config.json`, and `tokenizer.model` for SentencePiece. Those by themselves make special ids out
+        of special names inside a text; only `encode_special_tokens` of the library stops that.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self._saved_config(), indent=2, ensure_ascii=False)
-        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        # A class of transformers by name might build another pre-tokenizer than the file's.
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **self.roles,
+            "clean_up_tokenization_spaces": False,
+        }
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
+        _write_json(folder / CONFIG_FILE, config)
+        _write_json(folder / TOKENIZER_FILE, self._tokenizer_json())
 
-    @classmethod
     @abstractmethod
-    def load(cls, folder: str | Path, saved_config: Mapping[str, Any]) -> Tokenizer:
-        """Read back what `save` wrote; `saved_config` is the content of `tokenizer_config.json`."""
+    def _tokenizer_json(self) -> dict[str, Any]:
+        """The content of `tokenizer.json`."""
 
     @property
     def fingerprint(self) -> str:
-        """Sha256, in hexadecimal, of everything that decides the ids of texts and of special tokens."""
-        content = json.dumps([self._saved_config(), self._encoding_rules()], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        """Sha256, in hexadecimal, of everything that decides the ids of texts and of special tokens.
 
-    def _saved_config(self) -> dict[str, Any]:
-        return {
-            "type": self.type,
-            "bos_token": self.bos_token,
-            "eos_token": self.eos_token,
-            "pad_token": self.pad_token,
-            "special_tokens": self.special_tokens,
-        }
+        The chat template is not in it: it decides texts.
+        """
+        around = [self.prefix_ids, self.suffix_ids, self.separator_ids]
+        added = [dataclasses.asdict(token) for token in self.added_tokens]
+        content = [self.type, self.vocab_size, self.roles, added, around, self._encoding_rules()]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _encoding_rules(self) -> Any:
-        """What, beyond the saved config, decides the ids of a text; JSON-serializable."""
+        """What beyond its added tokens decides the ids of a text; JSON-serializable."""
         return None
+
+    def _check_framing(self) -> None:
+        for token_id in (*self.prefix_ids, *self.suffix_ids, *self.separator_ids):
+            if not 0 <= token_id < self.vocab_size:
+                raise TokenizerError(
+                    f"id {token_id}, which stands around texts, must be in [0, vocab_size={self.vocab_size}); mend"
+                    " the post-processor"
+                )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,65 @@
+import pytest
+
+from tfllm.tokenizers import TokenizerError, read_tokenizer
+from tfllm.tokenizers.gguf import read_gguf_tokenizer
+
+
+@pytest.fixture
+def fields(byte_bpe):
+    """A GGUF file's fields for a vocabulary with a tool's token and an unused one."""
+    tokens = sorted(byte_bpe.vocab, key=lambda token: byte_bpe.vocab[token])
+    types = [3 if token in byte_bpe.special_tokens else 1 for token in tokens]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.bos_token_id": byte_bpe.bos_id,
+        "tokenizer.ggml.eos_token_id": byte_bpe.eos_id,
+        "tokenizer.ggml.padding_token_id": byte_bpe.pad_id,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.chat_template": "{{ messages }}",
+        "tokenizer.ggml.tokens": [*tokens, "<tool>", "[PAD1]"],
+        "tokenizer.ggml.token_type": [*types, 4, 5],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in byte_bpe.merges],
+    }
+
+
+def read(fields):
+    return read_gguf_tokenizer(fields, lambda key: fields.get(key, []), "model.gguf")
+
+
+def test_byte_level_bpe(fields, byte_bpe, tmp_path):
+    tokenizer = read(fields)
+    # An unused id behind all others is none.
+    assert tokenizer.vocab_size == byte_bpe.vocab_size + 1 and tokenizer.split.name == "smollm"
+    assert tokenizer.special_tokens == byte_bpe.special_tokens
+    assert (tokenizer.prefix_ids, tokenizer.suffix_ids) == ((byte_bpe.bos_id,), ())
+    assert tokenizer.chat_template == "{{ messages }}"
+    assert tokenizer.encode("return<tool>") == [*byte_bpe.encode("return"), byte_bpe.vocab_size]
+    tokenizer.save(tmp_path)
+    assert read_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model", "rwkv", "tokenizer.ggml.model='rwkv' must be one of 'gpt2'"),
+        ("model", None, "tokenizer.ggml.model=None must be one of"),
+        ("pre", "viking", "tokenizer.ggml.pre='viking' is not known"),
+        ("pre", None, "tokenizer.ggml.pre=None is not known"),
+        ("tokens", [], "must be lists of one length"),
+        ("token_type", [1], "must be lists of one length"),
+        ("merges", ["a b c"], "tokenizer.ggml.merges must be pairs"),
+        ("merges", ["a \u0120\u0120\u0120return"], "must be in the vocabulary"),
+        ("bos_token_id", 10**6, "bos_token_id=1000000 must be the id of one of the"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused(fields, key, value, message):
+    fields[f"tokenizer.ggml.{key}"] = value
+    with pytest.raises(TokenizerError, match=message):
+        read(fields)
+
+
+def test_a_token_twice_is_refused(fields):
+    fields["tokenizer.ggml.tokens"][5] = fields["tokenizer.ggml.tokens"][6]
+    with pytest.raises(TokenizerError, match="must not hold one token twice"):
+        read(fields)

@@ -1,0 +1,150 @@
+"""Tokenizers that GGUF files carry in their metadata, as llama.cpp writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfllm.tokenizers.added_token import AddedToken
+from tfllm.tokenizers.bpe_files import BytePairs, pairs
+from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
+from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.framing import Framing
+from tfllm.tokenizers.roles import ROLES
+from tfllm.tokenizers.tokenizer import Tokenizer
+from tfllm.tokenizers.word_split import SPLITS
+
+PREFIX = "tokenizer.ggml."
+# `tokenizer.ggml.token_type`.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+# `tokenizer.ggml.pre` to the split, and whether words that are tokens stay whole, and whether NFC comes first. The
+# names are those of llama.cpp's `llama-vocab.cpp`; NFC, which it leaves out, is in the checkpoints these come from.
+_SPLITS = {
+    "gpt-2": ("gpt2", False, False),
+    "phi-2": ("gpt2", False, False),
+    "smollm": ("smollm", False, False),
+    "llama3": ("llama3", True, False),
+    "llama-v3": ("llama3", True, False),
+    "llama-bpe": ("llama3", True, False),
+    "qwen2": ("qwen2", False, True),
+    "deepseek-r1-qwen": ("qwen2", False, True),
+}
+_ID_KEYS = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "pad_token": "padding_token_id",
+    "unk_token": "unknown_token_id",
+    "mask_token": "mask_token_id",
+    "cls_token": "cls_token_id",
+    "sep_token": "seperator_token_id",  # spelt so
+}
+
+
+def read_gguf_tokenizer(
+    metadata: Mapping[str, Any], list_of: Callable[[str], list[Any]], path: str | Path
+) -> Tokenizer:
+    """Make the tokenizer that a GGUF file describes.
+
+    Args:
+        metadata: key to value, but for lists.
+        list_of: gives the list under a key, empty where there is none.
+        path: the file, to be named in errors.
+
+    Raises:
+        TokenizerError: the file has no tokenizer, one of a kind that is not known, or a damaged one.
+    """
+    kind = metadata.get(f"{PREFIX}model")
+    if kind not in _READERS:
+        raise TokenizerError(
+            f"{path}: {PREFIX}model={kind!r} must be one of {', '.join(map(repr, _READERS))}; take another file, or"
+            " the checkpoint's own tokenizer files"
+        )
+    tokens = [str(token) for token in list_of(f"{PREFIX}tokens")]
+    types = [int(kind) for kind in list_of(f"{PREFIX}token_type")] or [NORMAL] * len(tokens)
+    if not tokens or len(types) != len(tokens):
+        raise TokenizerError(
+            f"{path}: {PREFIX}tokens and token_type must be lists of one length, they have {len(tokens)} and"
+            f" {len(types)}; download the file again"
+        )
+    given = _given(path, metadata, tokens)
+    template = metadata.get("tokenizer.chat_template")
+    return _READERS[kind](path, metadata, list_of, tokens, types, given, chat_template=template)
+
+
+def _byte_bpe(
+    path: str | Path,
+    metadata: Mapping[str, Any],
+    list_of: Callable[[str], list[Any]],
+    tokens: list[str],
+    types: list[int],
+    given: dict[str, str],
+    **conventions: Any,
+) -> ByteBPETokenizer:
+    pre = metadata.get(f"{PREFIX}pre")
+    if pre not in _SPLITS:
+        raise TokenizerError(
+            f"{path}: {PREFIX}pre={pre!r} is not known, so its texts cannot be split; known are"
+            f" {', '.join(map(repr, _SPLITS))}; take the checkpoint's own tokenizer files"
+        )
+    split, ignore_merges, nfc = _SPLITS[pre]
+    vocab, added = _vocab_and_added(path, tokens, types)
+    try:
+        merges = pairs(list_of(f"{PREFIX}merges"))
+    except ValueError as error:
+        raise TokenizerError(
+            f"{path}: {PREFIX}merges must be pairs ({error}); download the file again"
+        ) from None
+    framing = _framing(metadata, tokens, given, before=ignore_merges, after=False)
+    read = BytePairs(
+        vocab, merges, added, framing, SPLITS[split], ignore_merges, add_prefix_space=False, nfc=nfc
+    )
+    return ByteBPETokenizer.of_pairs(path, read, given, **conventions)
+
+
+_READERS: dict[Any, Callable[..., Tokenizer]] = {"gpt2": _byte_bpe}
+
+
+def _vocab_and_added(
+    path: str | Path, tokens: list[str], types: list[int]
+) -> tuple[dict[str, int], tuple[AddedToken, ...]]:
+    """Token to id, without unused ones, and the tokens with names of their own."""
+    vocab = {token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED}
+    if len(vocab) != len(tokens) - types.count(UNUSED):
+        raise TokenizerError(f"{path}: {PREFIX}tokens must not hold one token twice; download the file again")
+    named = {CONTROL, UNKNOWN, USER_DEFINED}
+    added = (
+        AddedToken(token, i, special=kind != USER_DEFINED)
+        for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in named
+    )
+    return vocab, tuple(added)
+
+
+def _given(path: str | Path, metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, str]:
+    given = {}
+    for role in ROLES:
+        token_id = metadata.get(key := PREFIX + _ID_KEYS[role])
+        if token_id is None:
+            continue
+        if not 0 <= token_id < len(tokens):
+            raise TokenizerError(
+                f"{path}: {key}={token_id} must be the id of one of the {len(tokens)} tokens; download the file again"
+            )
+        given[role] = tokens[token_id]
+    return given
+
+
+def _framing(
+    metadata: Mapping[str, Any], tokens: list[str], given: Mapping[str, str], *, before: bool, after: bool
+) -> Framing:
+    """What stands around a text; `before` and `after` say whether bos and eos do where the file does not say."""
+    ids = {
+        role: (tokens.index(given[role]),)
+        for role, key, default in (
+            ("bos_token", "add_bos_token", before),
+            ("eos_token", "add_eos_token", after),
+        )
+        if metadata.get(PREFIX + key, default) and role in given
+    }
+    return Framing(prefix=ids.get("bos_token", ()), suffix=ids.get("eos_token", ()))

@@ -1,0 +1,53 @@
+"""Tokenizers whose offline half is the `tokenizers` library."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from typing import Any
+
+import tokenizers
+
+from tfllm.tokenizers.repair import repair_text
+from tfllm.tokenizers.tokenizer import Tokenizer
+
+
+class LibraryTokenizer(Tokenizer):
+    """A tokenizer that the library can stand for as a whole."""
+
+    @abstractmethod
+    def _new_library(self) -> tokenizers.Tokenizer:
+        """The same in the library, without added tokens."""
+
+    def encode_with_offsets(self, text: str | bytes) -> tuple[list[int], list[tuple[int, int]]]:  # noqa: D102
+        encoding = self._special_library.encode(repair_text(text), add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    @property
+    def _special_library(self) -> tokenizers.Tokenizer:
+        """One that takes names of special tokens for these tokens; made when first asked for."""
+        if self._made is None:
+            self._made = self._library_with_added()
+        return self._made
+
+    _made: tokenizers.Tokenizer | None = None
+
+    def _library_with_added(self) -> tokenizers.Tokenizer:
+        library = self._new_library()
+        # They get the ids that their names have in the model's vocabulary.
+        library.add_tokens([token.in_library() for token in self.added_tokens])
+        return library
+
+    def _plain_library(self) -> tokenizers.Tokenizer:
+        """One to which names of special tokens are text."""
+        if not self.cut_tokens:
+            return self._new_library()
+        library = self._library_with_added()
+        library.encode_special_tokens = True
+        return library
+
+    def _tokenizer_json(self) -> dict[str, Any]:
+        content = json.loads(self._library_with_added().to_str())
+        names = {token.id: token.content for token in self.added_tokens}
+        content["post_processor"] = self.framing.to_json(names)
+        return content
