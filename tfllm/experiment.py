@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfllm.config import ExperimentConfig
+from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.config.data import MixtureConfig
 from tfllm.data.errors import DataError
@@ -35,9 +36,11 @@ from tfllm.data.sources import (
 from tfllm.data.split import split_of
 from tfllm.data.store import RowStore, default_cache_dir
 from tfllm.evaluation.evaluator import Evaluator
+from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.layers.causal_attention import group_size_for
 from tfllm.models.decoder import Decoder
+from tfllm.pretrained import pretrained_tokenizer
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
@@ -140,6 +143,8 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
     section = config.tokenizer
     if section.type == "byte":
         return ByteTokenizer()
+    if section.type == "pretrained":
+        return pretrained_tokenizer(config)
     if section.path is not None:
         return ByteBPETokenizer.from_file(section.path)
     cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else default_cache_dir()
@@ -165,25 +170,37 @@ def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
     return make_source(config.data.validation).documents()
 
 
-def make_model(config: ExperimentConfig, vocab_size: int, *, training: bool = False) -> Decoder:
+def make_model(
+    config: ExperimentConfig, vocab_size: int, *, training: bool = False, dtype: str = "float32"
+) -> Decoder:
     """Builds the model with new weights drawn from `config.seed`.
 
     Args:
         config: The experiment.
-        vocab_size: Tokens.
-        training: Compute as the training section says; else in float32, and keep what that does not.
+        vocab_size: Tokens of the tokenizer; the model may have more.
+        training: Compute as the training section says, and keep what that does not need.
+        dtype: Of weights and arithmetic when not training.
+
+    Raises:
+        ConfigError: when the model has fewer tokens than the tokenizer.
     """
+    if (config.model.vocab_size or vocab_size) < vocab_size:
+        rule = f"is less than the {vocab_size} tokens of the tokenizer"
+        problem = Problem("model.vocab_size", config.model.vocab_size, rule, f"write at least {vocab_size}")
+        raise ConfigError([problem], "the config")
     keras.utils.set_random_seed(config.seed)
-    how: dict[str, Any] = {}
+    how: dict[str, Any] = {"dtype": keras.DTypePolicy(dtype)}
     if training:
         how = {
             "dtype": dtype_policy(config.training.precision),
             "remat": config.training.remat,
             "attention_block_size": config.training.attention_block_size,
         }
-    arguments = arguments_of(config.model, "type", "size", "source", "max_seq_len")
+    arguments = arguments_of(config.model, "type", "size", "source", "new_head")
     arguments["rope_scaling"] = to_mapping(config.model.rope_scaling)
-    model = Decoder(vocab_size=vocab_size, max_seq_len=config.context_length, **how, **arguments)
+    arguments["max_seq_len"] = config.context_length
+    arguments["vocab_size"] = config.model.vocab_size or vocab_size
+    model = Decoder(**how, **arguments)
     model.build()
     return model
 
@@ -239,10 +256,33 @@ def make_evaluator(
     )
 
 
-def make_generator(model: Any, tokenizer: Tokenizer, *, jit_compile: bool = True) -> Generator:
-    """Builds a generator that stops at the end of a document."""
-    stops = sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id})
-    return Generator(model, stop_ids=stops, pad_id=tokenizer.pad_id, jit_compile=jit_compile)
+def make_generator(
+    model: Any, tokenizer: Tokenizer, stop_tokens: Sequence[str] = (), *, jit_compile: bool = True
+) -> Generator:
+    """Builds a generator that stops at the end of a document, and chooses no token that the tokenizer lacks."""
+    return Generator(
+        model,
+        stop_ids=stop_ids(tokenizer, stop_tokens),
+        pad_id=tokenizer.pad_id,
+        num_tokens=tokenizer.vocab_size,
+        jit_compile=jit_compile,
+    )
+
+
+def stop_ids(tokenizer: Tokenizer, stop_tokens: Sequence[str] = ()) -> list[int]:
+    """Ids of the tokens that end a text: those that end, begin and pad documents, and those named.
+
+    Raises:
+        GenerationError: when a name is not that of a special token.
+    """
+    for name in stop_tokens:
+        if name not in tokenizer.special_tokens:
+            near = difflib.get_close_matches(name, tokenizer.special_tokens, 3, 0.0)
+            raise GenerationError(
+                f"generation.stop_tokens: {name!r} is not a special token; there are for example {', '.join(near)}"
+            )
+    named = [tokenizer.special_tokens[name] for name in stop_tokens]
+    return sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id, *named})
 
 
 def flops_per_token(model: Decoder, seq_len: int) -> float:

@@ -1,19 +1,29 @@
-"""The Python face: a trained model with its tokenizer and config."""
+"""The Python face: a language model with its tokenizer and config."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tfllm.config import ExperimentConfig, save_config
+from tfllm.convert.checkpoint import load_model
+from tfllm.convert.errors import ConvertError
+from tfllm.convert.hub import local_path
+from tfllm.convert.huggingface import save_model
 from tfllm.experiment import make_generator, make_model
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
+from tfllm.pretrained import Pretrained, is_run
 from tfllm.run_folder import RunFolder
-from tfllm.tokenizers import Tokenizer, load_tokenizer
+from tfllm.tokenizers import Tokenizer, read_tokenizer
+from tfllm.tokenizers.chat_template import ChatTemplate
 from tfllm.training.checkpoint import Checkpointer, model_variables, restore_model
+
+_FORMATS = ("tfllm", "huggingface")
+_SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
 
 
 class LanguageModel:
@@ -45,17 +55,34 @@ class LanguageModel:
     @cached_property
     def generator(self) -> Generator:
         """Generates token ids; compiled once a bucket of lengths."""
-        return make_generator(self.model, self.tokenizer, jit_compile=self.jit_compile)
+        return make_generator(
+            self.model, self.tokenizer, self.config.generation.stop_tokens, jit_compile=self.jit_compile
+        )
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, the start of a document before them."""
-        return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
+        """Token ids of a prompt, and before them what the model expects at the start of a text."""
+        return [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt)]
 
-    def generate(self, prompts: str | Sequence[str], **settings: Any) -> Any:
-        """Continues prompts.
+    def encode_chat(self, prompt: str | Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+        """Token ids of a chat, up to where the assistant's answer begins.
 
         Args:
-            prompts: One prompt, or several.
+            prompt: Messages, each with `role` and `content`; or the content of one message of the user.
+            variables: Of the chat template, such as `tools` or `enable_thinking`.
+
+        Raises:
+            TokenizerError: when the tokenizer has no chat template, or it refuses the messages.
+        """
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        text = ChatTemplate.of(self.tokenizer).render(messages, add_generation_prompt=True, **variables)
+        return self.tokenizer.encode_with_special(text)
+
+    def generate(self, prompts: str | Sequence[Any], *, chat: bool = False, **settings: Any) -> Any:
+        """Continues prompts, or answers them.
+
+        Args:
+            prompts: One prompt, or several. In a chat a prompt is what the user says, or a list of messages.
+            chat: Put the prompts into the model's chat template.
             settings: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `repetition_penalty`, `seed`; what
                 is left out comes from the config's `generation` section.
 
@@ -64,23 +91,45 @@ class LanguageModel:
 
         Raises:
             GenerationError: when a prompt does not fit the context, or a setting is out of range.
+            TokenizerError: when there is no chat template, or it refuses the messages.
 
         Example:
             >>> lm = tfllm.load("runs/quickstart")
             >>> lm.generate("The assert statement", max_new_tokens=40, temperature=0.0)
         """
-        if isinstance(prompts, str):
-            return self.generate([prompts], **settings)[0]
-        names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
-        unknown = sorted(set(settings) - set(names))
+        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+            return self.generate([prompts], chat=chat, **settings)[0]
+        unknown = sorted(set(settings) - set(_SETTINGS))
         if unknown:
-            raise GenerationError(f"{unknown[0]} is not a setting of generate; there are {', '.join(names)}")
-        defaults = {name: getattr(self.config.generation, name) for name in names}
-        ids = self.generator([self.encode(prompt) for prompt in prompts], **{**defaults, **settings})
+            raise GenerationError(
+                f"{unknown[0]} is not a setting of generate; there are {', '.join(_SETTINGS)}"
+            )
+        defaults = {name: getattr(self.config.generation, name) for name in _SETTINGS}
+        encode = self.encode_chat if chat else self.encode
+        ids = self.generator([encode(prompt) for prompt in prompts], **{**defaults, **settings})
         return [self.tokenizer.decode(row) for row in ids]
 
-    def save(self, path: str | Path) -> None:
-        """Writes config, tokenizer and weights to a folder that `tfllm.load` reads."""
+    def save(self, path: str | Path, *, to: str = "tfllm", dtype: str | None = None) -> None:
+        """Writes config, tokenizer and weights to a folder that `tfllm.load` reads.
+
+        Args:
+            path: The folder.
+            to: tfllm, a folder like that of a run; or huggingface, one that transformers opens.
+            dtype: With huggingface, the type of the weights written: float32, bfloat16 or float16; None is the
+                model's own.
+
+        Raises:
+            ConvertError: when the format is not known, or cannot say what the model is.
+        """
+        if to not in _FORMATS:
+            raise ConvertError(f"{to!r} is not a format; write {' or '.join(_FORMATS)}")
+        if to == "huggingface":
+            save_model(path, self.model, self._arguments(), dtype=dtype, extras=self._save_extras)
+            return
+        if dtype not in (None, self.model.variable_dtype):
+            raise ConvertError(
+                f"dtype={dtype!r} is for huggingface; load the model with that dtype before it is saved as tfllm"
+            )
         folder = RunFolder(Path(path))
         folder.path.mkdir(parents=True, exist_ok=True)
         save_config(self.config, folder.config)
@@ -89,24 +138,72 @@ class LanguageModel:
         checkpointer.save(self.step, {})
         checkpointer.wait()
 
+    def _arguments(self) -> dict[str, Any]:
+        return {k: v for k, v in self.model.get_config().items() if k not in ("name", "dtype", "trainable")}
+
+    def _save_extras(self, folder: Path) -> None:
+        """Writes what a folder of transformers holds beside config and weights."""
+        self.tokenizer.save(folder)
+        generation = self.config.generation
+        stops = [self.tokenizer.special_tokens[name] for name in generation.stop_tokens]
+        stops = [self.tokenizer.eos_id, *(each for each in stops if each != self.tokenizer.eos_id)]
+        sampled = {name: getattr(generation, name) for name in ("temperature", "top_k", "top_p")}
+        settings = {
+            "bos_token_id": self.tokenizer.bos_id,
+            "eos_token_id": stops if len(stops) > 1 else stops[0],
+            "pad_token_id": self.tokenizer.pad_id,
+            "max_new_tokens": generation.max_new_tokens,
+            "repetition_penalty": generation.repetition_penalty,
+            "do_sample": generation.temperature > 0,
+            **(sampled if generation.temperature > 0 else {}),
+        }
+        (folder / "generation_config.json").write_text(
+            json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+        )
+
 
 def load(
-    path: str | Path, *, jit_compile: bool = True, notify: Callable[[str], None] = print
+    source: str | Path,
+    *,
+    dtype: str = "float32",
+    jit_compile: bool = True,
+    notify: Callable[[str], None] = print,
 ) -> LanguageModel:
-    """Loads a run folder, weights in float32, from its newest whole checkpoint.
+    """Loads a language model: one that was trained or saved here, or a checkpoint of another library.
 
     Args:
-        path: The folder of a run, or one written by `LanguageModel.save`.
+        source: The folder of a run, or one written by `LanguageModel.save`, of which the newest whole checkpoint is
+            taken; a folder of transformers, with safetensors; a `.gguf` file; or `hf://org/name`.
+        dtype: Of weights and arithmetic: float32, bfloat16 or float16.
         jit_compile: As in `LanguageModel`.
-        notify: Receives a line when a damaged checkpoint is passed over.
+        notify: Receives a line when a damaged checkpoint is passed over, and for each key of another library's
+            config that was not understood.
 
     Raises:
-        ConfigError: when the folder is not a run.
-        CheckpointError: when it holds no whole checkpoint, or one of another model.
+        ConvertError: when a checkpoint of another library is damaged or not understood.
+        ConfigError: when the folder is neither.
+        CheckpointError: when a run holds no whole checkpoint, or one of another model.
+        TokenizerError: when the tokenizer is not understood.
+
+    Example:
+        >>> lm = tfllm.load("SmolLM2-135M-Instruct.Q4_1.gguf")
+        >>> lm.generate("What is the capital of France?", chat=True)
     """
-    folder = RunFolder(Path(path))
+    path = local_path(source)
+    if is_run(path):
+        return _load_run(path, dtype, jit_compile, notify)
+    pretrained = Pretrained(source)
+    tokenizer, config = pretrained.tokenizer, pretrained.config()
+    for note in pretrained.checkpoint.notes:
+        notify(note)
+    model = load_model(pretrained.checkpoint, dtype=dtype)
+    return LanguageModel(model, tokenizer, config, jit_compile=jit_compile)
+
+
+def _load_run(path: Path, dtype: str, jit_compile: bool, notify: Callable[[str], None]) -> LanguageModel:
+    folder = RunFolder(path)
     config = folder.load_config()
-    tokenizer = load_tokenizer(folder.tokenizer)
-    model = make_model(config, tokenizer.vocab_size)
+    tokenizer = read_tokenizer(folder.tokenizer)
+    model = make_model(config, tokenizer.vocab_size, dtype=dtype)
     restored = restore_model(folder.checkpoints, model, notify=notify)
     return LanguageModel(model, tokenizer, config, step=restored.step, jit_compile=jit_compile)

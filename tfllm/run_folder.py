@@ -97,7 +97,7 @@ class RunFolder:
             ConfigError: when the run there differs in what its weights depend on.
         """
         if self.config.exists():
-            differences = list(_differences(to_mapping(load_config(self.config)), to_mapping(config)))
+            differences = list(_differences(to_mapping(self.load_config()), to_mapping(config)))
             if differences:
                 raise ConfigError(differences, f"{self.path}, which holds another run")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ class RunFolder:
                 "give the folder of a run, e.g. runs/quickstart",
             )
             raise ConfigError([problem], "the run folder")
-        return load_config(self.config)
+        return load_config(self.config, for_training=False)
 
 
 def _differences(there: Any, here: Any, path: str = "") -> Iterator[Problem]:

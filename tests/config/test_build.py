@@ -20,6 +20,7 @@ from tfllm.config.sections import DISTRIBUTIONS, TASKS, TOKENIZERS
 
 # What each registered type needs beside its name.
 REQUIRED = {
+    "pretrained": {"source": "model.gguf"},
     "text_files": {"path": "a.txt"},
     "jsonl": {"path": ["a.jsonl", "b.jsonl"]},
     "tfds": {"name": "imdb_reviews"},
@@ -333,7 +334,7 @@ def test_missing_sections_are_told_with_what_to_write():
     assert list(problems) == ["data.train"]
     assert "data.train is required; write data.train.type as one of jsonl, mixture, python_docs" in message
     problems, _ = problems_of({})
-    assert set(problems) == {"name", "data"}
+    assert set(problems) == {"name", "data.train"}
     problems, _ = problems_of({"name": "x", "data": {"train": {"path": "a.txt"}}})
     assert "data.train.type" in problems
 

@@ -102,7 +102,7 @@ class MixtureConfig:
 class DataConfig:
     """Which text, and how it becomes rows."""
 
-    train: Any = setting(help="the training text", registry=SOURCES)
+    train: Any | None = setting(None, "the training text; needed to train, not to generate", registry=SOURCES)
     validation: Any | None = setting(
         None, "the held-out text; null: a share of data.train's documents", registry=SOURCES
     )
@@ -118,6 +118,8 @@ class DataConfig:
 
     def check(self, path: str) -> Iterator[Problem]:
         """Yields problems between keys."""
+        if self.train is None and self.validation is None:
+            return
         parts = self.train.sources if isinstance(self.train, MixtureConfig) else ()
         if self.validation == self.train or self.validation in [part.source for part in parts]:
             rule = f"is the text of {path}.train, so its loss would say nothing"

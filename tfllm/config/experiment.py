@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfllm.config.data import DataConfig
@@ -31,12 +31,20 @@ class ExperimentConfig:
     task: Any = setting("causal_lm", registry=TASKS)
     tokenizer: Any = setting("byte_bpe", registry=TOKENIZERS)
     model: Any = setting("decoder", registry=MODELS)
-    data: DataConfig = setting()
+    data: DataConfig = setting({})
     optimizer: Any = setting("adamw", registry=OPTIMIZERS)
     training: TrainingConfig = setting({})
     distribution: Any = setting("one_device", registry=DISTRIBUTIONS)
     generation: GenerationConfig = setting({})
     export: ExportConfig = setting({})
+
+    @classmethod
+    def expand(cls, mapping: Mapping[str, Any], path: str, problems: list[Problem]) -> Mapping[str, Any]:
+        """A pretrained model comes with its tokenizer, where no other is named."""
+        del path, problems
+        model = mapping.get("model")
+        kind = model.get("type") if isinstance(model, Mapping) else model
+        return {"tokenizer": "pretrained", **mapping} if kind == "pretrained" else mapping
 
     @property
     def context_length(self) -> int:
@@ -50,6 +58,12 @@ class ExperimentConfig:
             yield Problem(
                 "name", self.name, "is not a folder name", "use letters, digits, dot, dash, underscore"
             )
+        if self.tokenizer.type == "pretrained" and not (self.tokenizer.source or self.model.source):
+            rule, mend = (
+                "is required",
+                "name a checkpoint there or in model.source, or take tokenizer.type byte_bpe",
+            )
+            yield Problem("tokenizer.source", Problem.ABSENT, rule, mend)
         if self.data.seq_len > self.context_length:
             rule = f"exceeds model.max_seq_len={self.model.max_seq_len}"
             yield Problem("data.seq_len", self.data.seq_len, rule, "lower it, or raise model.max_seq_len")

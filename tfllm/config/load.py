@@ -9,16 +9,20 @@ from typing import Any
 import yaml
 
 from tfllm.config.build import build, to_mapping
+from tfllm.config.data import SOURCES
 from tfllm.config.errors import ConfigError, Problem
 from tfllm.config.experiment import ExperimentConfig
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, for_training: bool = True
+) -> ExperimentConfig:
     """Reads, overrides and checks a config.
 
     Args:
         path: A YAML file.
         overrides: `dotted.key=value` strings; values are read as YAML.
+        for_training: Text to train on must be named; a model that only generates has none.
 
     Returns:
         The config, every default filled in.
@@ -26,11 +30,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
     Raises:
         ConfigError: with every mistake found, each with its path, value, rule and mend.
     """
-    return config_from_mapping(_read_yaml(Path(path)), overrides, source=str(path))
+    mapping = _read_yaml(Path(path))
+    return config_from_mapping(mapping, overrides, source=str(path), for_training=for_training)
 
 
 def config_from_mapping(
-    mapping: Any, overrides: Sequence[str] = (), *, source: str = "the config"
+    mapping: Any,
+    overrides: Sequence[str] = (),
+    *,
+    source: str = "the config",
+    for_training: bool = True,
 ) -> ExperimentConfig:
     """As `load_config`, from a mapping that is already in memory."""
     problems: list[Problem] = []
@@ -39,6 +48,10 @@ def config_from_mapping(
     for override in overrides:
         mapping = _with_override(mapping, override, problems)
     config = build(ExperimentConfig, mapping, "", problems)
+    data = mapping.get("data") or {}
+    if for_training and isinstance(data, dict) and data.get("train") is None:
+        mend = f"write data.train.type as one of {', '.join(SOURCES.names())}"
+        problems.append(Problem("data.train", Problem.ABSENT, "is required", mend))
     if problems:
         raise ConfigError(problems, source)
     return config

@@ -107,7 +107,9 @@ class DecoderConfig:
 
     type: str = "decoder"
     size: str | None = setting(None, "a named size", choices=tuple(DECODER_SIZES))
-    source: str | None = setting(None, "a run folder whose weights are the start")
+    source: str | None = setting(None, "a run folder or checkpoint whose weights are the start")
+    new_head: bool = setting(False, "do not take the output layer from source")
+    vocab_size: int | None = setting(None, "tokens; null: those of the tokenizer", minimum=1)
     num_layers: int = setting(4, "blocks", minimum=1)
     hidden_dim: int = setting(192, "width", minimum=1)
     num_heads: int = setting(6, "query heads", minimum=1)
@@ -188,6 +190,23 @@ class DecoderConfig:
             rule = f"means nothing without {path}.sliding_window"
             value = getattr(self, name)
             yield Problem(f"{path}.{name}", value, rule, f"set {path}.sliding_window, or leave it out")
+
+
+@MODELS.register("pretrained")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedConfig:
+    """The model of a checkpoint, and its weights as the start; in a run's config it stands as the model it is."""
+
+    type: str = "pretrained"
+    source: str = setting(help="a folder of transformers, a .gguf file, hf://org/name, or a run folder")
+    new_head: bool = setting(False, "draw an output layer of its own instead of taking that of source")
+    vocab_size: int | None = setting(
+        None,
+        "tokens; null: as many as source or its tokenizer has; new ones begin as the mean of the others",
+        minimum=1,
+    )
+    max_seq_len: int | None = setting(None, "longest context in tokens; null: that of source", minimum=1)
+    dropout: float = setting(0.0, "share of embedding and residual values dropped", minimum=0.0, below=1.0)
 
 
 def _near_divisors(number: int, wanted: int) -> str:

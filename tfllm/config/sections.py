@@ -43,6 +43,20 @@ class ByteBPETokenizerConfig:
     )
 
 
+@TOKENIZERS.register("pretrained")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedTokenizerConfig:
+    """The tokenizer of a checkpoint."""
+
+    type: str = "pretrained"
+    source: str | None = setting(
+        None, "checkpoint, run folder, or folder of tokenizer files; null: model.source"
+    )
+    extra_special_tokens: tuple[str, ...] = setting(
+        (), "names of special tokens to add behind the vocabulary"
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How long, how large, how exact, and what is written when."""
@@ -190,6 +204,7 @@ class GenerationConfig:
     top_p: float = setting(0.95, "keep the likeliest tokens up to this probability", above=0.0, maximum=1.0)
     repetition_penalty: float = setting(1.0, "divide the logits of tokens seen; 1 is off", above=0.0)
     seed: int = setting(0, "same seed, same text", minimum=0, maximum=2**31 - 1)
+    stop_tokens: tuple[str, ...] = setting((), "special tokens that end a text, beside the tokenizer's own")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

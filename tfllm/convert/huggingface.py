@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def save_model(
     *,
     model_type: str | None = None,
     dtype: str | None = None,
+    extras: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes a folder that transformers opens.
 
@@ -38,6 +39,7 @@ def save_model(
         arguments: Those it was made from.
         model_type: The family to write; None takes the first that can say all of the arguments.
         dtype: Type of the weights written; None is the model's own.
+        extras: Writes further files into the folder, which it is given.
 
     Raises:
         ConvertError: when the folder holds something, or no family can say the arguments.
@@ -54,6 +56,8 @@ def save_model(
         text = json.dumps({**config, "torch_dtype": dtype}, indent=2)
         (part / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         write_safetensors(part, _tensors(model, family.rows(family.kind.resolved(arguments)), dtype))
+        if extras is not None:
+            extras(part)
         part.chmod(0o755)  # mkdtemp's own would keep everybody else out
         part.replace(folder)
     except BaseException:

@@ -34,6 +34,7 @@ def generate_tokens(
     sampling: Sampling,
     stop_ids: Sequence[int],
     pad_id: int,
+    num_tokens: int | None = None,
 ) -> Generated:
     """Continues prompts; a pure graph, the same under XLA and in a SavedModel.
 
@@ -46,6 +47,8 @@ def generate_tokens(
         sampling: The settings, one value a row.
         stop_ids: Tokens that end a row.
         pad_id: Fills the result after the end.
+        num_tokens: Tokens to choose from, the first of the model's; None is all. A model may have more than its
+            tokenizer, for round numbers.
 
     Returns:
         The new tokens and their number.
@@ -55,10 +58,11 @@ def generate_tokens(
     hidden, cache = model.prefill(token_ids, padding_mask, num_slots)
     prompt_lengths = tf.reduce_sum(tf.cast(padding_mask, tf.int32), axis=1)
     first_slot = prompt_slots - prompt_lengths
-    slots, vocabulary = tf.range(num_slots), tf.range(model.vocab_size)
+    num_tokens = model.vocab_size if num_tokens is None else num_tokens
+    slots, vocabulary = tf.range(num_slots), tf.range(num_tokens)
 
     def choose(hidden, index, seen, ended, result):
-        token = sample(model.logits(hidden)[:, 0], seen, index, sampling)
+        token = sample(model.logits(hidden)[:, 0, :num_tokens], seen, index, sampling)
         stopped = tf.reduce_any(token[:, None] == tf.constant(list(stop_ids), tf.int32)[None, :], axis=1)
         ended = ended | stopped | (index >= max_new_tokens)
         token = tf.where(ended, pad_id, token)
@@ -75,7 +79,7 @@ def generate_tokens(
         token, seen, ended, result = choose(hidden, index, seen, ended, result)
         return index + 1, token, seen, ended, result, cache
 
-    seen = _tokens_seen(token_ids, padding_mask, model.vocab_size)
+    seen = _tokens_seen(token_ids, padding_mask, num_tokens)
     result = Generated(tf.fill([batch, num_new], pad_id), tf.zeros([batch], tf.int32))
     ended = tf.zeros([batch], tf.bool)
     token, seen, ended, result = choose(hidden, tf.constant(0), seen, ended, result)
@@ -97,10 +101,19 @@ class Generator:
         model: As in `generate_tokens`.
         stop_ids: Tokens that end a row.
         pad_id: Fills up rows.
+        num_tokens: As in `generate_tokens`.
         jit_compile: Compile with XLA.
     """
 
-    def __init__(self, model: Any, *, stop_ids: Sequence[int], pad_id: int, jit_compile: bool = True):
+    def __init__(
+        self,
+        model: Any,
+        *,
+        stop_ids: Sequence[int],
+        pad_id: int,
+        num_tokens: int | None = None,
+        jit_compile: bool = True,
+    ):
         self.model = model
         self.pad_id = pad_id
         self.num_traces = 0
@@ -116,6 +129,7 @@ class Generator:
                 sampling=sampling,
                 stop_ids=stop_ids,
                 pad_id=pad_id,
+                num_tokens=num_tokens,
             )
 
         self._run = tf.function(run, jit_compile=jit_compile)

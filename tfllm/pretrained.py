@@ -1,0 +1,191 @@
+"""A pretrained model before it is loaded: a checkpoint of another library with its tokenizer and settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
+from tfllm.config.build import to_mapping
+from tfllm.config.model import DecoderConfig
+from tfllm.convert.checkpoint import Checkpoint, read_checkpoint
+from tfllm.convert.errors import ConvertError
+from tfllm.convert.gguf_file import GgufFile
+from tfllm.convert.hub import local_path
+from tfllm.models.decoder import Decoder
+from tfllm.run_folder import RunFolder
+from tfllm.tokenizers import Tokenizer, read_tokenizer
+from tfllm.tokenizers.extension import with_special_tokens
+from tfllm.tokenizers.gguf import read_gguf_tokenizer
+
+_CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
+# What transformers samples with where a checkpoint says that it is to be sampled from, and no more.
+_SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
+
+
+class Pretrained:
+    """A checkpoint of another library.
+
+    Args:
+        source: A folder of transformers, a `.gguf` file, or `hf://org/name`.
+
+    Raises:
+        ConvertError: when there is no such checkpoint, or it is not understood.
+    """
+
+    def __init__(self, source: str | Path):
+        self.source = str(source)
+        self.path = local_path(source)
+        self.checkpoint: Checkpoint = read_checkpoint(self.path)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer; TokenizerError where it has none, or one that is not understood."""
+        return tokenizer_of(self.path)
+
+    def config(self) -> ExperimentConfig:
+        """What a run's config would say of it, without text to train on.
+
+        Raises:
+            ConvertError: when the model is not one that a config can describe yet.
+        """
+        arguments = self.checkpoint.arguments
+        longest = arguments["max_seq_len"]
+        generation = self.generation()
+        generation["max_new_tokens"] = min(generation.get("max_new_tokens", 64), max(1, longest - 1))
+        name = re.sub(r"[^\w.-]+", "-", self.path.stem if self.path.is_file() else self.path.name).lstrip(
+            ".-"
+        )
+        mapping = {
+            "name": name or "model",
+            "tokenizer": {"type": "pretrained", "source": self.source},
+            "model": self.model_section(),
+            "data": {"seq_len": max(2, min(256, longest))},
+            "generation": generation,
+        }
+        return config_from_mapping(mapping, for_training=False)
+
+    def model_section(self) -> dict[str, Any]:
+        """The `model` section that describes it.
+
+        Raises:
+            ConvertError: when it is not a decoder.
+        """
+        if self.checkpoint.family.kind.model is not Decoder:
+            raise ConvertError(
+                f"{self.source} is a {self.checkpoint.family.model_type}, and only decoders can stand in a config so"
+                " far; load it with tfllm.load"
+            )
+        known = {field.name for field in dataclasses.fields(DecoderConfig)}
+        arguments = {k: v for k, v in self.checkpoint.arguments.items() if v is not None}
+        assert arguments.keys() <= known, arguments.keys() - known
+        return {"type": "decoder", "source": self.source, **arguments}
+
+    def generation(self) -> dict[str, Any]:
+        """The `generation` section that `generation_config.json` amounts to.
+
+        As in transformers, the likeliest token is taken unless the file says to sample.
+
+        Raises:
+            ConvertError: when the file is damaged.
+        """
+        found = {**self._json(_CONFIG_FILE, "eos_token_id"), **self._json(_GENERATION_FILE)}
+        section: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0}
+        if found.get("do_sample"):
+            section = {**_SAMPLED, **{k: found[k] for k in _SAMPLED if found.get(k) is not None}}
+        for name in ("max_new_tokens", "repetition_penalty"):
+            if found.get(name) is not None:
+                section[name] = found[name]
+        section["stop_tokens"] = self._stop_tokens(found.get("eos_token_id"))
+        return section
+
+    def _stop_tokens(self, ids: Any) -> list[str]:
+        ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        names = {token_id: name for name, token_id in self.tokenizer.special_tokens.items()}
+        return [names[each] for each in ids if each in names and each != self.tokenizer.eos_id]
+
+    def _json(self, name: str, *keys: str) -> dict[str, Any]:
+        path = self.path / name
+        if not path.is_file():
+            return {}
+        try:
+            mapping = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConvertError(f"{path} is not a JSON file ({error}); download it again") from None
+        if not isinstance(mapping, dict):
+            raise ConvertError(f"{path} must hold a mapping, not {type(mapping).__name__}; download it again")
+        return {key: mapping[key] for key in keys if key in mapping} if keys else mapping
+
+
+def tokenizer_of(path: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint, of a run, or in a folder of its own.
+
+    Raises:
+        TokenizerError: when there is none, or it is not understood.
+    """
+    if path.suffix == ".gguf":
+        file = GgufFile(path)
+        return read_gguf_tokenizer(file.metadata, file.list_of, path)
+    return read_tokenizer(RunFolder(path).tokenizer if is_run(path) else path)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return RunFolder(path).config.exists()
+
+
+def expand(config: ExperimentConfig) -> ExperimentConfig:
+    """Puts the model that `model.source` is in the place of `model: {type: pretrained}`.
+
+    So a run's config says what the model is, and the run can be used where its source is gone.
+
+    Raises:
+        ConfigError: when what is asked for does not fit the source.
+        ConvertError, TokenizerError: when the source cannot be read.
+    """
+    if config.model.type != "pretrained":
+        return config
+    asked = config.model
+    path = local_path(asked.source)
+    model = dict(_run_model(path) if is_run(path) else Pretrained(asked.source).model_section())
+    longest = asked.max_seq_len
+    if longest is not None and model.get("positions") == "learned" and longest > model["max_seq_len"]:
+        rule = f"exceeds the {model['max_seq_len']} positions that {asked.source} has learned"
+        mend = f"write at most {model['max_seq_len']}"
+        raise ConfigError([Problem("model.max_seq_len", longest, rule, mend)], "the config")
+    model.update(source=asked.source, new_head=asked.new_head, dropout=asked.dropout)
+    model["max_seq_len"] = longest or model["max_seq_len"]
+    if asked.new_head:
+        model["tie_embeddings"] = False
+    if asked.vocab_size is not None:
+        model["vocab_size"] = asked.vocab_size
+    elif config.tokenizer.type == "pretrained":
+        size = pretrained_tokenizer(config).vocab_size
+        model["vocab_size"] = max(model.get("vocab_size") or 0, size)
+    else:
+        model["vocab_size"] = None
+    return config_from_mapping(
+        {**to_mapping(config), "model": model}, source="the config with its pretrained model"
+    )
+
+
+def pretrained_tokenizer(config: ExperimentConfig) -> Tokenizer:
+    """The tokenizer of a section `tokenizer: {type: pretrained}`, with what it adds.
+
+    Raises:
+        TokenizerError: when there is none, or it is not understood.
+    """
+    section = config.tokenizer
+    tokenizer = tokenizer_of(local_path(section.source or config.model.source))
+    return with_special_tokens(tokenizer, section.extra_special_tokens)
+
+
+def _run_model(path: Path) -> Mapping[str, Any]:
+    config = RunFolder(path).load_config()
+    section = to_mapping(config.model)
+    return {**section, "max_seq_len": config.context_length}
