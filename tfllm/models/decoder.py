@@ -56,7 +56,7 @@ class Decoder(keras.Model):
             as in the others (Gemma 3).
         sliding_window: Tokens that a token sees, itself included; None is all.
         sliding_layers: Indexes of the blocks with that window; None is all of them.
-        activation: gelu, gelu_tanh, relu, swiglu or geglu.
+        activation: gelu, gelu_tanh, relu, silu, swiglu or geglu.
         use_bias: Biases in projections and LayerNorm.
         qkv_bias: Biases in queries, keys and values; None is `use_bias`.
         attention_output_bias: A bias in attention's output; None is `use_bias`.
