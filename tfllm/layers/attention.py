@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfllm.layers import kv_cache
 from tfllm.layers.blockwise_attention import blockwise_attention
 from tfllm.layers.causal_attention import MASKED, SoftCap, causal_attention
-from tfllm.layers.masks import CausalMask
+from tfllm.layers.masks import Mask
 from tfllm.layers.normalization import RMSNorm
 from tfllm.layers.positions import rotate
 from tfllm.layers.projection import Projection
@@ -100,7 +100,7 @@ class Attention(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        attention_mask: tf.Tensor | CausalMask,
+        attention_mask: tf.Tensor | Mask,
         angles: tuple[tf.Tensor, tf.Tensor] | None = None,
         cache: kv_cache.KVPair | None = None,
         slot: tf.Tensor | None = None,
@@ -111,7 +111,7 @@ class Attention(keras.layers.Layer):
 
         Args:
             x: float [B, T, D].
-            attention_mask: Who sees whom: a `CausalMask`, or bool [1 or B, T, S], true where attention is
+            attention_mask: Who sees whom: a `Mask`, or bool [1 or B, 1 or T, S], true where attention is
                 allowed. A query that sees nobody stays finite.
             angles: Rotary angles of the T positions; None for no rotation.
             cache: Keys and values of S slots; the T = 1 new ones go into `slot` first.
@@ -137,7 +137,7 @@ class Attention(keras.layers.Layer):
         elif num_slots is not None:
             cache = kv_cache.from_prefill(key, value, num_slots)
             mixed, scores = self._whole(query, key, value, attention_mask)
-        elif return_scores or not isinstance(attention_mask, CausalMask):
+        elif return_scores or not isinstance(attention_mask, Mask):
             mixed, scores = self._whole(query, key, value, attention_mask)
         else:
             mixed = self._lean(query, key, value, attention_mask)
@@ -149,7 +149,7 @@ class Attention(keras.layers.Layer):
         shape = [size if size is not None else tf.shape(x)[axis] for axis, size in enumerate(x.shape[:2])]
         return tf.reshape(x, [*shape, count, self.head_dim])  # [B, T, N * H] -> [B, T, N, H]
 
-    def _lean(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: CausalMask) -> tf.Tensor:
+    def _lean(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask) -> tf.Tensor:
         rule: dict[str, Any] = {"scale": self.scale, "soft_cap": self.soft_cap}
         if self.attention_block_size is not None:
             return blockwise_attention(query, key, value, mask, block_size=self.attention_block_size, **rule)
@@ -157,10 +157,10 @@ class Attention(keras.layers.Layer):
             return self._whole(query, key, value, mask)[0]
         return causal_attention(query, key, value, mask, **rule)
 
-    def _whole(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor | CausalMask):
+    def _whole(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor | Mask):
         # [B, S, K, H] -> [B, K, S, H]
         key, value = tf.transpose(key, [0, 2, 1, 3]), tf.transpose(value, [0, 2, 1, 3])
-        if isinstance(mask, CausalMask):
+        if isinstance(mask, Mask):
             mask = mask.dense(tf.shape(query)[1])
         return self._dense(query, key, value, mask)
 
