@@ -11,7 +11,7 @@ from tfllm.layers import kv_cache
 from tfllm.layers.blockwise_attention import blockwise_attention
 from tfllm.layers.causal_attention import causal_attention
 from tfllm.layers.dense_attention import dense_attention
-from tfllm.layers.masks import CausalMask
+from tfllm.layers.masks import Mask
 from tfllm.layers.normalization import RMSNorm
 from tfllm.layers.positions import rotate
 from tfllm.layers.projection import Projection
@@ -101,7 +101,7 @@ class Attention(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        attention_mask: tf.Tensor | CausalMask,
+        attention_mask: tf.Tensor | Mask,
         angles: tuple[tf.Tensor, tf.Tensor] | None = None,
         cache: kv_cache.KVPair | None = None,
         slot: tf.Tensor | None = None,
@@ -113,7 +113,7 @@ class Attention(keras.layers.Layer):
 
         Args:
             x: float [B, T, D].
-            attention_mask: Who sees whom: a `CausalMask`, or bool [1 or B, T, S], true where attention is
+            attention_mask: Who sees whom: a `Mask`, or bool [1 or B, 1 or T, S], true where attention is
                 allowed. A query that sees nobody stays finite.
             angles: Rotary angles of the T positions; None for no rotation.
             cache: Keys and values of S slots; the T = 1 new ones go into `slot` first.
@@ -141,7 +141,7 @@ class Attention(keras.layers.Layer):
         elif num_slots is not None:
             cache = kv_cache.from_prefill(key, value, num_slots)
             mixed, scores = self._whole(query, key, value, attention_mask, score_bias)
-        elif return_scores or score_bias is not None or not isinstance(attention_mask, CausalMask):
+        elif return_scores or score_bias is not None or not isinstance(attention_mask, Mask):
             mixed, scores = self._whole(query, key, value, attention_mask, score_bias)
         else:
             mixed = self._lean(query, key, value, attention_mask)
@@ -153,9 +153,11 @@ class Attention(keras.layers.Layer):
         shape = [size if size is not None else tf.shape(x)[axis] for axis, size in enumerate(x.shape[:2])]
         return tf.reshape(x, [*shape, count, self.head_dim])  # [B, T, N * H] -> [B, T, N, H]
 
-    def _lean(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: CausalMask) -> tf.Tensor:
+    def _lean(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask) -> tf.Tensor:
         if self.attention_block_size is not None:
-            return blockwise_attention(query, key, value, mask, block_size=self.attention_block_size, **self._rule)
+            return blockwise_attention(
+                query, key, value, mask, block_size=self.attention_block_size, **self._rule
+            )
         if query.shape[1] is None:
             return self._whole(query, key, value, mask)[0]
         return causal_attention(query, key, value, mask, **self._rule)
@@ -165,11 +167,11 @@ class Attention(keras.layers.Layer):
         query: tf.Tensor,
         key: tf.Tensor,
         value: tf.Tensor,
-        mask: tf.Tensor | CausalMask,
+        mask: tf.Tensor | Mask,
         bias: tf.Tensor | None = None,
     ):
         # [B, S, K, H] -> [B, K, S, H]
         key, value = tf.transpose(key, [0, 2, 1, 3]), tf.transpose(value, [0, 2, 1, 3])
-        if isinstance(mask, CausalMask):
+        if isinstance(mask, Mask):
             mask = mask.dense(tf.shape(query)[1])
         return dense_attention(query, key, value, mask, bias=bias, **self._rule)

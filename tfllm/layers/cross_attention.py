@@ -65,9 +65,7 @@ class CrossAttention(keras.layers.Layer):
         states = (self.key(encoder_states), self.value(encoder_states))
         return tuple(tf.transpose(self._heads(x), [0, 2, 1, 3]) for x in states)
 
-    def call(
-        self, x: tf.Tensor, memory: KVPair, memory_mask: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(self, x: tf.Tensor, memory: KVPair, memory_mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Attends.
 
         Args:

@@ -13,7 +13,7 @@ from tfllm.layers.cross_attention import CrossAttention
 from tfllm.layers.dropout import Dropout
 from tfllm.layers.feed_forward import FeedForward
 from tfllm.layers.kv_cache import KVPair
-from tfllm.layers.masks import CausalMask
+from tfllm.layers.masks import Mask
 from tfllm.layers.normalization import make_norm
 
 Scores = tuple[tf.Tensor, tf.Tensor]
@@ -98,7 +98,7 @@ class DecoderBlock(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        attention_mask: tf.Tensor | CausalMask,
+        attention_mask: tf.Tensor | Mask,
         memory: KVPair,
         memory_mask: tf.Tensor,
         score_bias: tf.Tensor | None = None,
@@ -112,7 +112,7 @@ class DecoderBlock(keras.layers.Layer):
 
         Args:
             x: float [B, T, D].
-            attention_mask: A `CausalMask`, or bool [1 or B, 1 or T, S'].
+            attention_mask: A `Mask`, or bool [1 or B, 1 or T, S'].
             memory: From `remember`.
             memory_mask: bool [1 or B, 1, S], the encoder's real tokens.
             score_bias: As in `Attention.call`; of the attention among the decoder's own tokens.
@@ -155,7 +155,9 @@ class DecoderBlock(keras.layers.Layer):
         x = self._add(self.feed_forward_norm, feed, x)
         return x, (scores, cross_scores) if return_scores else None, cache
 
-    def _add(self, norm: keras.layers.Layer, branch: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    def _add(
+        self, norm: keras.layers.Layer, branch: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor
+    ) -> tf.Tensor:
         if self.norm_placement == "pre":
             return x + branch(norm(x))
         return norm(x + branch(x))

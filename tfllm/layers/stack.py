@@ -158,8 +158,7 @@ class Stack(keras.layers.Layer):
             of attention to the encoder, float32 [B, N, T, S].
         """
         x = self._embed(x, positions, row_seeds)
-        length = tf.shape(x)[1]
-        bias = None if self.relative_bias is None else self.relative_bias(length, length)
+        bias = self._bias(tf.shape(x)[1], tf.shape(x)[1])
         captured: Captured = {}
         crossed: Captured = {}
 
@@ -206,8 +205,7 @@ class Stack(keras.layers.Layer):
             Hidden states float [B, T, D] and the cache.
         """
         x = self._embed(x, positions, None)
-        length = tf.shape(x)[1]
-        bias = None if self.relative_bias is None else self.relative_bias(length, length)
+        bias = self._bias(tf.shape(x)[1], tf.shape(x)[1])
         caches = []
         for block in self.blocks:
             memory = block.remember(encoder_states)
@@ -245,8 +243,7 @@ class Stack(keras.layers.Layer):
             Hidden states float [B, 1, D] and the cache.
         """
         x = self._embed(x, positions, None)
-        num_slots = tf.shape(slot_mask)[1]
-        bias = None if self.relative_bias is None else self.relative_bias(1, num_slots, first_query=slot)
+        bias = self._bias(1, tf.shape(slot_mask)[1], first_query=slot)
         caches = []
         for block, (pair, memory) in zip(self.blocks, cache, strict=True):
             x, _, pair = block(
@@ -267,6 +264,11 @@ class Stack(keras.layers.Layer):
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         return self.embedding_dropout(x, row_seeds)
+
+    def _bias(self, num_queries: Any, num_keys: Any, first_query: Any = 0) -> tf.Tensor | None:
+        if self.relative_bias is None:
+            return None
+        return self.relative_bias(num_queries=num_queries, num_keys=num_keys, first_query=first_query)
 
     def _finish(self, x: tf.Tensor) -> tf.Tensor:
         return x if self.final_norm is None else self.final_norm(x)

@@ -11,13 +11,13 @@ from tfllm.layers.attention import Attention
 from tfllm.layers.dropout import Dropout
 from tfllm.layers.feed_forward import FeedForward
 from tfllm.layers.kv_cache import KVPair
-from tfllm.layers.masks import CausalMask
+from tfllm.layers.masks import Mask
 from tfllm.layers.normalization import make_norm
 from tfllm.layers.recompute import recompute
 
 
 class TransformerBlock(keras.layers.Layer):
-    """Attention, then feed-forward, each on a normalized input and added back.
+    """Attention, then feed-forward, each added back, with a norm before each or after.
 
     Args:
         num_heads: Query heads.
@@ -26,6 +26,8 @@ class TransformerBlock(keras.layers.Layer):
         intermediate_dim: Feed-forward width.
         attention_block_size: As in `Attention`.
         norm: layer_norm or rms_norm.
+        norm_placement: pre normalizes what attention and feed-forward read, post what comes of adding them back
+            (Vaswani et al. 2017; BERT).
         norm_epsilon: Added to the variance.
         norm_unit_offset: As in `RMSNorm`.
         branch_norms: Normalizes also what attention and feed-forward add (Gemma 2).
@@ -52,6 +54,7 @@ class TransformerBlock(keras.layers.Layer):
         num_kv_heads: int | None = None,
         attention_block_size: int | None = None,
         norm: str = "rms_norm",
+        norm_placement: str = "pre",
         norm_epsilon: float = 1e-5,
         norm_unit_offset: bool = False,
         branch_norms: bool = False,
@@ -71,6 +74,11 @@ class TransformerBlock(keras.layers.Layer):
     ):
         # Keras would cast the float32 rotary angles to the compute type; `x` arrives in it.
         super().__init__(autocast=False, **kwargs)
+        if norm_placement not in ("pre", "post"):
+            raise ValueError(f"norm_placement={norm_placement!r} is not known; use pre or post")
+        if parallel_branches and norm_placement == "post":
+            raise ValueError("parallel_branches=True reads a normalized input; use norm_placement='pre'")
+        self.norm_placement = norm_placement
         self.parallel_branches = parallel_branches
         policy = self.dtype_policy
         norms = {
@@ -131,7 +139,7 @@ class TransformerBlock(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        attention_mask: tf.Tensor | CausalMask,
+        attention_mask: tf.Tensor | Mask,
         angles: tuple[tf.Tensor, tf.Tensor] | None = None,
         row_seeds: tf.Tensor | None = None,
         cache: KVPair | None = None,
@@ -139,25 +147,29 @@ class TransformerBlock(keras.layers.Layer):
         num_slots: int | tf.Tensor | None = None,
         return_scores: bool = False,
         recompute_attention: bool = False,
+        score_bias: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor | None, KVPair | None]:
         """Transforms a sequence; arguments and results as in `Attention.call`.
 
         Args:
             x: float [B, T, D].
-            attention_mask: A `CausalMask`, or bool [1 or B, T, S].
+            attention_mask: A `Mask`, or bool [1 or B, T, S].
             angles: Rotary angles, or None.
             row_seeds: int32 [B] for dropout; None drops nothing.
             cache: The block's keys and values, or None.
             slot: Where the new token goes in `cache`.
             num_slots: Size of a cache to start.
             return_scores: The attention scores are wanted.
-            recompute_attention: The backward pass computes attention and its norm again.
+            recompute_attention: The backward pass computes attention and the norm before it again.
+            score_bias: As in `Attention.call`, or None.
 
         Returns:
             float [B, T, D], attention scores float32 [B, N, T, S] or None, and the cache or None.
         """
         if recompute_attention:
-            attended = recompute(lambda x: self._attend(x, attention_mask, angles)[0], x)
+            attended = recompute(
+                lambda x, bias: self._attend(x, attention_mask, angles, score_bias=bias)[0], x, score_bias
+            )
             scores = None
         else:
             attended, scores, cache = self._attend(
@@ -168,21 +180,27 @@ class TransformerBlock(keras.layers.Layer):
                 slot=slot,
                 num_slots=num_slots,
                 return_scores=return_scores,
+                score_bias=score_bias,
             )
         attended = self.attention_dropout(attended, row_seeds)
         if self.parallel_branches:
             return x + (attended + self._feed(x, row_seeds)), scores, cache
-        x = x + attended
-        return x + self._feed(x, row_seeds), scores, cache
+        x = self._after(self.attention_norm, x + attended)
+        return self._after(self.feed_forward_norm, x + self._feed(x, row_seeds)), scores, cache
 
-    def _attend(self, x: tf.Tensor, attention_mask: tf.Tensor | CausalMask, angles: Any, **arguments: Any):
-        mixed, scores, cache = self.attention(
-            self.attention_norm(x), attention_mask=attention_mask, angles=angles, **arguments
-        )
+    def _attend(self, x: tf.Tensor, attention_mask: tf.Tensor | Mask, angles: Any, **arguments: Any):
+        x = self._before(self.attention_norm, x)
+        mixed, scores, cache = self.attention(x, attention_mask=attention_mask, angles=angles, **arguments)
         norm = self.attention_output_norm
         return mixed if norm is None else norm(mixed), scores, cache
 
     def _feed(self, x: tf.Tensor, row_seeds: tf.Tensor | None) -> tf.Tensor:
-        x = self.feed_forward(self.feed_forward_norm(x))
+        x = self.feed_forward(self._before(self.feed_forward_norm, x))
         norm = self.feed_forward_output_norm
         return self.feed_forward_dropout(x if norm is None else norm(x), row_seeds)
+
+    def _before(self, norm: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+        return norm(x) if self.norm_placement == "pre" else x
+
+    def _after(self, norm: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+        return norm(x) if self.norm_placement == "post" else x

@@ -170,6 +170,7 @@ class EncoderDecoder(keras.Model):
         if not tie_embeddings:
             self.output_projection = Projection(units=vocab_size, name="output_projection", **shared)
         self._has_logits_bias = logits_bias
+        self.logits_bias: tf.Variable | None = None
 
     def build(self, input_shape=None):
         """Makes every variable; the shape of the features does not matter."""
@@ -181,7 +182,6 @@ class EncoderDecoder(keras.Model):
         self.decoder.build(hidden)
         if self.output_projection is not None:
             self.output_projection.build(hidden)
-        self.logits_bias = None
         if self._has_logits_bias:
             self.logits_bias = self.add_weight(
                 name="logits_bias",
