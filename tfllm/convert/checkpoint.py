@@ -8,9 +8,10 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
@@ -21,21 +22,12 @@ from tfllm.convert.families import FAMILIES
 from tfllm.convert.family import Family
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.convert.safetensors_files import SafetensorsFiles
+from tfllm.convert.tensors import Tensors
 from tfllm.convert.weight_table import Row, variables_by_path
 
 CONFIG_FILE = "config.json"
 DTYPES = ("float32", "bfloat16", "float16")
 _SHOWN = 8  # names in a message
-
-
-class Tensors(Protocol):
-    """The tensors of a checkpoint, under transformers' names."""
-
-    shapes: dict[str, tuple[int, ...]]
-    types: dict[str, str]
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +79,7 @@ def _checkpoint(
             raise config.refuse(key, mapping[key], "save the checkpoint unquantized")
     arguments = FAMILIES[kind].read_config(config)
     unknown = [f"{key}={value!r} is not known and was left aside" for key, value in config.unread().items()]
+    arguments = FAMILIES[kind].completed(arguments, open_tensors)
     return Checkpoint(path, FAMILIES[kind], arguments, (*config.notes, *unknown), open_tensors)
 
 
@@ -118,6 +111,8 @@ def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
         variables = variables_by_path(model)
         _check_shapes(checkpoint, rows, names, tensors, variables)
         for row in rows:
+            if row.theirs not in names:
+                continue
             shapes = [tuple(variables[path].shape) for path in row.ours]
             held = _Held(row, tensors, names[row.theirs], shapes, failures)
             for index, path in enumerate(row.ours):
@@ -172,19 +167,32 @@ class _Held:
 
 
 def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
-    """Where each tensor of the table stands in the files; `transformer.` or `model.` may be left out there."""
-    family, tied = checkpoint.family, checkpoint.arguments.get("tie_embeddings", False)
-    table = family.rows(checkpoint.arguments)
+    """Where each tensor of the table stands in the files, if it does; the prefix may be left out there."""
+    family = checkpoint.family
     bare = not any(name.startswith(family.prefix) for name in tensors.shapes)
-    names = {row.theirs: row.theirs.removeprefix(family.prefix) if bare else row.theirs for row in table}
-    missing = [name for name in names.values() if name not in tensors.shapes]
+
+    def in_file(name: str) -> str:
+        return name.removeprefix(family.prefix) if bare else name
+
+    names: dict[str, str] = {}
+    copies: dict[str, str] = {}
+    missing = []
+    for row in family.rows(checkpoint.arguments):
+        known = [in_file(name) for name in (row.theirs, *row.copies)]
+        found = next((name for name in known if name in tensors.shapes), None)
+        if found is not None:
+            names[row.theirs] = found
+            copies.update(dict.fromkeys(known, found))
+        elif not row.optional:
+            missing.append(known[0])
+    computed = {in_file(name): function for name, function in family.computed.items()}
     left = [
         name
         for name in tensors.shapes.keys() - set(names.values())
         if not name.endswith(family.buffers or ("\0",))
+        and not (name in copies and np.array_equal(tensors.read(name), tensors.read(copies[name])))
+        and not (name in computed and _is_computed(tensors.read(name), computed[name](checkpoint.arguments)))
     ]
-    if tied:
-        left = [name for name in left if not _is_tied_copy(name, names, tensors)]
     if missing or left:
         words = [f"missing: {_some(missing)}"] if missing else []
         words += [f"not known: {_some(sorted(left))}"] if left else []
@@ -195,14 +203,12 @@ def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
     return names
 
 
-def _is_tied_copy(name: str, names: dict[str, str], tensors: Tensors) -> bool:
-    """Whether a tensor is the output layer of a model whose output layer is the embedding, and equal to it."""
-    if name not in ("lm_head.weight", "embed_out.weight"):
+def _is_computed(held: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether a tensor is what we compute, to the last digit of its type."""
+    if held.shape != expected.shape:
         return False
-    embedding = next(iter(names.values()))  # every table begins with it
-    if tensors.shapes[name] != tensors.shapes.get(embedding):
-        return False
-    return np.array_equal(tensors.read(name), tensors.read(embedding))
+    difference = np.abs(held.astype(np.float32) - expected)
+    return bool(np.max(difference) <= ml_dtypes.finfo(held.dtype).eps)
 
 
 def _check_sizes(checkpoint: Checkpoint, tensors: Tensors) -> None:
@@ -227,6 +233,8 @@ def _check_shapes(
     assert filled == variables.keys(), sorted(filled ^ variables.keys())
     wrong = []
     for row in rows:
+        if row.theirs not in names:
+            continue
         expected = row.layout.shape([tuple(variables[path].shape) for path in row.ours])
         found = tensors.shapes[names[row.theirs]]
         if found != expected:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Arguments, ConfigRow
 from tfllm.convert.decoder_kind import DECODER
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.model_kind import ModelKind
+from tfllm.convert.tensors import Tensors
 from tfllm.convert.weight_table import Row
 
 # Said in config.json by every family, or by transformers itself, and of no concern to what a model computes.
@@ -39,7 +42,9 @@ class Family:
         rows: Makes the table of weights of a model from its arguments.
         prefix: What stands before the names of all weights but the output layer's, and may be left out.
         buffers: Ends of names of tensors that old files hold and that are not weights.
+        computed: Tensors that files may hold though they follow from the arguments, and what they must be.
         ignored: Further config keys that say nothing about what the model computes.
+        completed: Arguments as the tensors of a file show them, where its config leaves something open.
         kind: Which of our models it is read into.
     """
 
@@ -49,7 +54,11 @@ class Family:
     rows: Callable[[Arguments], list[Row]]
     prefix: str
     buffers: tuple[str, ...] = ()
+    computed: Mapping[str, Callable[[Arguments], np.ndarray]] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    completed: Callable[[Arguments, Callable[[], Tensors]], Arguments] = lambda arguments, open_tensors: (
+        arguments
+    )
     kind: ModelKind = DECODER
 
     def read_config(self, config: ConfigReader) -> Arguments:

@@ -47,7 +47,7 @@ def save_model(
         raise ConvertError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
     if folder.exists() and any(folder.iterdir()):
         raise ConvertError(f"{folder} is not empty; give a folder that does not exist yet")
-    family, config = _written_config(arguments, model_type)
+    family, config = _written_config(model, arguments, model_type)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part", dir=folder.parent))
     try:
@@ -61,13 +61,22 @@ def save_model(
         raise
 
 
-def _written_config(arguments: Arguments, model_type: str | None) -> tuple[Family, dict[str, Any]]:
+def _written_config(
+    model: keras.Model, arguments: Arguments, model_type: str | None
+) -> tuple[Family, dict[str, Any]]:
     if model_type is not None and model_type not in FAMILIES:
         raise ConvertError(f"model_type={model_type!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+    fitting = {name: family for name, family in FAMILIES.items() if isinstance(model, family.kind.model)}
+    if model_type is not None and model_type not in fitting:
+        kind = FAMILIES[model_type].kind.model.__name__
+        raise ConvertError(
+            f"model_type={model_type!r} is for a model of class {kind}, and this is of class {type(model).__name__};"
+            f" use {', '.join(sorted(fitting))}"
+        )
     if model_type is not None:
-        return FAMILIES[model_type], FAMILIES[model_type].write_config(arguments)
+        return fitting[model_type], fitting[model_type].write_config(arguments)
     reasons = []
-    for family in FAMILIES.values():
+    for family in fitting.values():
         try:
             return family, family.write_config(arguments)
         except ConvertError as error:
