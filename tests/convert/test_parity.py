@@ -15,6 +15,7 @@ from tests.convert.golden import (
     write_checkpoint,
 )
 from tests.convert.goldens.cases import CASES, NEW_TOKENS, VOCAB, batch, direction, prompts
+from tests.convert.goldens.encoder_cases import ENCODER_CASES
 from tfllm.convert.checkpoint import load_model, read_checkpoint
 from tfllm.convert.families import FAMILIES
 from tfllm.convert.huggingface import save_model
@@ -31,7 +32,7 @@ def case(request, tmp_path_factory):
 
 
 def test_the_cases_cover_every_family():
-    assert {model_type for model_type, _ in CASES.values()} == FAMILIES.keys()
+    assert {case[0] for case in (*CASES.values(), *ENCODER_CASES.values())} == FAMILIES.keys()
 
 
 def test_logits_loss_and_gradients_are_those_of_transformers(case):

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,9 +85,11 @@ def _checkpoint(
     for key in ("quantization_config", "quantization"):
         if config.has(key):
             raise config.refuse(key, mapping[key], "save the checkpoint unquantized")
-    arguments = FAMILIES[kind].read_config(config)
+    family = FAMILIES[kind]
+    names = frozenset() if family.heads is None else open_tensors().shapes.keys()
+    arguments = family.read_config(config, names)
     unknown = [f"{key}={value!r} is not known and was left aside" for key, value in config.unread().items()]
-    return Checkpoint(path, FAMILIES[kind], arguments, (*config.notes, *unknown), open_tensors)
+    return Checkpoint(path, family, arguments, (*config.notes, *unknown), open_tensors)
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
@@ -106,7 +108,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
     tensors = checkpoint.open_tensors()
     names = _names(checkpoint, tensors)
     _check_sizes(checkpoint, tensors)
-    rows = checkpoint.family.rows(checkpoint.arguments)
+    rows = [row for row in checkpoint.family.rows(checkpoint.arguments) if row.needed]
     failures: list[Exception] = []
     # In this scope Keras makes variables without values, and on leaving it asks their initializers for them,
     # one variable after the other: no weight is ever made only to be replaced.
@@ -172,19 +174,18 @@ class _Held:
 
 
 def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
-    """Where each tensor of the table stands in the files; `transformer.` or `model.` may be left out there."""
-    family, tied = checkpoint.family, checkpoint.arguments.get("tie_embeddings", False)
+    """Where each tensor of the table stands in the files, which may leave the prefix out or have old names."""
+    family = checkpoint.family
     table = family.rows(checkpoint.arguments)
-    bare = not any(name.startswith(family.prefix) for name in tensors.shapes)
-    names = {row.theirs: row.theirs.removeprefix(family.prefix) if bare else row.theirs for row in table}
-    missing = [name for name in names.values() if name not in tensors.shapes]
+    names = stored_names(family, table, tensors.shapes)
+    missing = [names[row.theirs] for row in table if row.needed and names[row.theirs] not in tensors.shapes]
     left = [
         name
         for name in tensors.shapes.keys() - set(names.values())
         if not name.endswith(family.buffers or ("\0",))
     ]
-    if tied:
-        left = [name for name in left if not _is_tied_copy(name, names, tensors)]
+    copies = _copies(checkpoint, table)
+    left = [name for name in left if not _is_equal(name, names.get(copies.get(name, "")), tensors)]
     if missing or left:
         words = [f"missing: {_some(missing)}"] if missing else []
         words += [f"not known: {_some(sorted(left))}"] if left else []
@@ -195,14 +196,31 @@ def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
     return names
 
 
-def _is_tied_copy(name: str, names: dict[str, str], tensors: Tensors) -> bool:
-    """Whether a tensor is the output layer of a model whose output layer is the embedding, and equal to it."""
-    if name not in ("lm_head.weight", "embed_out.weight"):
+def stored_names(family: Family, table: Sequence[Row], there: Collection[str]) -> dict[str, str]:
+    """What the files that hold `there` call the tensors of a table: without the prefix, or by old names."""
+    bare = not any(name.startswith(family.prefix) for name in there)
+
+    def stored(name: str) -> str:
+        name = name.removeprefix(family.prefix) if bare else name
+        ends = (end for end in family.old_names if name.endswith(end) and name not in there)
+        older = (name.removesuffix(end) + family.old_names[end] for end in ends)
+        return next((old for old in older if old in there), name)
+
+    return {row.theirs: stored(row.theirs) for row in table}
+
+
+def _copies(checkpoint: Checkpoint, table: Sequence[Row]) -> dict[str, str]:
+    """Tensors that files may hold beside others that are equal to them."""
+    family = checkpoint.family
+    tied = family.output_layers if checkpoint.arguments.get("tie_embeddings", False) else ()
+    return {**dict.fromkeys(tied, table[0].theirs), **family.copies}  # every table begins with the embedding
+
+
+def _is_equal(name: str, original: str | None, tensors: Tensors) -> bool:
+    """Whether a tensor is there and equal to another."""
+    if original not in tensors.shapes or tensors.shapes[name] != tensors.shapes[original]:
         return False
-    embedding = next(iter(names.values()))  # every table begins with it
-    if tensors.shapes[name] != tensors.shapes.get(embedding):
-        return False
-    return np.array_equal(tensors.read(name), tensors.read(embedding))
+    return np.array_equal(tensors.read(name), tensors.read(original))
 
 
 def _check_sizes(checkpoint: Checkpoint, tensors: Tensors) -> None:

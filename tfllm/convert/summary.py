@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from tfllm.convert.checkpoint import Checkpoint
+from tfllm.convert.checkpoint import Checkpoint, stored_names
 
 Section = tuple[str, list[tuple[str, str]]]
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -25,9 +25,11 @@ def summary(checkpoint: Checkpoint) -> list[Section]:
     shapes, types = tensors.shapes, Counter(tensors.types.values())
     arguments = checkpoint.arguments
     parts: Counter[str] = Counter()
-    for row in checkpoint.family.rows(arguments):
-        shape = shapes.get(row.theirs, shapes.get(row.theirs.removeprefix(checkpoint.family.prefix), (0,)))
-        parts[_part(row.ours[0])] += math.prod(shape)
+    table = checkpoint.family.rows(arguments)
+    names = stored_names(checkpoint.family, table, shapes)
+    for row in table:
+        if row.needed:
+            parts[_part(row.ours[0])] += math.prod(shapes.get(names[row.theirs], (0,)))
     total = sum(parts.values())
     numbers = [(part, f"{count:>14,} {count / total:>7.1%}") for part, count in parts.items()]
     family = [
@@ -51,16 +53,12 @@ def _part(path: str) -> str:
 
 
 def _memory(arguments: dict[str, Any], parameters: int) -> list[tuple[str, str]]:
-    per_token = 2 * arguments["num_layers"] * arguments["num_kv_heads"] * arguments["head_dim"]
+    heads = arguments.get("num_kv_heads", 0)  # an encoder has no cache
+    per_row = 2 * arguments["num_layers"] * heads * arguments["head_dim"] * arguments["max_seq_len"]
     rows = []
     for precision, size in _BYTES.items():
-        cache = per_token * arguments["max_seq_len"] * size
-        rows.append(
-            (
-                precision,
-                f"{_bytes(parameters * size)}, and {_bytes(cache)} of cache for a row of the longest context",
-            )
-        )
+        cache = f", and {_bytes(per_row * size)} of cache for a row of the longest context" if heads else ""
+        rows.append((precision, _bytes(parameters * size) + cache))
     return rows
 
 

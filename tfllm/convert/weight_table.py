@@ -34,11 +34,14 @@ class Row:
         theirs: Its name.
         ours: Paths of the variables it holds, without the model's own name.
         layout: How it holds them.
+        needed: Whether it must be there. What others read, and nobody must write, may be missing, or hold what is
+            not used.
     """
 
     theirs: str
     ours: tuple[str, ...]
     layout: Layout
+    needed: bool = True
 
 
 AS_IS = Layout(
