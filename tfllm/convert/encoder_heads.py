@@ -65,7 +65,7 @@ class EncoderHeads:
     def write(self, arguments: Arguments) -> dict[str, Any]:
         """See `Heads`."""
         says = {"head": arguments["head"], "next_sentence_head": arguments["next_sentence_head"]}
-        for end, meant in _CLASSES.items():
+        for end, meant in self._classes().items():
             if {"next_sentence_head": False, **meant} == says:
                 return {"architectures": [self.name + end], **_write_classes(arguments)}
         # Reading what was written shows that there is no such class.
