@@ -272,7 +272,8 @@ def test_models_that_no_family_can_say(tmp_path):
     decoder = Decoder(**SMALL)
     decoder.build()
     with pytest.raises(
-        ConvertError, match="Decoder cannot be written as model_type='bert'; use one of llama, "
+        ConvertError,
+        match="model_type='bert' is for a model of class Encoder, and this is of class Decoder; use gemma2, ",
     ):
         save_model(tmp_path / "c", decoder, SMALL, model_type="bert")
     with pytest.raises(

@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
+import numpy as np
+
 from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Arguments, ConfigRow
 from tfllm.convert.decoder_kind import DECODER
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.model_kind import ModelKind
+from tfllm.convert.tensors import Tensors
 from tfllm.convert.weight_table import Row
 
 # Said in config.json by every family, or by transformers itself, and of no concern to what a model computes.
@@ -53,10 +56,9 @@ class Family:
         prefix: What stands before the names of all weights but the output layer's, and may be left out.
         buffers: Ends of names of tensors that old files hold and that are not weights.
         heads: Which heads there are, where that differs.
-        old_names: Ends of names, and what old files have instead.
-        output_layers: What files call the output layer that is the embedding, where they hold it as well.
-        copies: Further tensors that files hold beside one they are equal to.
+        computed: Tensors that files may hold though they follow from the arguments, and what they must be.
         ignored: Further config keys that say nothing about what the model computes.
+        completed: Arguments as the tensors of a file show them, where its config leaves something open.
         kind: Which of our models it is read into.
     """
 
@@ -67,10 +69,11 @@ class Family:
     prefix: str
     buffers: tuple[str, ...] = ()
     heads: Heads | None = None
-    old_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    output_layers: tuple[str, ...] = ("lm_head.weight", "embed_out.weight")
-    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    computed: Mapping[str, Callable[[Arguments], np.ndarray]] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    completed: Callable[[Arguments, Callable[[], Tensors]], Arguments] = lambda arguments, open_tensors: (
+        arguments
+    )
     kind: ModelKind = DECODER
 
     def read_config(self, config: ConfigReader, names: Set[str] = frozenset()) -> Arguments:

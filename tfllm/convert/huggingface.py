@@ -66,16 +66,17 @@ def _written_config(
 ) -> tuple[Family, dict[str, Any]]:
     if model_type is not None and model_type not in FAMILIES:
         raise ConvertError(f"model_type={model_type!r} is not known; known are {', '.join(sorted(FAMILIES))}")
-    families = [family for family in FAMILIES.values() if isinstance(model, family.kind.model)]
-    if model_type is not None and FAMILIES[model_type] not in families:
-        able = ", ".join(family.model_type for family in families)
+    fitting = {name: family for name, family in FAMILIES.items() if isinstance(model, family.kind.model)}
+    if model_type is not None and model_type not in fitting:
+        kind = FAMILIES[model_type].kind.model.__name__
         raise ConvertError(
-            f"{type(model).__name__} cannot be written as model_type={model_type!r}; use one of {able}"
+            f"model_type={model_type!r} is for a model of class {kind}, and this is of class {type(model).__name__};"
+            f" use {', '.join(sorted(fitting))}"
         )
     if model_type is not None:
-        return FAMILIES[model_type], FAMILIES[model_type].write_config(arguments)
+        return fitting[model_type], fitting[model_type].write_config(arguments)
     reasons = []
-    for family in families:
+    for family in fitting.values():
         try:
             return family, family.write_config(arguments)
         except ConvertError as error:

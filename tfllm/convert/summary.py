@@ -28,8 +28,8 @@ def summary(checkpoint: Checkpoint) -> list[Section]:
     table = checkpoint.family.rows(arguments)
     names = stored_names(checkpoint.family, table, shapes)
     for row in table:
-        if row.needed:
-            parts[_part(row.ours[0])] += math.prod(shapes.get(names[row.theirs], (0,)))
+        if row.theirs in names:
+            parts[_part(row.ours[0])] += math.prod(shapes[names[row.theirs]])
     total = sum(parts.values())
     numbers = [(part, f"{count:>14,} {count / total:>7.1%}") for part, count in parts.items()]
     family = [
@@ -53,13 +53,15 @@ def _part(path: str) -> str:
 
 
 def _memory(arguments: dict[str, Any], parameters: int) -> list[tuple[str, str]]:
-    heads = arguments.get("num_kv_heads", 0)  # an encoder has no cache
-    per_row = 2 * arguments["num_layers"] * heads * arguments["head_dim"] * arguments["max_seq_len"]
-    rows = []
-    for precision, size in _BYTES.items():
-        cache = f", and {_bytes(per_row * size)} of cache for a row of the longest context" if heads else ""
-        rows.append((precision, _bytes(parameters * size) + cache))
-    return rows
+    rows = [(precision, _bytes(parameters * size)) for precision, size in _BYTES.items()]
+    if "num_kv_heads" not in arguments:  # not a decoder
+        return rows
+    per_token = 2 * arguments["num_layers"] * arguments["num_kv_heads"] * arguments["head_dim"]
+    per_row = per_token * arguments["max_seq_len"]
+    return [
+        (precision, f"{memory}, and {_bytes(per_row * size)} of cache for a row of the longest context")
+        for (precision, memory), size in zip(rows, _BYTES.values(), strict=True)
+    ]
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,7 @@ _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "gelu": functools.partial(tf.nn.gelu, approximate=False),
     "gelu_tanh": gelu_tanh,
     "relu": tf.nn.relu,
+    "silu": tf.nn.silu,
 }
 _GATED: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {"swiglu": swiglu, "geglu": geglu}
 GATED = tuple(_GATED)
@@ -36,7 +37,7 @@ class FeedForward(keras.layers.Layer):
 
     Args:
         intermediate_dim: Width F inside.
-        activation: gelu (exact), gelu_tanh, relu, or gated swiglu, geglu.
+        activation: gelu (exact), gelu_tanh, relu, silu, or gated swiglu, geglu.
         use_bias: Biases in the projections.
         initializer_range: Standard deviation of new kernels.
         output_initializer_range: The same for `down`; None is `initializer_range`.

@@ -90,3 +90,10 @@ def rotate(x: tf.Tensor, angles: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
     turned = [first * cosine - second * sine, second * cosine + first * sine]
     rest = [y[..., 2 * half :]] if 2 * half < x.shape[-1] else []
     return tf.cast(tf.concat([*turned, *rest], axis=-1), x.dtype)
+
+
+def default_positions(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> tf.Tensor:
+    """0, 1, 2 …, counted past padding at the left: int32 [B, T]."""
+    if padding_mask is None:
+        return tf.range(tf.shape(token_ids)[1])[None, :] + tf.zeros_like(token_ids)
+    return tf.maximum(tf.cumsum(tf.cast(padding_mask, tf.int32), axis=1) - 1, 0)

@@ -148,6 +148,7 @@ class TransformerBlock(keras.layers.Layer):
         num_slots: int | tf.Tensor | None = None,
         return_scores: bool = False,
         recompute_attention: bool = False,
+        score_bias: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor | None, KVPair | None]:
         """Transforms a sequence; arguments and results as in `Attention.call`.
 
@@ -161,12 +162,15 @@ class TransformerBlock(keras.layers.Layer):
             num_slots: Size of a cache to start.
             return_scores: The attention scores are wanted.
             recompute_attention: The backward pass computes attention and the norm before it again.
+            score_bias: As in `Attention.call`, or None.
 
         Returns:
             float [B, T, D], attention scores float32 [B, N, T, S] or None, and the cache or None.
         """
         if recompute_attention:
-            attended = recompute(lambda x: self._attend(x, attention_mask, angles)[0], x)
+            attended = recompute(
+                lambda x, bias: self._attend(x, attention_mask, angles, score_bias=bias)[0], x, score_bias
+            )
             scores = None
         else:
             attended, scores, cache = self._attend(
@@ -177,6 +181,7 @@ class TransformerBlock(keras.layers.Layer):
                 slot=slot,
                 num_slots=num_slots,
                 return_scores=return_scores,
+                score_bias=score_bias,
             )
         attended = self.attention_dropout(attended, row_seeds)
         if self.parallel_branches:

@@ -17,7 +17,7 @@ from tfllm.layers.feed_forward import GATED
 from tfllm.layers.kv_cache import KVCache
 from tfllm.layers.masks import CausalMask
 from tfllm.layers.normalization import make_norm
-from tfllm.layers.positions import LearnedPositions, rotary_angles
+from tfllm.layers.positions import LearnedPositions, default_positions, rotary_angles
 from tfllm.layers.projection import Projection
 from tfllm.layers.transformer_block import TransformerBlock, blocks_wanted, run_block
 
@@ -55,7 +55,7 @@ class Decoder(keras.Model):
             as in the others (Gemma 3).
         sliding_window: Tokens that a token sees, itself included; None is all.
         sliding_layers: Indexes of the blocks with that window; None is all of them.
-        activation: gelu, gelu_tanh, relu, swiglu or geglu.
+        activation: gelu, gelu_tanh, relu, silu, swiglu or geglu.
         use_bias: Biases in projections and LayerNorm.
         qkv_bias: Biases in queries, keys and values; None is `use_bias`.
         attention_output_bias: A bias in attention's output; None is `use_bias`.
@@ -230,7 +230,7 @@ class Decoder(keras.Model):
         padding_mask, segment_ids = features.get("padding_mask"), features.get("segment_ids")
         positions = features.get("positions")
         if positions is None:
-            positions = _default_positions(token_ids, padding_mask)
+            positions = default_positions(token_ids, padding_mask)
         row_seeds = features.get("row_seeds") if training else None
         wanted = blocks_wanted(self.blocks, attention_scores)
         x = self.embedding_dropout(self._embed(token_ids, positions), row_seeds)
@@ -259,6 +259,14 @@ class Decoder(keras.Model):
         project = self.token_embedding.project if self.output_projection is None else self.output_projection
         return SoftCap(self.logit_soft_cap)(tf.cast(project(hidden_states), tf.float32))
 
+    def decoder_prompt(self, token_ids: tf.Tensor, padding_mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What generated tokens follow: the prompt itself."""
+        return token_ids, padding_mask
+
+    def room_after(self, prompt_length: int) -> int:
+        """How many tokens can be generated after a prompt of that many."""
+        return self.max_seq_len - prompt_length
+
     def prefill(
         self, token_ids: tf.Tensor, padding_mask: tf.Tensor, num_slots: int | tf.Tensor
     ) -> tuple[tf.Tensor, KVCache]:
@@ -272,7 +280,7 @@ class Decoder(keras.Model):
         Returns:
             Hidden states of the last position, float [B, 1, D], and the cache.
         """
-        positions = _default_positions(token_ids, padding_mask)
+        positions = default_positions(token_ids, padding_mask)
         masks, angles = self._global_and_local(CausalMask(padding_mask)), self._angles(positions)
         x = self._embed(token_ids, positions)
         caches = []
@@ -330,12 +338,6 @@ class Decoder(keras.Model):
 
     def _global_and_local(self, mask: CausalMask) -> list[CausalMask]:
         return [mask, dataclasses.replace(mask, window=self.sliding_window)]
-
-
-def _default_positions(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> tf.Tensor:
-    if padding_mask is None:
-        return tf.range(tf.shape(token_ids)[1])[None, :] + tf.zeros_like(token_ids)
-    return tf.maximum(tf.cumsum(tf.cast(padding_mask, tf.int32), axis=1) - 1, 0)
 
 
 def default_intermediate_dim(hidden_dim: int, activation: str) -> int:

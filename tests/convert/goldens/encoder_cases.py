@@ -45,7 +45,11 @@ ENCODER_CASES: dict[str, tuple[str, str, dict]] = {
     "roberta_sentences": ("roberta", "RobertaForSequenceClassification", {**_BERT, **_CLASSES}),
     "xlm_roberta": ("xlm-roberta", "XLMRobertaModel", {**_BERT, "type_vocab_size": 1}),
     "distilbert": ("distilbert", "DistilBertForMaskedLM", {**_DISTIL, "activation": "relu"}),
-    "distilbert_untied": ("distilbert", "DistilBertForMaskedLM", {**_DISTIL, "tie_word_embeddings": False}),
+    "distilbert_untied": (
+        "distilbert",
+        "DistilBertForMaskedLM",
+        {**_DISTIL, "tie_word_embeddings": False, "activation": "silu"},
+    ),
     "distilbert_sentences": ("distilbert", "DistilBertForSequenceClassification", {**_DISTIL, **_CLASSES}),
     "distilbert_span": ("distilbert", "DistilBertForQuestionAnswering", _DISTIL),
 }

@@ -10,7 +10,7 @@ from tfllm.convert.config_table import Always, Arguments, Constant, HeadDim, Key
 from tfllm.convert.encoder_heads import EncoderHeads
 from tfllm.convert.encoder_kind import ENCODER
 from tfllm.convert.family import Family
-from tfllm.convert.weight_table import AS_IS, Row, layer_norm, linear
+from tfllm.convert.weight_table import AS_IS, Row, embedding, linear
 
 # The names of transformers' activations, ours beside them.
 ACTIVATIONS = {
@@ -20,22 +20,34 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
 }
 
 
-def encoder_rows(arguments: Arguments, prefix: str) -> list[Row]:
+def norm_rows(theirs: str, ours: str) -> list[Row]:
+    """The rows of a LayerNorm, whose weights TensorFlow's BERT called gamma and beta."""
+    return [
+        Row(f"{theirs}.weight", (f"{ours}/scale",), AS_IS, copies=(f"{theirs}.gamma",)),
+        Row(f"{theirs}.bias", (f"{ours}/bias",), AS_IS, copies=(f"{theirs}.beta",)),
+    ]
+
+
+def _encoder_rows(arguments: Arguments, prefix: str, output_layer: str) -> list[Row]:
     """The table of the weights below the heads, in BERT's words.
 
     Args:
         arguments: Of the model.
         prefix: What every name begins with.
+        output_layer: What the output layer is called, which may be the embedding.
     """
     embeddings = f"{prefix}embeddings"
+    tied = arguments["tie_embeddings"]
     rows = [
-        Row(f"{embeddings}.word_embeddings.weight", ("token_embedding/embeddings",), AS_IS),
+        embedding(f"{embeddings}.word_embeddings.weight", tied_to=output_layer if tied else None),
         Row(f"{embeddings}.position_embeddings.weight", ("position_embedding/embeddings",), AS_IS),
         Row(f"{embeddings}.token_type_embeddings.weight", ("token_type_embedding/embeddings",), AS_IS),
-        *layer_norm(f"{embeddings}.LayerNorm", "embedding_norm"),
+        *norm_rows(f"{embeddings}.LayerNorm", "embedding_norm"),
     ]
     for index in range(arguments["num_layers"]):
         theirs, ours = f"{prefix}encoder.layer.{index}", f"block_{index:02d}"
@@ -43,15 +55,15 @@ def encoder_rows(arguments: Arguments, prefix: str) -> list[Row]:
             rows += linear(f"{theirs}.attention.self.{name}", f"{ours}/attention/{name}", bias=True)
         rows += [
             *linear(f"{theirs}.attention.output.dense", f"{ours}/attention/output", bias=True),
-            *layer_norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm"),
+            *norm_rows(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm"),
             *linear(f"{theirs}.intermediate.dense", f"{ours}/feed_forward/up", bias=True),
             *linear(f"{theirs}.output.dense", f"{ours}/feed_forward/down", bias=True),
-            *layer_norm(f"{theirs}.output.LayerNorm", f"{ours}/feed_forward_norm"),
+            *norm_rows(f"{theirs}.output.LayerNorm", f"{ours}/feed_forward_norm"),
         ]
     return rows
 
 
-def vocabulary_rows(arguments: Arguments, *, decoder: str, bias: str) -> list[Row]:
+def _vocabulary_rows(arguments: Arguments, *, decoder: str, bias: str) -> list[Row]:
     """The output layer of a masked-LM head.
 
     Args:
@@ -60,10 +72,11 @@ def vocabulary_rows(arguments: Arguments, *, decoder: str, bias: str) -> list[Ro
         bias: The name of the bias of its own that transformers 4 reads, and 5 reads where the layer is the embedding.
     """
     if arguments["tie_embeddings"]:
-        return [Row(bias, ("masked_lm_head/bias",), AS_IS)]
+        return [Row(bias, ("masked_lm_head/bias",), AS_IS, copies=(f"{decoder}.bias",))]
     return [
-        *linear(decoder, "masked_lm_head", bias=True),
-        Row(bias, ("masked_lm_head/bias",), AS_IS, needed=False),
+        *linear(decoder, "masked_lm_head", bias=False),
+        Row(f"{decoder}.bias", ("masked_lm_head/bias",), AS_IS, copies=(bias,)),
+        Row(bias, ("masked_lm_head/bias",), AS_IS, written_only=True),
     ]
 
 
@@ -80,27 +93,28 @@ def classifier_rows(arguments: Arguments, name: str = "classifier") -> list[Row]
 
 
 def _bert_rows(arguments: Arguments) -> list[Row]:
-    rows = encoder_rows(arguments, "bert.")
+    rows = _encoder_rows(arguments, "bert.", "cls.predictions.decoder.weight")
     if arguments["pooler"] != "none":
         rows += linear("bert.pooler.dense", "pooler/dense", bias=True)
     if arguments["head"] == "masked_lm":
         head = "cls.predictions"
         rows += linear(f"{head}.transform.dense", "masked_lm_head/transform", bias=True)
-        rows += layer_norm(f"{head}.transform.LayerNorm", "masked_lm_head/norm")
-        rows += vocabulary_rows(arguments, decoder=f"{head}.decoder", bias=f"{head}.bias")
+        rows += norm_rows(f"{head}.transform.LayerNorm", "masked_lm_head/norm")
+        rows += _vocabulary_rows(arguments, decoder=f"{head}.decoder", bias=f"{head}.bias")
     if arguments["next_sentence_head"]:
         rows += linear("cls.seq_relationship", "next_sentence", bias=True)
     return rows + classifier_rows(arguments)
 
 
 def _roberta_rows(arguments: Arguments) -> list[Row]:
-    rows, sentences = encoder_rows(arguments, "roberta."), arguments["head"] == "sequence_classification"
+    rows = _encoder_rows(arguments, "roberta.", "lm_head.decoder.weight")
+    sentences = arguments["head"] == "sequence_classification"
     if arguments["pooler"] != "none":
         rows += linear("classifier.dense" if sentences else "roberta.pooler.dense", "pooler/dense", bias=True)
     if arguments["head"] == "masked_lm":
         rows += linear("lm_head.dense", "masked_lm_head/transform", bias=True)
-        rows += layer_norm("lm_head.layer_norm", "masked_lm_head/norm")
-        rows += vocabulary_rows(arguments, decoder="lm_head.decoder", bias="lm_head.bias")
+        rows += norm_rows("lm_head.layer_norm", "masked_lm_head/norm")
+        rows += _vocabulary_rows(arguments, decoder="lm_head.decoder", bias="lm_head.bias")
     return rows + classifier_rows(arguments, "classifier.out_proj" if sentences else "classifier")
 
 
@@ -140,7 +154,6 @@ _SHAPE = (
     TrainingOnly("attention_probs_dropout_prob"),
     TrainingOnly("classifier_dropout"),
 )
-OLD_NAMES = {".LayerNorm.weight": ".LayerNorm.gamma", ".LayerNorm.bias": ".LayerNorm.beta"}
 BUFFERS = (".position_ids", ".token_type_ids")
 # Of Google's first configs; transformers reads none of them.
 _IGNORED = (
@@ -174,9 +187,6 @@ BERT = Family(
         next_sentence="cls.seq_relationship.weight",
     ),
     buffers=BUFFERS,
-    old_names={**OLD_NAMES, "cls.predictions.decoder.bias": "cls.predictions.bias"},
-    output_layers=("cls.predictions.decoder.weight",),
-    copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
     ignored=_IGNORED,
     kind=ENCODER,
 )
@@ -204,9 +214,6 @@ ROBERTA = Family(
     heads=_ROBERTA_HEADS,
     # A pooler beside a classifier that has its own is read by nobody.
     buffers=(*BUFFERS, "pooler.dense.weight", "pooler.dense.bias"),
-    old_names={**OLD_NAMES, "lm_head.decoder.bias": "lm_head.bias"},
-    output_layers=("lm_head.decoder.weight",),
-    copies={"lm_head.decoder.bias": "lm_head.bias"},
     kind=ENCODER,
 )
 # Trained on a hundred languages (Conneau et al. 2020), and otherwise the same.

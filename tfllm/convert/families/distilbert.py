@@ -8,17 +8,18 @@ from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Always, Arguments, HeadDim, Key, TrainingOnly
 from tfllm.convert.encoder_heads import EncoderHeads
 from tfllm.convert.encoder_kind import ENCODER
-from tfllm.convert.families.bert import ACTIVATIONS, BUFFERS, OLD_NAMES, classifier_rows
+from tfllm.convert.families.bert import ACTIVATIONS, BUFFERS, classifier_rows, norm_rows
 from tfllm.convert.family import Family
-from tfllm.convert.weight_table import AS_IS, Row, layer_norm, linear
+from tfllm.convert.weight_table import AS_IS, Row, embedding, linear
 
 
 def _rows(arguments: Arguments) -> list[Row]:
     embeddings = "distilbert.embeddings"
+    tied_to = "vocab_projector.weight" if arguments["tie_embeddings"] else None
     rows = [
-        Row(f"{embeddings}.word_embeddings.weight", ("token_embedding/embeddings",), AS_IS),
+        embedding(f"{embeddings}.word_embeddings.weight", tied_to=tied_to),
         Row(f"{embeddings}.position_embeddings.weight", ("position_embedding/embeddings",), AS_IS),
-        *layer_norm(f"{embeddings}.LayerNorm", "embedding_norm"),
+        *norm_rows(f"{embeddings}.LayerNorm", "embedding_norm"),
     ]
     for index in range(arguments["num_layers"]):
         theirs, ours = f"distilbert.transformer.layer.{index}", f"block_{index:02d}"
@@ -26,16 +27,16 @@ def _rows(arguments: Arguments) -> list[Row]:
             rows += linear(f"{theirs}.attention.{name[0]}_lin", f"{ours}/attention/{name}", bias=True)
         rows += [
             *linear(f"{theirs}.attention.out_lin", f"{ours}/attention/output", bias=True),
-            *layer_norm(f"{theirs}.sa_layer_norm", f"{ours}/attention_norm"),
+            *norm_rows(f"{theirs}.sa_layer_norm", f"{ours}/attention_norm"),
             *linear(f"{theirs}.ffn.lin1", f"{ours}/feed_forward/up", bias=True),
             *linear(f"{theirs}.ffn.lin2", f"{ours}/feed_forward/down", bias=True),
-            *layer_norm(f"{theirs}.output_layer_norm", f"{ours}/feed_forward_norm"),
+            *norm_rows(f"{theirs}.output_layer_norm", f"{ours}/feed_forward_norm"),
         ]
     if arguments["pooler"] != "none":
         rows += linear("pre_classifier", "pooler/dense", bias=True)
     if arguments["head"] == "masked_lm":
         rows += linear("vocab_transform", "masked_lm_head/transform", bias=True)
-        rows += layer_norm("vocab_layer_norm", "masked_lm_head/norm")
+        rows += norm_rows("vocab_layer_norm", "masked_lm_head/norm")
         own = linear("vocab_projector", "masked_lm_head", bias=True)
         rows += own[1:] if arguments["tie_embeddings"] else own
     return rows + classifier_rows(arguments)
@@ -94,8 +95,6 @@ DISTILBERT = Family(
         pooler_activation="relu",
     ),
     buffers=BUFFERS,
-    old_names=OLD_NAMES,
-    output_layers=("vocab_projector.weight",),
     ignored=("tie_weights_",),
     kind=ENCODER,
 )
