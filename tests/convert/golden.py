@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from tests.convert.goldens.cases import CASES, weight
+from tests.convert.goldens.cases import CASES as DECODER_CASES
+from tests.convert.goldens.cases import batch, prompts, weight
 from tests.convert.goldens.encoder_cases import ENCODER_CASES
+from tests.convert.goldens.encoder_decoder_cases import ENCODER_DECODER_CASES, sources, targets
 
+CASES = {**DECODER_CASES, **ENCODER_DECODER_CASES}
 SCRIPTS = Path(__file__).parent / "goldens"
 PEERS = os.environ.get("TFLLM_PEERS")
 
@@ -30,6 +33,29 @@ def folder_of(name):
     command = [Path(PEERS).expanduser(), SCRIPTS / "make_goldens.py", "--to", folder, "--cases", name]
     subprocess.run(command, check=True, capture_output=True)
     return folder
+
+
+def training_batch(name):
+    """Features, what should be said int [B, T], and what it weighs [B, T]; and the mask of what is compared."""
+    if name in ENCODER_DECODER_CASES:
+        (asked, seen), (read, said, mask) = sources(), targets()
+        arrays = {
+            "encoder_token_ids": asked,
+            "encoder_padding_mask": seen.astype(bool),
+            "decoder_token_ids": read,
+            "decoder_padding_mask": mask.astype(bool),
+        }
+        return arrays, said, mask, mask.astype(bool)
+    tokens, mask = batch()
+    weights = np.pad(mask[:, 1:] * mask[:, :-1], [[0, 0], [0, 1]])
+    arrays = {"token_ids": tokens, "padding_mask": mask.astype(bool)}
+    return arrays, np.roll(tokens, -1, axis=1), weights, mask.astype(bool)
+
+
+def asked(name):
+    """The token ids of each row that is continued or answered."""
+    tokens, mask = sources() if name in ENCODER_DECODER_CASES else prompts()
+    return [row[seen.astype(bool)].tolist() for row, seen in zip(tokens, mask, strict=True)]
 
 
 def load_golden(name):
