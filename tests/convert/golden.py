@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from tests.convert.goldens.cases import CASES as DECODER_CASES
 from tests.convert.goldens.cases import batch, prompts, weight
+from tests.convert.goldens.encoder_cases import ENCODER_CASES
 from tests.convert.goldens.encoder_decoder_cases import ENCODER_DECODER_CASES, sources, targets
 
 CASES = {**DECODER_CASES, **ENCODER_DECODER_CASES}
@@ -69,15 +70,27 @@ def continued_by_transformers(folder):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def computed_by_transformers(folder, name):
+    """What transformers computes from a folder and the batch of an encoder's case; `unfitting` names tensors."""
+    result = folder.with_name("computed.npz")
+    command = [Path(PEERS).expanduser(), SCRIPTS / "compute_folder.py", folder, name, result]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    with np.load(result) as file:
+        return {**file, "unfitting": json.loads(str(file["unfitting"]))}
+
+
 def tensors_of(name):
     """Name to array, as transformers' `named_parameters` has them."""
     shapes = json.loads(str(load_golden(name)["shapes"]))
-    unit_offset = CASES[name][0].startswith("gemma")
+    unit_offset = config_of(name)["model_type"].startswith("gemma")
     return {path: weight(path, tuple(shape), unit_offset=unit_offset) for path, shape in shapes.items()}
 
 
 def config_of(name):
     """`config.json` as transformers 4 wrote it, or people do: the settings and the type."""
+    if name in ENCODER_CASES:
+        model_type, architecture, settings = ENCODER_CASES[name]
+        return {"model_type": model_type, "architectures": [architecture], **settings}
     model_type, settings = CASES[name]
     return {"model_type": model_type, **settings}
 

@@ -17,6 +17,7 @@ from tests.convert.golden import (
     write_checkpoint,
 )
 from tests.convert.goldens.cases import NEW_TOKENS, direction
+from tests.convert.goldens.encoder_cases import ENCODER_CASES
 from tfllm.convert.checkpoint import load_model, read_checkpoint
 from tfllm.convert.families import FAMILIES
 from tfllm.convert.huggingface import save_model
@@ -39,7 +40,7 @@ def tensors(name):
 
 
 def test_the_cases_cover_every_family():
-    assert {model_type for model_type, _ in CASES.values()} == FAMILIES.keys()
+    assert {case[0] for case in (*CASES.values(), *ENCODER_CASES.values())} == FAMILIES.keys()
 
 
 def test_logits_loss_and_gradients_are_those_of_transformers(case):

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,11 @@ def _checkpoint(
     for key in ("quantization_config", "quantization"):
         if config.has(key):
             raise config.refuse(key, mapping[key], "save the checkpoint unquantized")
-    arguments = FAMILIES[kind].read_config(config)
+    family = FAMILIES[kind]
+    names = frozenset() if family.heads is None else open_tensors().shapes.keys()
+    arguments = family.completed(family.read_config(config, names), open_tensors)
     unknown = [f"{key}={value!r} is not known and was left aside" for key, value in config.unread().items()]
-    arguments = FAMILIES[kind].completed(arguments, open_tensors)
-    return Checkpoint(path, FAMILIES[kind], arguments, (*config.notes, *unknown), open_tensors)
+    return Checkpoint(path, family, arguments, (*config.notes, *unknown), open_tensors)
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
@@ -167,28 +168,22 @@ class _Held:
 
 
 def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
-    """Where each tensor of the table stands in the files, if it does; the prefix may be left out there."""
+    """Where each tensor of the table stands in the files, if it does."""
     family = checkpoint.family
-    bare = not any(name.startswith(family.prefix) for name in tensors.shapes)
-
-    def in_file(name: str) -> str:
-        return name.removeprefix(family.prefix) if bare else name
-
-    names: dict[str, str] = {}
-    copies: dict[str, str] = {}
-    missing = []
-    for row in family.rows(checkpoint.arguments):
-        known = [in_file(name) for name in (row.theirs, *row.copies)]
-        found = next((name for name in known if name in tensors.shapes), None)
-        if found is not None:
-            names[row.theirs] = found
-            copies.update(dict.fromkeys(known, found))
+    table, in_file = family.rows(checkpoint.arguments), _in_file(family, tensors.shapes)
+    names = stored_names(family, table, tensors.shapes)
+    missing, spared, copies = [], set(names.values()), dict[str, str]()
+    for row in table:
+        if row.written_only:
+            spared.add(in_file(row.theirs))
+        elif row.theirs in names:
+            copies.update(dict.fromkeys(map(in_file, row.copies), names[row.theirs]))
         elif not row.optional:
-            missing.append(known[0])
+            missing.append(in_file(row.theirs))
     computed = {in_file(name): function for name, function in family.computed.items()}
     left = [
         name
-        for name in tensors.shapes.keys() - set(names.values())
+        for name in tensors.shapes.keys() - spared
         if not name.endswith(family.buffers or ("\0",))
         and not (name in copies and np.array_equal(tensors.read(name), tensors.read(copies[name])))
         and not (name in computed and _is_computed(tensors.read(name), computed[name](checkpoint.arguments)))
@@ -201,6 +196,23 @@ def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
             f" describes; {'; '.join(words)}"
         )
     return names
+
+
+def stored_names(family: Family, table: Sequence[Row], there: Collection[str]) -> dict[str, str]:
+    """What the files that hold `there` call the tensors of a table that are read; without those they lack."""
+    in_file, names = _in_file(family, there), {}
+    for row in table:
+        known = map(in_file, () if row.written_only else (row.theirs, *row.copies))
+        found = next((name for name in known if name in there), None)
+        if found is not None:
+            names[row.theirs] = found
+    return names
+
+
+def _in_file(family: Family, there: Collection[str]) -> Callable[[str], str]:
+    """What a tensor is called in files that may leave the family's prefix out."""
+    bare = not any(name.startswith(family.prefix) for name in there)
+    return lambda name: name.removeprefix(family.prefix) if bare else name
 
 
 def _is_computed(held: np.ndarray, expected: np.ndarray) -> bool:

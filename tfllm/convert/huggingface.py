@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tfllm.convert.errors import ConvertError
 from tfllm.convert.families import FAMILIES
 from tfllm.convert.family import Family
 from tfllm.convert.safetensors_files import write_safetensors
-from tfllm.convert.weight_table import Row, variables_by_path
+from tfllm.convert.weight_table import variables_by_path
 
 
 def save_model(
@@ -53,7 +53,7 @@ def save_model(
     try:
         text = json.dumps({**config, "torch_dtype": dtype}, indent=2)
         (part / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        write_safetensors(part, _tensors(model, family.rows(family.kind.resolved(arguments)), dtype))
+        write_safetensors(part, _tensors(model, family, family.kind.resolved(arguments), dtype))
         part.chmod(0o755)  # mkdtemp's own would keep everybody else out
         part.replace(folder)
     except BaseException:
@@ -84,9 +84,12 @@ def _written_config(
     raise ConvertError("no family of checkpoints can say this model:\n  - " + "\n  - ".join(reasons))
 
 
-def _tensors(model: keras.Model, rows: Sequence[Row], dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(
+    model: keras.Model, family: Family, arguments: Arguments, dtype: str
+) -> Iterator[tuple[str, np.ndarray]]:
     variables = variables_by_path(model)
+    prefix = family.prefix if family.heads is not None and family.heads.bare(arguments) else ""
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
-    for row in rows:
+    for row in family.rows(arguments):
         arrays = [variables[path].numpy() for path in row.ours]
-        yield row.theirs, row.layout.join(arrays).astype(kind)
+        yield row.theirs.removeprefix(prefix), row.layout.join(arrays).astype(kind)

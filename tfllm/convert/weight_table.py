@@ -36,6 +36,7 @@ class Row:
         layout: How it holds them.
         copies: Further names under which files hold the same tensor, beside it or in its place.
         optional: Files may lack it; then its variables stay as new ones are.
+        written_only: Others read it, and where we read the same from another row it may be missing, or differ.
     """
 
     theirs: str
@@ -43,6 +44,7 @@ class Row:
     layout: Layout
     copies: tuple[str, ...] = ()
     optional: bool = False
+    written_only: bool = False
 
 
 AS_IS = Layout(

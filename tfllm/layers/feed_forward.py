@@ -21,6 +21,17 @@ _GATED: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {"swiglu": swig
 GATED = tuple(_GATED)
 
 
+def activate(activation: str, x: tf.Tensor) -> tf.Tensor:
+    """Applies an activation without a gate, by its name, to float of any shape.
+
+    Raises:
+        ValueError: when it is not known.
+    """
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation={activation!r} is not known here; use one of {sorted(_ACTIVATIONS)}")
+    return _ACTIVATIONS[activation](x)
+
+
 class FeedForward(keras.layers.Layer):
     """`down(act(up(x)))`, or gated `down(act(gate(x)) * up(x))` (Shazeer 2020).
 
@@ -66,5 +77,5 @@ class FeedForward(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Transforms float [B, T, D] -> the same."""
         if self.gate is None:
-            return self.down(_ACTIVATIONS[self.activation](self.up(x)))
+            return self.down(activate(self.activation, self.up(x)))
         return self.down(_GATED[self.activation](self.gate(x), self.up(x)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -204,3 +205,40 @@ class TransformerBlock(keras.layers.Layer):
 
     def _after(self, norm: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
         return norm(x) if self.norm_placement == "post" else x
+
+
+def run_block(
+    block: TransformerBlock, x: tf.Tensor, row_seeds: tf.Tensor | None, remat: str, **arguments: Any
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Runs a block of a model that has no cache.
+
+    Args:
+        block: The block.
+        x: float [B, T, D].
+        row_seeds: int32 [B] for dropout, or None.
+        remat: What its backward pass computes again: none, attention or block.
+        arguments: Further arguments of the block.
+
+    Returns:
+        float [B, T, D] and, where asked for, the attention scores.
+    """
+    if remat == "block":
+        return recompute(lambda x, seeds: block(x, row_seeds=seeds, **arguments)[0], x, row_seeds), None
+    return block(x, row_seeds=row_seeds, recompute_attention=remat == "attention", **arguments)[:2]
+
+
+def blocks_wanted(
+    blocks: Sequence[TransformerBlock], attention_scores: bool | Collection[str]
+) -> Collection[str]:
+    """The names of the blocks whose scores are asked for: all, none, or those given.
+
+    Raises:
+        ValueError: when one of them is not there.
+    """
+    names = [block.name for block in blocks]
+    if isinstance(attention_scores, bool):
+        return names if attention_scores else ()
+    for name in attention_scores:
+        if name not in names:
+            raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
+    return attention_scores

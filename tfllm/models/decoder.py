@@ -19,8 +19,7 @@ from tfllm.layers.masks import CausalMask
 from tfllm.layers.normalization import make_norm
 from tfllm.layers.positions import LearnedPositions, default_positions, rotary_angles
 from tfllm.layers.projection import Projection
-from tfllm.layers.recompute import recompute
-from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.layers.transformer_block import TransformerBlock, blocks_wanted, run_block
 
 # What a block takes by the same name.
 _OF_A_BLOCK = frozenset(
@@ -233,14 +232,14 @@ class Decoder(keras.Model):
         if positions is None:
             positions = default_positions(token_ids, padding_mask)
         row_seeds = features.get("row_seeds") if training else None
-        wanted = self._blocks_wanted(attention_scores)
+        wanted = blocks_wanted(self.blocks, attention_scores)
         x = self.embedding_dropout(self._embed(token_ids, positions), row_seeds)
         masks = self._global_and_local(CausalMask(padding_mask, segment_ids))
         angles = self._angles(positions)
         captured = {}
         for block, slides in zip(self.blocks, self._slides, strict=True):
             remat = self.remat if training and block.name not in wanted else "none"
-            x, scores = _run_block(
+            x, scores = run_block(
                 block,
                 x,
                 row_seeds,
@@ -322,15 +321,6 @@ class Decoder(keras.Model):
             caches.append(pair)
         return self.final_norm(x), tuple(caches)
 
-    def _blocks_wanted(self, attention_scores: bool | Collection[str]) -> Collection[str]:
-        names = [block.name for block in self.blocks]
-        if isinstance(attention_scores, bool):
-            return names if attention_scores else ()
-        for name in attention_scores:
-            if name not in names:
-                raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
-        return attention_scores
-
     def _embed(self, token_ids: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
         x = self.token_embedding(token_ids)
         if self.embedding_scale != 1.0:
@@ -348,15 +338,6 @@ class Decoder(keras.Model):
 
     def _global_and_local(self, mask: CausalMask) -> list[CausalMask]:
         return [mask, dataclasses.replace(mask, window=self.sliding_window)]
-
-
-def _run_block(
-    block: TransformerBlock, x: tf.Tensor, row_seeds: tf.Tensor | None, remat: str, **arguments: Any
-) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns float [B, T, D] and, where asked for, the attention scores."""
-    if remat == "block":
-        return recompute(lambda x, seeds: block(x, row_seeds=seeds, **arguments)[0], x, row_seeds), None
-    return block(x, row_seeds=row_seeds, recompute_attention=remat == "attention", **arguments)[:2]
 
 
 def default_intermediate_dim(hidden_dim: int, activation: str) -> int:

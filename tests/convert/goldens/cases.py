@@ -121,7 +121,7 @@ def weight(name: str, shape: tuple[int, ...], *, unit_offset: bool) -> np.ndarra
         return (drawn * 0.25 / shape[1] ** 0.5).astype(np.float32)
     if len(shape) == 2:
         return (drawn * 1.6 / shape[1] ** 0.5).astype(np.float32)
-    is_scale = "norm" in name or "ln_" in name
+    is_scale = "norm" in name.lower() or "ln_" in name
     base = 1.0 if is_scale and name.endswith("weight") and not unit_offset else 0.0
     return (base + 0.3 * drawn).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Makes the goldens: what transformers computes from the checkpoints of `cases.py`.
+"""Makes the goldens: what transformers computes from the checkpoints of `cases.py` and `encoder_cases.py`.
 
 pip install torch==2.13.0 transformers==5.23.0
 python tests/convert/goldens/make_goldens.py [--to FOLDER]
@@ -18,7 +18,9 @@ import numpy as np
 import torch
 import transformers
 
+from tests.convert.goldens import encoder_goldens
 from tests.convert.goldens.cases import CASES, NEW_TOKENS, batch, direction, prompts, weight
+from tests.convert.goldens.encoder_cases import ENCODER_CASES
 from tests.convert.goldens.encoder_decoder_cases import ENCODER_DECODER_CASES, sources, targets
 
 ALL = {**CASES, **ENCODER_DECODER_CASES}
@@ -29,10 +31,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--to", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--cases", nargs="+", choices=ALL, default=list(ALL))
+    known = [*ALL, *ENCODER_CASES]
+    parser.add_argument("--cases", nargs="+", choices=known, default=known)
     options = parser.parse_args()
     for name in options.cases:
-        np.savez_compressed(options.to / f"{name}.npz", **golden(name))
+        make_golden = encoder_goldens.golden if name in ENCODER_CASES else golden
+        np.savez_compressed(options.to / f"{name}.npz", **make_golden(name))
         print(name)
 
 
