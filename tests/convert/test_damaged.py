@@ -28,7 +28,7 @@ def rope(**changes):
 
 # What stands in config.json, and what is said about it.
 CONFIGS = {
-    "an unknown type": (config(model_type="mamba"), "model_type='mamba' is not known; known are gemma2, "),
+    "an unknown type": (config(model_type="mamba"), "model_type='mamba' is not known; known are "),
     "no type": (config("llama", "model_type"), "model_type=None is not known"),
     "a list": ([1, 2], "must hold a mapping, not list"),
     "a missing width": (config("llama", "hidden_size"), "hidden_size is missing"),

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tfllm.layers import kv_cache
 from tfllm.layers.attention import Attention
-from tfllm.layers.masks import CausalMask, causal_mask
+from tfllm.layers.masks import BidirectionalMask, CausalMask, causal_mask
 from tfllm.layers.positions import rotary_angles, rotate
 
 B, T, D, H = 2, 6, 8, 4
@@ -153,6 +153,18 @@ def test_masks_allow_the_past_of_the_own_segment_that_is_not_padding():
     for b, t, s in np.ndindex(2, 4, 4):
         assert mask[b, t, s] == (s <= t and padding[b, s] and segments[b, t] == segments[b, s])
     np.testing.assert_array_equal(causal_mask(4)[0], np.tril(np.ones([4, 4], bool)))
+
+
+def test_masks_of_both_directions_allow_the_own_segment_that_is_not_padding():
+    padding = np.array([[False, True, True, True], [True, True, True, False]])
+    segments = np.array([[1, 1, 2, 2], [1, 2, 2, 2]])
+    mask = BidirectionalMask(tf.constant(padding), tf.constant(segments)).dense(4).numpy()
+    for b, t, s in np.ndindex(2, 4, 4):
+        assert mask[b, t, s] == (padding[b, s] and segments[b, t] == segments[b, s])
+    assert BidirectionalMask().dense(4).numpy().all()
+    longer = BidirectionalMask(segment_ids=tf.constant(segments)).padded(4, 2).dense(6).numpy()
+    np.testing.assert_array_equal(longer[:, :4, :4], segments[:, :, None] == segments[:, None, :])
+    assert not longer[:, :, 4:].any()
 
 
 @pytest.mark.parametrize("window", [1, 3, 9])

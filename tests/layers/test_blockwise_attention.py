@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfllm.layers.attention import Attention
 from tfllm.layers.blockwise_attention import blockwise_attention
 from tfllm.layers.causal_attention import causal_attention
-from tfllm.layers.masks import CausalMask
+from tfllm.layers.masks import BidirectionalMask, CausalMask
 
 B, N, H = 2, 4, 6
 # The same attention in both files, by name: groups of 5 queries, and blocks of 4 or 16.
@@ -108,6 +108,33 @@ def test_no_mask_but_the_causal_one():
             np.testing.assert_allclose(mine, other, atol=1e-6 * max(1.0, np.abs(other).max()))
 
 
+@pytest.mark.parametrize("jit_compile", [None, True])
+@pytest.mark.parametrize("told", ["nothing", "padding", "segments", "both"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_directions_are_those_of_the_formula(kind, told, jit_compile):
+    if jit_compile and (told != "both" or kind == "large_blocks"):
+        pytest.skip("compiled once for each way")
+    query, key, value, upstream = inputs(11, 2)
+    whole, padding = packed(11)
+    mask = BidirectionalMask(
+        whole.padding_mask if told in ("padding", "both") else None,
+        whole.segment_ids if told in ("segments", "both") else None,
+    )
+    # A padded query may see nobody: zeros here, and the mean of all in the plain formula.
+    upstream = upstream * tf.cast(padding[:, :, None, None], tf.float32)
+
+    def run(query, key, value, upstream):
+        return with_gradients(KINDS[kind], query, key, value, upstream, mask)
+
+    ours = (run if jit_compile is None else tf.function(run, jit_compile=True))(query, key, value, upstream)
+    theirs = with_gradients(plain, query, key, value, upstream, mask)
+    np.testing.assert_allclose(ours[0].numpy()[padding], theirs[0].numpy()[padding], atol=1e-6)
+    for mine, other in zip(ours[1:], theirs[1:], strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-6 * max(1.0, np.abs(other).max()))
+    causal = with_gradients(plain, query, key, value, upstream, CausalMask(*dataclasses.astuple(mask)))
+    assert np.abs(causal[0].numpy() - ours[0].numpy())[padding].max() > 0.1
+
+
 @pytest.mark.parametrize("window", [1, 3, 6, 30])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_window_a_scale_and_a_soft_cap_are_those_of_the_formula(kind, window):
@@ -171,15 +198,16 @@ def test_bfloat16_keeps_the_softmax_in_float32(kind):
         assert error.max() < 0.02 * max(1.0, np.abs(tf.cast(other, tf.float32)).max())
 
 
+@pytest.mark.parametrize("mask", [CausalMask(), BidirectionalMask()], ids=["causal", "bidirectional"])
 @pytest.mark.parametrize("kind", ["groups", "blocks"])
-def test_scores_never_exist_as_a_whole(kind):
+def test_scores_never_exist_as_a_whole(kind, mask):
     length, size = 64, 8
     attend = {
         "groups": lambda *args: causal_attention(*args, group_size=size),
         "blocks": lambda *args: blockwise_attention(*args, block_size=size),
     }[kind]
     tensors = inputs(length, 4)
-    graph = tf.function(lambda *x: with_gradients(attend, *x, CausalMask()))
+    graph = tf.function(lambda *x: with_gradients(attend, *x, mask))
     concrete = graph.get_concrete_function(*tensors)
     graphs = [concrete.graph, *_inner_graphs(concrete.graph)]
     assert len(graphs) > 1 or kind == "groups"
@@ -233,4 +261,4 @@ def test_a_block_of_the_mask_is_a_part_of_the_whole():
     for start, count, first, keys in ((0, 4, 0, 4), (4, 3, 0, 8), (8, 3, 2, 5)):
         part = mask.block(start, count, first, keys)
         np.testing.assert_array_equal(part, whole[:, start : start + count, first : first + keys])
-    assert not mask.padded(2).dense(13)[0, :11, 11:].numpy().any()
+    assert not mask.padded(11, 2).dense(13)[0, :11, 11:].numpy().any()

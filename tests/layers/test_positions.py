@@ -56,3 +56,10 @@ def test_learned_positions_are_rows_of_their_table():
     layer = LearnedPositions(max_seq_len=7, hidden_dim=4, initializer_range=1.0)
     positions = np.array([[0, 6, 3]], np.int32)
     np.testing.assert_array_equal(layer(positions), layer.embeddings.numpy()[positions])
+
+
+def test_an_offset_leaves_the_first_rows_of_the_table_out():
+    layer = LearnedPositions(max_seq_len=4, hidden_dim=3, offset=2)
+    layer.build((None, None))
+    assert layer.embeddings.shape == (6, 3)
+    np.testing.assert_array_equal(layer(tf.constant([[0, 3]]))[0], layer.embeddings.numpy()[[2, 5]])

@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
@@ -21,21 +22,12 @@ from tfllm.convert.families import FAMILIES
 from tfllm.convert.family import Family
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.convert.safetensors_files import SafetensorsFiles
+from tfllm.convert.tensors import Tensors
 from tfllm.convert.weight_table import Row, variables_by_path
 
 CONFIG_FILE = "config.json"
 DTYPES = ("float32", "bfloat16", "float16")
 _SHOWN = 8  # names in a message
-
-
-class Tensors(Protocol):
-    """The tensors of a checkpoint, under transformers' names."""
-
-    shapes: dict[str, tuple[int, ...]]
-    types: dict[str, str]
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +77,11 @@ def _checkpoint(
     for key in ("quantization_config", "quantization"):
         if config.has(key):
             raise config.refuse(key, mapping[key], "save the checkpoint unquantized")
-    arguments = FAMILIES[kind].read_config(config)
+    family = FAMILIES[kind]
+    names = frozenset() if family.heads is None else open_tensors().shapes.keys()
+    arguments = family.completed(family.read_config(config, names), open_tensors)
     unknown = [f"{key}={value!r} is not known and was left aside" for key, value in config.unread().items()]
-    return Checkpoint(path, FAMILIES[kind], arguments, (*config.notes, *unknown), open_tensors)
+    return Checkpoint(path, family, arguments, (*config.notes, *unknown), open_tensors)
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
@@ -118,6 +112,8 @@ def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
         variables = variables_by_path(model)
         _check_shapes(checkpoint, rows, names, tensors, variables)
         for row in rows:
+            if row.theirs not in names:
+                continue
             shapes = [tuple(variables[path].shape) for path in row.ours]
             held = _Held(row, tensors, names[row.theirs], shapes, failures)
             for index, path in enumerate(row.ours):
@@ -172,19 +168,26 @@ class _Held:
 
 
 def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
-    """Where each tensor of the table stands in the files; `transformer.` or `model.` may be left out there."""
-    family, tied = checkpoint.family, checkpoint.arguments.get("tie_embeddings", False)
-    table = family.rows(checkpoint.arguments)
-    bare = not any(name.startswith(family.prefix) for name in tensors.shapes)
-    names = {row.theirs: row.theirs.removeprefix(family.prefix) if bare else row.theirs for row in table}
-    missing = [name for name in names.values() if name not in tensors.shapes]
+    """Where each tensor of the table stands in the files, if it does."""
+    family = checkpoint.family
+    table, in_file = family.rows(checkpoint.arguments), _in_file(family, tensors.shapes)
+    names = stored_names(family, table, tensors.shapes)
+    missing, spared, copies = [], set(names.values()), dict[str, str]()
+    for row in table:
+        if row.written_only:
+            spared.add(in_file(row.theirs))
+        elif row.theirs in names:
+            copies.update(dict.fromkeys(map(in_file, row.copies), names[row.theirs]))
+        elif not row.optional:
+            missing.append(in_file(row.theirs))
+    computed = {in_file(name): function for name, function in family.computed.items()}
     left = [
         name
-        for name in tensors.shapes.keys() - set(names.values())
+        for name in tensors.shapes.keys() - spared
         if not name.endswith(family.buffers or ("\0",))
+        and not (name in copies and np.array_equal(tensors.read(name), tensors.read(copies[name])))
+        and not (name in computed and _is_computed(tensors.read(name), computed[name](checkpoint.arguments)))
     ]
-    if tied:
-        left = [name for name in left if not _is_tied_copy(name, names, tensors)]
     if missing or left:
         words = [f"missing: {_some(missing)}"] if missing else []
         words += [f"not known: {_some(sorted(left))}"] if left else []
@@ -195,14 +198,29 @@ def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
     return names
 
 
-def _is_tied_copy(name: str, names: dict[str, str], tensors: Tensors) -> bool:
-    """Whether a tensor is the output layer of a model whose output layer is the embedding, and equal to it."""
-    if name not in ("lm_head.weight", "embed_out.weight"):
+def stored_names(family: Family, table: Sequence[Row], there: Collection[str]) -> dict[str, str]:
+    """What the files that hold `there` call the tensors of a table that are read; without those they lack."""
+    in_file, names = _in_file(family, there), {}
+    for row in table:
+        known = map(in_file, () if row.written_only else (row.theirs, *row.copies))
+        found = next((name for name in known if name in there), None)
+        if found is not None:
+            names[row.theirs] = found
+    return names
+
+
+def _in_file(family: Family, there: Collection[str]) -> Callable[[str], str]:
+    """What a tensor is called in files that may leave the family's prefix out."""
+    bare = not any(name.startswith(family.prefix) for name in there)
+    return lambda name: name.removeprefix(family.prefix) if bare else name
+
+
+def _is_computed(held: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether a tensor is what we compute, to the last digit of its type."""
+    if held.shape != expected.shape:
         return False
-    embedding = next(iter(names.values()))  # every table begins with it
-    if tensors.shapes[name] != tensors.shapes.get(embedding):
-        return False
-    return np.array_equal(tensors.read(name), tensors.read(embedding))
+    difference = np.abs(held.astype(np.float32) - expected)
+    return bool(np.max(difference) <= ml_dtypes.finfo(held.dtype).eps)
 
 
 def _check_sizes(checkpoint: Checkpoint, tensors: Tensors) -> None:
@@ -227,6 +245,8 @@ def _check_shapes(
     assert filled == variables.keys(), sorted(filled ^ variables.keys())
     wrong = []
     for row in rows:
+        if row.theirs not in names:
+            continue
         expected = row.layout.shape([tuple(variables[path].shape) for path in row.ours])
         found = tensors.shapes[names[row.theirs]]
         if found != expected:

@@ -70,11 +70,13 @@ class Constant:
         theirs: The key.
         value: The value.
         default: What the family has where the key is absent; by default the value.
+        written: The family says it today, and not only in older files.
     """
 
     theirs: str
     value: Any
     default: Any = REQUIRED
+    written: bool = True
 
     def read(self, config: ConfigReader, arguments: Arguments) -> Arguments:
         """See `ConfigRow`."""
@@ -85,7 +87,7 @@ class Constant:
     def write(self, arguments: Arguments) -> dict[str, Any]:
         """See `ConfigRow`."""
         del arguments
-        return {self.theirs: self.value}
+        return {self.theirs: self.value} if self.written else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, Protocol
+
+import numpy as np
 
 from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Arguments, ConfigRow
 from tfllm.convert.decoder_kind import DECODER
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.model_kind import ModelKind
+from tfllm.convert.tensors import Tensors
 from tfllm.convert.weight_table import Row
 
 # Said in config.json by every family, or by transformers itself, and of no concern to what a model computes.
@@ -28,6 +31,19 @@ _ABOUT = (
 # fmt: on
 
 
+class Heads(Protocol):
+    """What tells a family's classes apart, whose config is the same: which heads stand on the model."""
+
+    def read(self, config: ConfigReader, names: Set[str]) -> Arguments:
+        """Arguments of our model, from the config and the names of the tensors."""
+
+    def write(self, arguments: Arguments) -> dict[str, Any]:
+        """Keys of the config, `architectures` among them."""
+
+    def bare(self, arguments: Arguments) -> bool:
+        """Whether there is none, so that names have no prefix."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """What is called by one `model_type`.
@@ -39,7 +55,10 @@ class Family:
         rows: Makes the table of weights of a model from its arguments.
         prefix: What stands before the names of all weights but the output layer's, and may be left out.
         buffers: Ends of names of tensors that old files hold and that are not weights.
+        heads: Which heads there are, where that differs.
+        computed: Tensors that files may hold though they follow from the arguments, and what they must be.
         ignored: Further config keys that say nothing about what the model computes.
+        completed: Arguments as the tensors of a file show them, where its config leaves something open.
         kind: Which of our models it is read into.
     """
 
@@ -49,11 +68,20 @@ class Family:
     rows: Callable[[Arguments], list[Row]]
     prefix: str
     buffers: tuple[str, ...] = ()
+    heads: Heads | None = None
+    computed: Mapping[str, Callable[[Arguments], np.ndarray]] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    completed: Callable[[Arguments, Callable[[], Tensors]], Arguments] = lambda arguments, open_tensors: (
+        arguments
+    )
     kind: ModelKind = DECODER
 
-    def read_config(self, config: ConfigReader) -> Arguments:
+    def read_config(self, config: ConfigReader, names: Set[str] = frozenset()) -> Arguments:
         """The arguments of our model, each said explicitly; what nobody reads stays in `config.unread()`.
+
+        Args:
+            config: The config.
+            names: Of the checkpoint's tensors, where the family has `heads`.
 
         Raises:
             ConvertError: when a key is missing, malformed, or has a value that is not implemented.
@@ -62,6 +90,8 @@ class Family:
         arguments: Arguments = {}
         for row in self.keys:
             arguments.update(row.read(config, arguments))
+        if self.heads is not None:
+            arguments.update(self.heads.read(config, names))
         wrong = self.kind.check(arguments)
         if wrong is not None:
             raise ConvertError(f"{config.where}: {wrong}")
@@ -77,7 +107,10 @@ class Family:
         written: dict[str, Any] = {"model_type": self.model_type, "architectures": [self.architecture]}
         for row in self.keys:
             written.update(row.write(arguments))
-        again = self.read_config(ConfigReader(written, "the config written"))
+        if self.heads is not None:
+            written.update(self.heads.write(arguments))
+        names = {row.theirs for row in self.rows(arguments)}
+        again = self.read_config(ConfigReader(written, "the config written"), names)
         for name, value in arguments.items():
             if again[name] != value:
                 raise ConvertError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tfllm.convert.errors import ConvertError
 from tfllm.convert.families import FAMILIES
 from tfllm.convert.family import Family
 from tfllm.convert.safetensors_files import write_safetensors
-from tfllm.convert.weight_table import Row, variables_by_path
+from tfllm.convert.weight_table import variables_by_path
 
 
 def save_model(
@@ -49,13 +49,13 @@ def save_model(
         raise ConvertError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
     if folder.exists() and any(folder.iterdir()):
         raise ConvertError(f"{folder} is not empty; give a folder that does not exist yet")
-    family, config = _written_config(arguments, model_type)
+    family, config = _written_config(model, arguments, model_type)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part", dir=folder.parent))
     try:
         text = json.dumps({**config, "torch_dtype": dtype}, indent=2)
         (part / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        write_safetensors(part, _tensors(model, family.rows(family.kind.resolved(arguments)), dtype))
+        write_safetensors(part, _tensors(model, family, family.kind.resolved(arguments), dtype))
         if extras is not None:
             extras(part)
         part.chmod(0o755)  # mkdtemp's own would keep everybody else out
@@ -65,13 +65,22 @@ def save_model(
         raise
 
 
-def _written_config(arguments: Arguments, model_type: str | None) -> tuple[Family, dict[str, Any]]:
+def _written_config(
+    model: keras.Model, arguments: Arguments, model_type: str | None
+) -> tuple[Family, dict[str, Any]]:
     if model_type is not None and model_type not in FAMILIES:
         raise ConvertError(f"model_type={model_type!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+    fitting = {name: family for name, family in FAMILIES.items() if isinstance(model, family.kind.model)}
+    if model_type is not None and model_type not in fitting:
+        kind = FAMILIES[model_type].kind.model.__name__
+        raise ConvertError(
+            f"model_type={model_type!r} is for a model of class {kind}, and this is of class {type(model).__name__};"
+            f" use {', '.join(sorted(fitting))}"
+        )
     if model_type is not None:
-        return FAMILIES[model_type], FAMILIES[model_type].write_config(arguments)
+        return fitting[model_type], fitting[model_type].write_config(arguments)
     reasons = []
-    for family in FAMILIES.values():
+    for family in fitting.values():
         try:
             return family, family.write_config(arguments)
         except ConvertError as error:
@@ -79,9 +88,12 @@ def _written_config(arguments: Arguments, model_type: str | None) -> tuple[Famil
     raise ConvertError("no family of checkpoints can say this model:\n  - " + "\n  - ".join(reasons))
 
 
-def _tensors(model: keras.Model, rows: Sequence[Row], dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(
+    model: keras.Model, family: Family, arguments: Arguments, dtype: str
+) -> Iterator[tuple[str, np.ndarray]]:
     variables = variables_by_path(model)
+    prefix = family.prefix if family.heads is not None and family.heads.bare(arguments) else ""
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
-    for row in rows:
+    for row in family.rows(arguments):
         arrays = [variables[path].numpy() for path in row.ours]
-        yield row.theirs, row.layout.join(arrays).astype(kind)
+        yield row.theirs.removeprefix(prefix), row.layout.join(arrays).astype(kind)

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from tfllm.convert.checkpoint import Checkpoint
+from tfllm.convert.checkpoint import Checkpoint, stored_names
 
 Section = tuple[str, list[tuple[str, str]]]
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -25,9 +25,11 @@ def summary(checkpoint: Checkpoint) -> list[Section]:
     shapes, types = tensors.shapes, Counter(tensors.types.values())
     arguments = checkpoint.arguments
     parts: Counter[str] = Counter()
-    for row in checkpoint.family.rows(arguments):
-        shape = shapes.get(row.theirs, shapes.get(row.theirs.removeprefix(checkpoint.family.prefix), (0,)))
-        parts[_part(row.ours[0])] += math.prod(shape)
+    table = checkpoint.family.rows(arguments)
+    names = stored_names(checkpoint.family, table, shapes)
+    for row in table:
+        if row.theirs in names:
+            parts[_part(row.ours[0])] += math.prod(shapes[names[row.theirs]])
     total = sum(parts.values())
     numbers = [(part, f"{count:>14,} {count / total:>7.1%}") for part, count in parts.items()]
     family = [
@@ -51,17 +53,15 @@ def _part(path: str) -> str:
 
 
 def _memory(arguments: dict[str, Any], parameters: int) -> list[tuple[str, str]]:
+    rows = [(precision, _bytes(parameters * size)) for precision, size in _BYTES.items()]
+    if "num_kv_heads" not in arguments:  # not a decoder
+        return rows
     per_token = 2 * arguments["num_layers"] * arguments["num_kv_heads"] * arguments["head_dim"]
-    rows = []
-    for precision, size in _BYTES.items():
-        cache = per_token * arguments["max_seq_len"] * size
-        rows.append(
-            (
-                precision,
-                f"{_bytes(parameters * size)}, and {_bytes(cache)} of cache for a row of the longest context",
-            )
-        )
-    return rows
+    per_row = per_token * arguments["max_seq_len"]
+    return [
+        (precision, f"{memory}, and {_bytes(per_row * size)} of cache for a row of the longest context")
+        for (precision, memory), size in zip(rows, _BYTES.values(), strict=True)
+    ]
 
 
 def _shown(value: Any) -> str:

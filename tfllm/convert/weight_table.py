@@ -34,11 +34,17 @@ class Row:
         theirs: Its name.
         ours: Paths of the variables it holds, without the model's own name.
         layout: How it holds them.
+        copies: Further names under which files hold the same tensor, beside it or in its place.
+        optional: Files may lack it; then its variables stay as new ones are.
+        written_only: Others read it, and where we read the same from another row it may be missing, or differ.
     """
 
     theirs: str
     ours: tuple[str, ...]
     layout: Layout
+    copies: tuple[str, ...] = ()
+    optional: bool = False
+    written_only: bool = False
 
 
 AS_IS = Layout(
@@ -51,6 +57,12 @@ TRANSPOSED = Layout(
     shape=lambda shapes: shapes[0][::-1],
     split=lambda tensor, shapes: [tensor.T],
     join=lambda arrays: np.ascontiguousarray(arrays[0].T),
+)
+# A vector kept as a matrix of one row.
+ONE_ROW = Layout(
+    shape=lambda shapes: (1, *shapes[0]),
+    split=lambda tensor, shapes: [tensor[0]],
+    join=lambda arrays: arrays[0][None],
 )
 # Several side by side along the last axis, as GPT-2's query, key and value are.
 SIDE_BY_SIDE = Layout(
@@ -76,6 +88,11 @@ def by_heads(num_heads: int) -> Layout:
         return np.concatenate(heads, axis=1).reshape(-1, *arrays[0].shape[:-1])
 
     return Layout(shape, split, join)
+
+
+def embedding(theirs: str, *, tied_to: str | None) -> Row:
+    """The row of the token embedding, of which `tied_to` may be a copy: an output layer that is not one."""
+    return Row(theirs, ("token_embedding/embeddings",), AS_IS, copies=() if tied_to is None else (tied_to,))
 
 
 def linear(theirs: str, ours: str, *, bias: bool, layout: Layout = TRANSPOSED) -> list[Row]:

@@ -36,10 +36,10 @@ def generate_tokens(
     pad_id: int,
     num_tokens: int | None = None,
 ) -> Generated:
-    """Continues prompts; a pure graph, the same under XLA and in a SavedModel.
+    """Continues prompts, or answers sources; a pure graph, the same under XLA and in a SavedModel.
 
     Args:
-        model: Gives `prefill`, `decode_step`, `logits`, `vocab_size` and `max_seq_len`.
+        model: Gives `decoder_prompt`, `prefill`, `decode_step`, `logits` and `vocab_size`.
         token_ids: int32 [B, P], prompts at the right end (left-padded).
         padding_mask: bool [B, P], true for real tokens; at least one a row.
         max_new_tokens: int32 [B], at most `num_new`.
@@ -53,10 +53,12 @@ def generate_tokens(
     Returns:
         The new tokens and their number.
     """
-    batch, prompt_slots = tf.shape(token_ids)[0], tf.shape(token_ids)[1]
+    # What the new tokens follow in the decoder: the prompt, or where an encoder reads that, a start token.
+    prompt, prompt_mask = model.decoder_prompt(token_ids, padding_mask)
+    batch, prompt_slots = tf.shape(prompt)[0], tf.shape(prompt)[1]
     num_slots = prompt_slots + num_new
     hidden, cache = model.prefill(token_ids, padding_mask, num_slots)
-    prompt_lengths = tf.reduce_sum(tf.cast(padding_mask, tf.int32), axis=1)
+    prompt_lengths = tf.reduce_sum(tf.cast(prompt_mask, tf.int32), axis=1)
     first_slot = prompt_slots - prompt_lengths
     num_tokens = model.vocab_size if num_tokens is None else num_tokens
     slots, vocabulary = tf.range(num_slots), tf.range(num_tokens)
@@ -79,7 +81,7 @@ def generate_tokens(
         token, seen, ended, result = choose(hidden, index, seen, ended, result)
         return index + 1, token, seen, ended, result, cache
 
-    seen = _tokens_seen(token_ids, padding_mask, num_tokens)
+    seen = _tokens_seen(prompt, prompt_mask, num_tokens)
     result = Generated(tf.fill([batch, num_new], pad_id), tf.zeros([batch], tf.int32))
     ended = tf.zeros([batch], tf.bool)
     token, seen, ended, result = choose(hidden, tf.constant(0), seen, ended, result)
@@ -98,7 +100,7 @@ class Generator:
     """Generates from Python: buckets lengths, compiles once a bucket.
 
     Args:
-        model: As in `generate_tokens`.
+        model: As in `generate_tokens`; also gives `room_after` and `max_seq_len`.
         stop_ids: Tokens that end a row.
         pad_id: Fills up rows.
         num_tokens: As in `generate_tokens`.
@@ -190,8 +192,8 @@ class Generator:
         for number, prompt in enumerate(prompts, 1):
             if not len(prompt):
                 raise GenerationError(f"prompt {number} has no tokens; start it with the tokenizer's bos_id")
-            if len(prompt) + max_new_tokens > self.model.max_seq_len:
-                room = self.model.max_seq_len - len(prompt)
+            room = self.model.room_after(len(prompt))
+            if room is not None and max_new_tokens > room:
                 mend = f"write max_new_tokens={room} or less" if room > 0 else "shorten the prompt"
                 raise GenerationError(
                     f"prompt {number} has {len(prompt)} tokens; with max_new_tokens={max_new_tokens} it exceeds"

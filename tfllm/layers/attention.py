@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from tfllm.layers import kv_cache
 from tfllm.layers.blockwise_attention import blockwise_attention
-from tfllm.layers.causal_attention import MASKED, SoftCap, causal_attention
-from tfllm.layers.masks import CausalMask
+from tfllm.layers.causal_attention import causal_attention
+from tfllm.layers.dense_attention import dense_attention
+from tfllm.layers.masks import Mask
 from tfllm.layers.normalization import RMSNorm
 from tfllm.layers.positions import rotate
 from tfllm.layers.projection import Projection
@@ -63,7 +64,7 @@ class Attention(keras.layers.Layer):
         if num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads={num_heads} must be divisible by num_kv_heads={self.num_kv_heads}")
         self.scale = scale or head_dim**-0.5
-        self.soft_cap = soft_cap
+        self._rule: dict[str, Any] = {"scale": self.scale, "soft_cap": soft_cap}
         self._output_settings: dict[str, Any] = {
             "use_bias": use_bias if output_bias is None else output_bias,
             "initializer_range": output_initializer_range or initializer_range,
@@ -100,24 +101,27 @@ class Attention(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        attention_mask: tf.Tensor | CausalMask,
+        attention_mask: tf.Tensor | Mask,
         angles: tuple[tf.Tensor, tf.Tensor] | None = None,
         cache: kv_cache.KVPair | None = None,
         slot: tf.Tensor | None = None,
         num_slots: int | tf.Tensor | None = None,
         return_scores: bool = False,
+        score_bias: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor | None, kv_cache.KVPair | None]:
         """Attends.
 
         Args:
             x: float [B, T, D].
-            attention_mask: Who sees whom: a `CausalMask`, or bool [1 or B, T, S], true where attention is
+            attention_mask: Who sees whom: a `Mask`, or bool [1 or B, 1 or T, S], true where attention is
                 allowed. A query that sees nobody stays finite.
             angles: Rotary angles of the T positions; None for no rotation.
             cache: Keys and values of S slots; the T = 1 new ones go into `slot` first.
             slot: int32 scalar; needed with `cache`.
             num_slots: Without `cache`: start one with this many slots (prefill).
             return_scores: The scores are wanted, so they are computed as one tensor.
+            score_bias: float32 [1 or B, N, T, S], added to the scores before the softmax; computes them as
+                one tensor. Needs as many key and value heads as query heads.
 
         Returns:
             The output float [B, T, D], the attention scores float32 [B, N, T, S] (None unless wanted), and
@@ -133,12 +137,12 @@ class Attention(keras.layers.Layer):
         scores = None
         if cache is not None:
             cache = kv_cache.write(cache, key, value, slot)
-            mixed, scores = self._dense(query, *cache, attention_mask)
+            mixed, scores = dense_attention(query, *cache, attention_mask, bias=score_bias, **self._rule)
         elif num_slots is not None:
             cache = kv_cache.from_prefill(key, value, num_slots)
-            mixed, scores = self._whole(query, key, value, attention_mask)
-        elif return_scores or not isinstance(attention_mask, CausalMask):
-            mixed, scores = self._whole(query, key, value, attention_mask)
+            mixed, scores = self._whole(query, key, value, attention_mask, score_bias)
+        elif return_scores or score_bias is not None or not isinstance(attention_mask, Mask):
+            mixed, scores = self._whole(query, key, value, attention_mask, score_bias)
         else:
             mixed = self._lean(query, key, value, attention_mask)
         shape = tf.shape(x)
@@ -149,29 +153,25 @@ class Attention(keras.layers.Layer):
         shape = [size if size is not None else tf.shape(x)[axis] for axis, size in enumerate(x.shape[:2])]
         return tf.reshape(x, [*shape, count, self.head_dim])  # [B, T, N * H] -> [B, T, N, H]
 
-    def _lean(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: CausalMask) -> tf.Tensor:
-        rule: dict[str, Any] = {"scale": self.scale, "soft_cap": self.soft_cap}
+    def _lean(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: Mask) -> tf.Tensor:
         if self.attention_block_size is not None:
-            return blockwise_attention(query, key, value, mask, block_size=self.attention_block_size, **rule)
+            return blockwise_attention(
+                query, key, value, mask, block_size=self.attention_block_size, **self._rule
+            )
         if query.shape[1] is None:
             return self._whole(query, key, value, mask)[0]
-        return causal_attention(query, key, value, mask, **rule)
+        return causal_attention(query, key, value, mask, **self._rule)
 
-    def _whole(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor | CausalMask):
+    def _whole(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        mask: tf.Tensor | Mask,
+        bias: tf.Tensor | None = None,
+    ):
         # [B, S, K, H] -> [B, K, S, H]
         key, value = tf.transpose(key, [0, 2, 1, 3]), tf.transpose(value, [0, 2, 1, 3])
-        if isinstance(mask, CausalMask):
+        if isinstance(mask, Mask):
             mask = mask.dense(tf.shape(query)[1])
-        return self._dense(query, key, value, mask)
-
-    def _dense(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor):
-        """Output [B, T, K, G, H] and scores [B, N, T, S] of keys and values [B, K, S, H]."""
-        shape = tf.shape(query)
-        groups = self.num_heads // self.num_kv_heads
-        query = tf.reshape(query, [shape[0], shape[1], self.num_kv_heads, groups, self.head_dim])
-        query = query * tf.cast(self.scale, query.dtype)
-        logits = tf.cast(tf.einsum("BTKGH,BKSH->BKGTS", query, key), tf.float32)
-        logits = SoftCap(self.soft_cap)(logits)
-        scores = tf.nn.softmax(tf.where(mask[:, None, None], logits, MASKED), axis=-1)
-        mixed = tf.einsum("BKGTS,BKSH->BTKGH", tf.cast(scores, value.dtype), value)
-        return mixed, tf.reshape(scores, [shape[0], self.num_heads, shape[1], tf.shape(key)[2]])
+        return dense_attention(query, key, value, mask, bias=bias, **self._rule)

@@ -1,4 +1,4 @@
-"""Causal attention whose memory does not grow with the square of the row.
+"""Attention, causal or not, whose memory does not grow with the square of the row.
 
 Queries and keys are cut into blocks, and a loop meets one block of queries with one block of keys at a time;
 the softmax is kept as a running maximum and sum (Rabe & Staats 2021, "Self-attention Does Not Need O(n^2)
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfllm.layers.causal_attention import MASKED, SoftCap
-from tfllm.layers.masks import CausalMask
+from tfllm.layers.masks import Mask
 
 _Three = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
@@ -23,7 +23,7 @@ def blockwise_attention(
     query: tf.Tensor,
     key: tf.Tensor,
     value: tf.Tensor,
-    mask: CausalMask,
+    mask: Mask,
     *,
     block_size: int,
     scale: float | None = None,
@@ -47,7 +47,7 @@ def blockwise_attention(
     extra = -shape[1] % block_size
     count = (shape[1] + extra) // block_size
     scale = scale or query.shape[3] ** -0.5
-    blocks = _Blocks(mask.padded(extra), block_size, count, scale, SoftCap(soft_cap))
+    blocks = _Blocks(mask.padded(shape[1], extra), block_size, count, scale, SoftCap(soft_cap))
 
     @tf.custom_gradient
     def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Callable[..., _Three]]:
@@ -74,7 +74,7 @@ def blockwise_attention(
 class _Blocks:
     """The loops, over arrays cut into blocks: [n, B, K, G, block, H], with G = 1 for keys and values."""
 
-    def __init__(self, mask: CausalMask, size: int, count: tf.Tensor, scale: float, cap: SoftCap):
+    def __init__(self, mask: Mask, size: int, count: tf.Tensor, scale: float, cap: SoftCap):
         self._mask, self._size, self._count = mask, size, count
         self._scale, self._cap = scale, cap
 
@@ -94,9 +94,9 @@ class _Blocks:
                 return j + 1, mixed * shrink + part, new_top, total
 
             nothing = tf.zeros(tf.shape(query[0]), tf.float32)
-            first = self._mask.first_key_block(i, self._size)
+            first, last = self._mask.key_blocks_of(i, self._size, self._count)
             start = (first, nothing, tf.fill(column, MASKED)[..., None], tf.zeros(column)[..., None])
-            _, mixed, top, total = tf.while_loop(lambda j, *_: j <= i, column_step, start)
+            _, mixed, top, total = tf.while_loop(lambda j, *_: j < last, column_step, start)
             total = tf.maximum(total, 1e-30)
             outputs = outputs.write(i, tf.cast(mixed / total, query.dtype))
             return i + 1, outputs, log_sums.write(i, top + tf.math.log(total))
@@ -123,8 +123,8 @@ class _Blocks:
                 return i + 1, query_grads, key_grad, value_grad
 
             zeros = tf.zeros(tf.gather(tf.shape(key), [1, 2, 5, 4]))  # [B, K, H, block]
-            start = (j, query_grads, zeros, zeros)
-            end = self._mask.end_of_query_blocks(j, self._size, self._count)
+            first, end = self._mask.query_blocks_of(j, self._size, self._count)
+            start = (first, query_grads, zeros, zeros)
             _, query_grads, key_grad, value_grad = tf.while_loop(lambda i, *_: i < end, row_step, start)
             key_grads = key_grads.write(j, key_grad * self._scale)
             return j + 1, query_grads, key_grads, value_grads.write(j, value_grad)

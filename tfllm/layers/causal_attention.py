@@ -1,4 +1,4 @@
-"""Causal attention for training: nothing kept but the output, nothing computed above the diagonal.
+"""Attention for training, causal or not: nothing kept but the output, nothing computed above the diagonal.
 
 Autodiff keeps the scores of every layer for the backward pass, computes the half that the mask then throws
 away, and transposes whole score matrices on the way back. Here the queries are cut into a few groups, known when
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfllm.layers.masks import CausalMask
+from tfllm.layers.masks import Mask, Range
 from tfllm.layers.recompute import not_before
 
 # Large enough to vanish in a float32 softmax, finite so that a row with nothing to see stays finite.
@@ -29,7 +29,7 @@ def causal_attention(
     query: tf.Tensor,
     key: tf.Tensor,
     value: tf.Tensor,
-    mask: CausalMask,
+    mask: Mask,
     *,
     group_size: int | None = None,
     scale: float | None = None,
@@ -78,7 +78,7 @@ def causal_attention(
                 queries, slopes = (not_before(before, x[:, start:end]) for x in (query, upstream))
                 rest = (rule, start, end, log_sum, inner[:, start:end])
                 grads.append(_backward(queries, slopes, keys, values, *rest))
-            starts = [mask.first_key(start) for start, _ in groups]
+            starts = [mask.keys_of(start, end, length)[0] for start, end in groups]
             return (
                 tf.concat([grad[0] for grad in grads], axis=1),
                 _add([grad[1] for grad in grads], starts, length, key.dtype),
@@ -117,7 +117,7 @@ class SoftCap:
 class _Rule(NamedTuple):
     """How queries and keys meet."""
 
-    mask: CausalMask
+    mask: Mask
     scale: float
     cap: SoftCap
 
@@ -129,27 +129,28 @@ def _forward(query, key, value, rule: _Rule, start: int, end: int) -> _Three:
         The sums of weighted values [B, t, N, H], what to divide them by, float32 [B, t, N, 1], and the logs
         of the sums of the exponentials, float32 [B, K, G t, 1].
     """
-    groups, first = query.shape[2] // key.shape[2], rule.mask.first_key(start)
+    groups, (first, last) = query.shape[2] // key.shape[2], rule.mask.keys_of(start, end, key.shape[1])
     scale = tf.cast(rule.scale, query.dtype)
-    logits = tf.matmul(_queries(query * scale, groups), _transposed(key[:, first:end]))
-    seen = _seen(rule.mask, start, end, groups, query)
+    logits = tf.matmul(_queries(query * scale, groups), _transposed(key[:, first:last]))
+    seen = _seen(rule.mask, (start, end), (first, last), groups, query)
     logits = tf.where(seen, rule.cap(tf.cast(logits, tf.float32)), MASKED)
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
     weights = tf.where(seen, tf.exp(logits - top), 0.0)
     total = tf.maximum(tf.reduce_sum(weights, axis=-1, keepdims=True), 1e-30)
-    mixed = tf.matmul(tf.cast(weights, value.dtype), tf.transpose(value[:, first:end], [0, 2, 1, 3]))
+    mixed = tf.matmul(tf.cast(weights, value.dtype), tf.transpose(value[:, first:last], [0, 2, 1, 3]))
     mixed, totals = (_back(x, end - start, groups) for x in (mixed, total))
     return mixed, totals, top + tf.math.log(total)
 
 
 def _backward(query, upstream, key, value, rule: _Rule, start: int, end: int, log_sum, inner) -> _Three:
     """Gradients of the queries [B, t, N, H], and of the keys and values they see, float32 [B, K, H, s]."""
-    groups, dtype, first = query.shape[2] // key.shape[2], query.dtype, rule.mask.first_key(start)
-    key = key[:, first:end] * tf.cast(rule.scale, dtype)
+    groups, dtype = query.shape[2] // key.shape[2], query.dtype
+    first, last = rule.mask.keys_of(start, end, key.shape[1])
+    key = key[:, first:last] * tf.cast(rule.scale, dtype)
     logits = rule.cap(tf.cast(tf.matmul(_queries(query, groups), _transposed(key)), tf.float32))
-    seen = _seen(rule.mask, start, end, groups, query)
+    seen = _seen(rule.mask, (start, end), (first, last), groups, query)
     weights = tf.where(seen, tf.exp(logits - log_sum), 0.0)
-    slopes = tf.cast(tf.matmul(_queries(upstream, groups), _transposed(value[:, first:end])), tf.float32)
+    slopes = tf.cast(tf.matmul(_queries(upstream, groups), _transposed(value[:, first:last])), tf.float32)
     slopes = weights * (slopes - _queries(inner[..., None], groups))
     slopes = tf.cast(rule.cap.slope(slopes, logits), dtype)
     # Transposing queries and upstream, which are narrow, spares transposing the scores, which are wide.
@@ -160,11 +161,12 @@ def _backward(query, upstream, key, value, rule: _Rule, start: int, end: int, lo
     return _back(query_grad, end - start, groups), key_grad, tf.cast(value_grad, tf.float32)
 
 
-def _seen(mask: CausalMask, start: int, end: int, groups: int, query: tf.Tensor) -> tf.Tensor:
-    first = mask.first_key(start)
-    after = query if (end - start) * (end - first) > _LARGE_TABLE else None
-    seen = mask.block(start, end - start, first, end - first, after=after)[:, None]
-    return seen if groups == 1 else tf.tile(seen, [1, 1, groups, 1])  # [1 or B, 1, G t, s]
+def _seen(mask: Mask, queries: Range, keys: Range, groups: int, query: tf.Tensor) -> tf.Tensor:
+    """bool [1 or B, 1, 1 or G t, s]."""
+    (start, end), (first, last) = queries, keys
+    after = query if (end - start) * (last - first) > _LARGE_TABLE else None
+    seen = mask.block(start, end - start, first, last - first, after=after)[:, None]
+    return seen if groups == 1 or seen.shape[2] == 1 else tf.tile(seen, [1, 1, groups, 1])
 
 
 def _queries(x: tf.Tensor, groups: int) -> tf.Tensor:

@@ -15,9 +15,21 @@ _ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "gelu": functools.partial(tf.nn.gelu, approximate=False),
     "gelu_tanh": gelu_tanh,
     "relu": tf.nn.relu,
+    "silu": tf.nn.silu,
 }
 _GATED: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {"swiglu": swiglu, "geglu": geglu}
 GATED = tuple(_GATED)
+
+
+def activate(activation: str, x: tf.Tensor) -> tf.Tensor:
+    """Applies an activation without a gate, by its name, to float of any shape.
+
+    Raises:
+        ValueError: when it is not known.
+    """
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation={activation!r} is not known here; use one of {sorted(_ACTIVATIONS)}")
+    return _ACTIVATIONS[activation](x)
 
 
 class FeedForward(keras.layers.Layer):
@@ -25,7 +37,7 @@ class FeedForward(keras.layers.Layer):
 
     Args:
         intermediate_dim: Width F inside.
-        activation: gelu (exact), gelu_tanh, relu, or gated swiglu, geglu.
+        activation: gelu (exact), gelu_tanh, relu, silu, or gated swiglu, geglu.
         use_bias: Biases in the projections.
         initializer_range: Standard deviation of new kernels.
         output_initializer_range: The same for `down`; None is `initializer_range`.
@@ -65,5 +77,5 @@ class FeedForward(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Transforms float [B, T, D] -> the same."""
         if self.gate is None:
-            return self.down(_ACTIVATIONS[self.activation](self.up(x)))
+            return self.down(activate(self.activation, self.up(x)))
         return self.down(_GATED[self.activation](self.gate(x), self.up(x)))

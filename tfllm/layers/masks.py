@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
 from tfllm.layers.recompute import not_before
 
+Range = tuple[Any, Any]  # the first and the one after the last; numbers or int32 scalars
+
 
 @dataclasses.dataclass(frozen=True)
-class CausalMask:
-    """Each token sees itself and what stands before it in its own segment.
+class Mask:
+    """A rule of who sees whom, which `CausalMask` and `BidirectionalMask` are.
 
     The rule, not the T x S table of it: attention asks for the part it works on, so that a long row never
     has the whole table in memory.
@@ -19,16 +22,13 @@ class CausalMask:
     Args:
         padding_mask: bool [B, T], true for real tokens; padding is seen by nobody.
         segment_ids: int32 [B, T]; tokens of different segments do not see each other.
-        window: How many tokens each sees, the last of them itself; None is all (Beltagy et al. 2020,
-            "Longformer", section 3.1).
     """
 
     padding_mask: tf.Tensor | None = None
     segment_ids: tf.Tensor | None = None
-    window: int | None = None
 
     def dense(self, length: int | tf.Tensor) -> tf.Tensor:
-        """Everybody against everybody: bool [1 or B, T, S]."""
+        """Everybody against everybody: bool [1 or B, 1 or T, S]."""
         return self.block(0, length, 0, length)
 
     def block(
@@ -51,14 +51,11 @@ class CausalMask:
                 and stores it: of a long row, many megabytes in each layer.
 
         Returns:
-            bool [1 or B, t, s].
+            bool [1 or B, 1 or t, s].
         """
         queries = query_start + tf.range(num_queries)
         queries = queries if after is None else not_before(after, queries)
-        keys = key_start + tf.range(num_keys)
-        mask = (keys[None, :] <= queries[:, None])[None]
-        if self.window is not None:
-            mask = mask & (keys[None, :] > queries[:, None] - self.window)[None]
+        mask = self._by_place(queries, key_start + tf.range(num_keys))[None]
         if self.padding_mask is not None:
             mask = mask & _columns(self.padding_mask, key_start, num_keys)[:, None, :]
         if self.segment_ids is not None:
@@ -67,28 +64,99 @@ class CausalMask:
             mask = mask & (of_queries[:, :, None] == of_keys[:, None, :])
         return mask
 
-    def padded(self, extra: int | tf.Tensor) -> CausalMask:
-        """The mask of rows with `extra` more tokens of padding at the end."""
+    def padded(self, length: int | tf.Tensor, extra: int | tf.Tensor) -> Mask:
+        """The mask of rows of `length` with `extra` more tokens, which none of them sees, at the end."""
+        del length
         widths = [[0, 0], [0, extra]]
-        return CausalMask(
+        return dataclasses.replace(
+            self,
             padding_mask=None if self.padding_mask is None else tf.pad(self.padding_mask, widths),
             segment_ids=None if self.segment_ids is None else tf.pad(self.segment_ids, widths),
-            window=self.window,
         )
 
-    def first_key(self, query: int) -> int:
-        """The first position that a query may see."""
-        return 0 if self.window is None else max(0, query - self.window + 1)
+    def keys_of(self, start: int, end: int, length: int) -> Range:
+        """The keys that the queries from `start` to `end` of a row may see."""
+        raise NotImplementedError
 
-    def first_key_block(self, block: tf.Tensor, size: int) -> int | tf.Tensor:
-        """Of rows cut into blocks of `size`: the first block of keys that a block of queries may see."""
-        return 0 if self.window is None else tf.maximum(0, block * size - self.window + 1) // size
+    def key_blocks_of(self, block: tf.Tensor, size: int, count: tf.Tensor) -> Range:
+        """Of rows cut into `count` blocks of `size`: the blocks of keys that a block of queries may see."""
+        raise NotImplementedError
 
-    def end_of_query_blocks(self, block: tf.Tensor, size: int, count: tf.Tensor) -> tf.Tensor:
-        """The block after the last of `count` blocks of queries that may see a block of keys."""
+    def query_blocks_of(self, block: tf.Tensor, size: int, count: tf.Tensor) -> Range:
+        """The inverse: the blocks of queries that may see a block of keys."""
+        raise NotImplementedError
+
+    def _by_place(self, queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        """What the places int32 [t] and [s] allow: bool [1 or t, s]."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalMask(Mask):
+    """Each token sees itself and what stands before it in its own segment.
+
+    Args:
+        padding_mask: As in `Mask`.
+        segment_ids: As in `Mask`.
+        window: How many tokens each sees, the last of them itself; None is all (Beltagy et al. 2020,
+            "Longformer", section 3.1).
+    """
+
+    window: int | None = None
+
+    def keys_of(self, start: int, end: int, length: int) -> Range:
+        """See `Mask`."""
+        del length
+        return 0 if self.window is None else max(0, start - self.window + 1), end
+
+    def key_blocks_of(self, block: tf.Tensor, size: int, count: tf.Tensor) -> Range:
+        """See `Mask`."""
+        del count
+        return 0 if self.window is None else tf.maximum(0, block * size - self.window + 1) // size, block + 1
+
+    def query_blocks_of(self, block: tf.Tensor, size: int, count: tf.Tensor) -> Range:
+        """See `Mask`."""
         if self.window is None:
-            return count
-        return tf.minimum(count, (block * size + size - 1 + self.window - 1) // size + 1)
+            return block, count
+        return block, tf.minimum(count, (block * size + size - 1 + self.window - 1) // size + 1)
+
+    def _by_place(self, queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        mask = keys[None, :] <= queries[:, None]
+        return mask if self.window is None else mask & (keys[None, :] > queries[:, None] - self.window)
+
+
+@dataclasses.dataclass(frozen=True)
+class BidirectionalMask(Mask):
+    """Each token sees all of its own segment, whatever stands before or behind it (BERT).
+
+    Args:
+        padding_mask: As in `Mask`.
+        segment_ids: As in `Mask`.
+    """
+
+    def padded(self, length: int | tf.Tensor, extra: int | tf.Tensor) -> Mask:
+        """See `Mask`."""
+        real = tf.ones([1, length], tf.bool) if self.padding_mask is None else self.padding_mask
+        return Mask.padded(dataclasses.replace(self, padding_mask=real), length, extra)
+
+    def keys_of(self, start: int, end: int, length: int) -> Range:
+        """See `Mask`."""
+        del start, end
+        return 0, length
+
+    def key_blocks_of(self, block: tf.Tensor, size: int, count: tf.Tensor) -> Range:
+        """See `Mask`."""
+        del block, size
+        return 0, count
+
+    def query_blocks_of(self, block: tf.Tensor, size: int, count: tf.Tensor) -> Range:
+        """See `Mask`."""
+        del block, size
+        return 0, count
+
+    def _by_place(self, queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        del queries
+        return tf.ones_like(keys, tf.bool)[None, :]
 
 
 def causal_mask(

@@ -19,27 +19,38 @@ class LearnedPositions(keras.layers.Layer):
     Args:
         max_seq_len: Number of positions.
         hidden_dim: Width of a vector.
+        offset: Rows of the table before that of position 0 (RoBERTa, BART).
         initializer_range: Standard deviation of the new table.
     """
 
-    def __init__(self, *, max_seq_len: int, hidden_dim: int, initializer_range: float = 0.02, **kwargs):
+    def __init__(
+        self,
+        *,
+        max_seq_len: int,
+        hidden_dim: int,
+        offset: int = 0,
+        initializer_range: float = 0.02,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.max_seq_len = max_seq_len
         self.hidden_dim = hidden_dim
+        self.offset = offset
         self.initializer_range = initializer_range
 
     def build(self, input_shape):
-        """Makes `embeddings`, float [max_seq_len, D]."""
+        """Makes `embeddings`, float [offset + max_seq_len, D]."""
         self.embeddings = self.add_weight(
             name="embeddings",
-            shape=(self.max_seq_len, self.hidden_dim),
+            shape=(self.offset + self.max_seq_len, self.hidden_dim),
             initializer=new_weights(self.initializer_range),
             autocast=False,
         )
 
     def call(self, positions: tf.Tensor) -> tf.Tensor:
         """Looks up int32 [B, T] -> float [B, T, D]."""
-        return lookup(tf.convert_to_tensor(self.embeddings), positions, self.compute_dtype)
+        rows = positions + self.offset if self.offset else positions
+        return lookup(tf.convert_to_tensor(self.embeddings), rows, self.compute_dtype)
 
 
 def rotary_angles(
@@ -79,3 +90,10 @@ def rotate(x: tf.Tensor, angles: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
     turned = [first * cosine - second * sine, second * cosine + first * sine]
     rest = [y[..., 2 * half :]] if 2 * half < x.shape[-1] else []
     return tf.cast(tf.concat([*turned, *rest], axis=-1), x.dtype)
+
+
+def default_positions(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> tf.Tensor:
+    """0, 1, 2 …, counted past padding at the left: int32 [B, T]."""
+    if padding_mask is None:
+        return tf.range(tf.shape(token_ids)[1])[None, :] + tf.zeros_like(token_ids)
+    return tf.maximum(tf.cumsum(tf.cast(padding_mask, tf.int32), axis=1) - 1, 0)

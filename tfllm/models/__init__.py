@@ -1,1 +1,1 @@
-"""Models: one generic decoder; families are settings of it."""
+"""Models: one generic decoder, one encoder; families are settings of them."""

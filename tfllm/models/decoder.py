@@ -17,10 +17,9 @@ from tfllm.layers.feed_forward import GATED
 from tfllm.layers.kv_cache import KVCache
 from tfllm.layers.masks import CausalMask
 from tfllm.layers.normalization import make_norm
-from tfllm.layers.positions import LearnedPositions, rotary_angles
+from tfllm.layers.positions import LearnedPositions, default_positions, rotary_angles
 from tfllm.layers.projection import Projection
-from tfllm.layers.recompute import recompute
-from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.layers.transformer_block import TransformerBlock, blocks_wanted, run_block
 
 # What a block takes by the same name.
 _OF_A_BLOCK = frozenset(
@@ -56,7 +55,7 @@ class Decoder(keras.Model):
             as in the others (Gemma 3).
         sliding_window: Tokens that a token sees, itself included; None is all.
         sliding_layers: Indexes of the blocks with that window; None is all of them.
-        activation: gelu, gelu_tanh, relu, swiglu or geglu.
+        activation: gelu, gelu_tanh, relu, silu, swiglu or geglu.
         use_bias: Biases in projections and LayerNorm.
         qkv_bias: Biases in queries, keys and values; None is `use_bias`.
         attention_output_bias: A bias in attention's output; None is `use_bias`.
@@ -231,16 +230,16 @@ class Decoder(keras.Model):
         padding_mask, segment_ids = features.get("padding_mask"), features.get("segment_ids")
         positions = features.get("positions")
         if positions is None:
-            positions = _default_positions(token_ids, padding_mask)
+            positions = default_positions(token_ids, padding_mask)
         row_seeds = features.get("row_seeds") if training else None
-        wanted = self._blocks_wanted(attention_scores)
+        wanted = blocks_wanted(self.blocks, attention_scores)
         x = self.embedding_dropout(self._embed(token_ids, positions), row_seeds)
         masks = self._global_and_local(CausalMask(padding_mask, segment_ids))
         angles = self._angles(positions)
         captured = {}
         for block, slides in zip(self.blocks, self._slides, strict=True):
             remat = self.remat if training and block.name not in wanted else "none"
-            x, scores = _run_block(
+            x, scores = run_block(
                 block,
                 x,
                 row_seeds,
@@ -260,6 +259,14 @@ class Decoder(keras.Model):
         project = self.token_embedding.project if self.output_projection is None else self.output_projection
         return SoftCap(self.logit_soft_cap)(tf.cast(project(hidden_states), tf.float32))
 
+    def decoder_prompt(self, token_ids: tf.Tensor, padding_mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What generated tokens follow: the prompt itself."""
+        return token_ids, padding_mask
+
+    def room_after(self, prompt_length: int) -> int:
+        """How many tokens can be generated after a prompt of that many."""
+        return self.max_seq_len - prompt_length
+
     def prefill(
         self, token_ids: tf.Tensor, padding_mask: tf.Tensor, num_slots: int | tf.Tensor
     ) -> tuple[tf.Tensor, KVCache]:
@@ -273,7 +280,7 @@ class Decoder(keras.Model):
         Returns:
             Hidden states of the last position, float [B, 1, D], and the cache.
         """
-        positions = _default_positions(token_ids, padding_mask)
+        positions = default_positions(token_ids, padding_mask)
         masks, angles = self._global_and_local(CausalMask(padding_mask)), self._angles(positions)
         x = self._embed(token_ids, positions)
         caches = []
@@ -314,15 +321,6 @@ class Decoder(keras.Model):
             caches.append(pair)
         return self.final_norm(x), tuple(caches)
 
-    def _blocks_wanted(self, attention_scores: bool | Collection[str]) -> Collection[str]:
-        names = [block.name for block in self.blocks]
-        if isinstance(attention_scores, bool):
-            return names if attention_scores else ()
-        for name in attention_scores:
-            if name not in names:
-                raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
-        return attention_scores
-
     def _embed(self, token_ids: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
         x = self.token_embedding(token_ids)
         if self.embedding_scale != 1.0:
@@ -340,21 +338,6 @@ class Decoder(keras.Model):
 
     def _global_and_local(self, mask: CausalMask) -> list[CausalMask]:
         return [mask, dataclasses.replace(mask, window=self.sliding_window)]
-
-
-def _run_block(
-    block: TransformerBlock, x: tf.Tensor, row_seeds: tf.Tensor | None, remat: str, **arguments: Any
-) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns float [B, T, D] and, where asked for, the attention scores."""
-    if remat == "block":
-        return recompute(lambda x, seeds: block(x, row_seeds=seeds, **arguments)[0], x, row_seeds), None
-    return block(x, row_seeds=row_seeds, recompute_attention=remat == "attention", **arguments)[:2]
-
-
-def _default_positions(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> tf.Tensor:
-    if padding_mask is None:
-        return tf.range(tf.shape(token_ids)[1])[None, :] + tf.zeros_like(token_ids)
-    return tf.maximum(tf.cumsum(tf.cast(padding_mask, tf.int32), axis=1) - 1, 0)
 
 
 def default_intermediate_dim(hidden_dim: int, activation: str) -> int:

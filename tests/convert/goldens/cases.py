@@ -95,15 +95,33 @@ CASES: dict[str, tuple[str, dict]] = {
 }
 
 
+# Of encoder-decoders, whose rows would say one token for ever too: what changes from token to token is large, and what
+# does not, the logits' bias and what comes from the encoder, is small.
+_SIZES = {
+    "model.shared": 0.5,
+    "shared": 1.0,
+    "coder.embed_tokens": 0.5,
+    "final_logits_bias": 0.15,
+    "encoder_attn.out_proj.weight": 0.4,
+    "EncDecAttention.o.weight": 0.4,
+    "decoder.layers.0.fc": 4.0,
+    "layer.2.DenseReluDense": 4.0,
+    "Attention.q.weight": 0.8,  # T5 does not scale its scores
+}
+
+
 def weight(name: str, shape: tuple[int, ...], *, unit_offset: bool) -> np.ndarray:
     """Numbers that follow from the name, large enough for every part to show: float32."""
     drawn = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    for part, size in _SIZES.items():
+        if part in name and len(shape) == 2:
+            return (drawn * size / shape[1] ** 0.5).astype(np.float32)
     if "embed_tokens" in name or "embed_in" in name or "wte" in name:
         # Small beside what the blocks add, or a model with tied embeddings says one token for ever.
         return (drawn * 0.25 / shape[1] ** 0.5).astype(np.float32)
     if len(shape) == 2:
         return (drawn * 1.6 / shape[1] ** 0.5).astype(np.float32)
-    is_scale = "norm" in name or "ln_" in name
+    is_scale = "norm" in name.lower() or "ln_" in name
     base = 1.0 if is_scale and name.endswith("weight") and not unit_offset else 0.0
     return (base + 0.3 * drawn).astype(np.float32)
 

@@ -16,12 +16,21 @@ import torch
 import transformers
 
 from tests.convert.goldens.cases import NEW_TOKENS, prompts
+from tests.convert.goldens.encoder_decoder_cases import sources
 
 tokens, mask = map(torch.from_numpy, prompts())
-model, report = transformers.AutoModelForCausalLM.from_pretrained(
+config = transformers.AutoConfig.from_pretrained(folder)
+kinds = transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM
+model, report = kinds[bool(config.is_encoder_decoder)].from_pretrained(
     folder, attn_implementation="eager", output_loading_info=True
 )
 model.generation_config = transformers.GenerationConfig(eos_token_id=None, pad_token_id=0)
+begin = tokens.shape[1]
+if config.is_encoder_decoder:
+    tokens, mask = map(torch.from_numpy, sources())
+    model.generation_config.decoder_start_token_id = config.decoder_start_token_id
+    model.generation_config.use_cache = False  # as in make_goldens.py
+    begin = 1
 new = model.generate(
     input_ids=tokens,
     attention_mask=mask,
@@ -30,4 +39,4 @@ new = model.generate(
     min_new_tokens=NEW_TOKENS,
 )
 unfitting = {kind: [str(name) for name in names] for kind, names in report.items() if names}
-print(json.dumps({"generated": new[:, tokens.shape[1] :].tolist(), "unfitting": unfitting}))
+print(json.dumps({"generated": new[:, begin:].tolist(), "unfitting": unfitting}))

@@ -1,4 +1,4 @@
-"""Makes the goldens: what transformers computes from the checkpoints of `cases.py`.
+"""Makes the goldens: what transformers computes from the checkpoints of `cases.py` and `encoder_cases.py`.
 
 pip install torch==2.13.0 transformers==5.23.0
 python tests/convert/goldens/make_goldens.py [--to FOLDER]
@@ -18,7 +18,12 @@ import numpy as np
 import torch
 import transformers
 
+from tests.convert.goldens import encoder_goldens
 from tests.convert.goldens.cases import CASES, NEW_TOKENS, batch, direction, prompts, weight
+from tests.convert.goldens.encoder_cases import ENCODER_CASES
+from tests.convert.goldens.encoder_decoder_cases import ENCODER_DECODER_CASES, sources, targets
+
+ALL = {**CASES, **ENCODER_DECODER_CASES}
 
 
 def main() -> None:
@@ -26,20 +31,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--to", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    known = [*ALL, *ENCODER_CASES]
+    parser.add_argument("--cases", nargs="+", choices=known, default=known)
     options = parser.parse_args()
     for name in options.cases:
-        np.savez_compressed(options.to / f"{name}.npz", **golden(name))
+        make_golden = encoder_goldens.golden if name in ENCODER_CASES else golden
+        np.savez_compressed(options.to / f"{name}.npz", **make_golden(name))
         print(name)
 
 
 def make(name: str) -> transformers.PreTrainedModel:
     """The model of a case."""
-    model_type, settings = CASES[name]
+    model_type, settings = ALL[name]
     config = transformers.AutoConfig.for_model(model_type, **settings)
     config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    for path, parameter in model.named_parameters():
+    kinds = transformers.AutoModelForCausalLM, transformers.AutoModelForSeq2SeqLM
+    model = kinds[name in ENCODER_DECODER_CASES].from_config(config, attn_implementation="eager").eval()
+    if config.model_type in ("t5", "mt5") and not settings.get("tie_word_embeddings", True):
+        # transformers 5 ties where a file has no output layer, whatever the config says.
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+        model.all_tied_weights_keys.pop("lm_head.weight")
+        model._tied_weights_keys = {
+            k: v for k, v in model._tied_weights_keys.items() if k != "lm_head.weight"
+        }
+    for path, parameter in stored(model).items():
         values = weight(
             stored_name(name, path), tuple(parameter.shape), unit_offset=model_type.startswith("gemma")
         )
@@ -48,23 +63,24 @@ def make(name: str) -> transformers.PreTrainedModel:
     return model
 
 
+def stored(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What files hold: parameters, but for computed positions, and the bias of the logits, which is a buffer."""
+    buffers = {path: x for path, x in model.named_buffers() if path == "final_logits_bias"}
+    return {**{path: p for path, p in model.named_parameters() if p.requires_grad}, **buffers}
+
+
 def stored_name(name: str, path: str) -> str:
     """What the files call a parameter; transformers 5 renames GPT-NeoX's output layer as it reads."""
-    return path.replace("lm_head.", "embed_out.") if CASES[name][0] == "gpt_neox" else path
+    return path.replace("lm_head.", "embed_out.") if ALL[name][0] == "gpt_neox" else path
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
     """Config and names, logits, loss, gradients, and greedy continuations."""
     model = make(name)
-    tokens, mask = map(torch.from_numpy, batch())
-    logits = model(input_ids=tokens, attention_mask=mask, position_ids=_positions(mask)).logits
-    weights = (mask[:, 1:] * mask[:, :-1]).float()
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none"
-    )
-    loss = (losses * weights).sum() / weights.sum()
-    loss.backward()
-    parameters = {stored_name(name, path): p for path, p in model.named_parameters()}
+    model.generation_config = transformers.GenerationConfig(eos_token_id=None, pad_token_id=0)
+    results = (_answers if name in ENCODER_DECODER_CASES else _continues)(model)
+    tensors = {stored_name(name, path): p for path, p in stored(model).items()}
+    parameters = {path: p for path, p in tensors.items() if p.requires_grad}
     gradients = [
         [
             p.grad.norm().item(),
@@ -72,24 +88,61 @@ def golden(name: str) -> dict[str, np.ndarray]:
         ]
         for path, p in parameters.items()
     ]
-    asked, seen = map(torch.from_numpy, prompts())
-    model.generation_config = transformers.GenerationConfig(eos_token_id=None, pad_token_id=0)
-    new = model.generate(
-        input_ids=asked,
-        attention_mask=seen,
-        do_sample=False,
-        max_new_tokens=NEW_TOKENS,
-        min_new_tokens=NEW_TOKENS,
-    )
-    shapes = {path: list(p.shape) for path, p in parameters.items()}
+    shapes = {path: list(p.shape) for path, p in tensors.items()}
     return {
         "config": np.array(json.dumps(model.config.to_dict(), default=str)),
         "shapes": np.array(json.dumps(shapes)),
-        "logits": logits.detach().numpy()[mask.numpy().astype(bool)],
-        "loss": np.array(loss.item()),
         "names": np.array(list(parameters)),
         "gradients": np.array(gradients),
-        "generated": new[:, asked.shape[1] :].numpy().astype(np.int32),
+        **results,
+    }
+
+
+def _continues(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
+    """What a decoder makes of the batch and of the prompts; leaves gradients behind."""
+    tokens, mask = map(torch.from_numpy, batch())
+    logits = model(input_ids=tokens, attention_mask=mask, position_ids=_positions(mask)).logits
+    weights = mask[:, 1:] * mask[:, :-1]
+    loss = _loss(logits[:, :-1], tokens[:, 1:], weights)
+    asked, seen = map(torch.from_numpy, prompts())
+    new = _generated(model, asked, seen)[:, asked.shape[1] :]
+    return _results(logits, mask, loss, new)
+
+
+def _answers(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
+    """What an encoder-decoder makes of sources and targets; leaves gradients behind."""
+    model.generation_config.decoder_start_token_id = model.config.decoder_start_token_id
+    model.generation_config.use_cache = (
+        False  # transformers 5.23 has caches for as many blocks as the encoder's
+    )
+    asked, seen = map(torch.from_numpy, sources())
+    read, said, mask = map(torch.from_numpy, targets())
+    logits = model(
+        input_ids=asked, attention_mask=seen, decoder_input_ids=read, decoder_attention_mask=mask
+    ).logits
+    loss = _loss(logits, said, mask)
+    return _results(logits, mask, loss, _generated(model, asked, seen)[:, 1:])
+
+
+def _loss(logits: torch.Tensor, said: torch.Tensor, weights: torch.Tensor) -> float:
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), said, reduction="none")
+    loss = (losses * weights.float()).sum() / weights.float().sum()
+    loss.backward()
+    return loss.item()
+
+
+def _generated(model: transformers.PreTrainedModel, asked: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    lengths = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    return model.generate(input_ids=asked, attention_mask=seen, do_sample=False, num_beams=1, **lengths)
+
+
+def _results(
+    logits: torch.Tensor, mask: torch.Tensor, loss: float, new: torch.Tensor
+) -> dict[str, np.ndarray]:
+    return {
+        "logits": logits.detach().numpy()[mask.numpy().astype(bool)],
+        "loss": np.array(loss),
+        "generated": new.numpy().astype(np.int32),
     }
 
 

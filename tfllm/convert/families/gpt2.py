@@ -2,12 +2,13 @@
 
 from tfllm.convert.config_table import Always, Arguments, Constant, HeadDim, Key, TrainingOnly
 from tfllm.convert.family import Family
-from tfllm.convert.weight_table import AS_IS, SIDE_BY_SIDE, Row, layer_norm, linear
+from tfllm.convert.weight_table import AS_IS, SIDE_BY_SIDE, Row, embedding, layer_norm, linear
 
 
 def _rows(arguments: Arguments) -> list[Row]:
+    tied = arguments["tie_embeddings"]
     rows = [
-        Row("transformer.wte.weight", ("token_embedding/embeddings",), AS_IS),
+        embedding("transformer.wte.weight", tied_to="lm_head.weight" if tied else None),
         Row("transformer.wpe.weight", ("position_embedding/embeddings",), AS_IS),
         *layer_norm("transformer.ln_f", "final_norm"),
     ]
@@ -24,7 +25,7 @@ def _rows(arguments: Arguments) -> list[Row]:
             *linear(f"{theirs}.mlp.c_fc", f"{ours}/feed_forward/up", bias=True, layout=AS_IS),
             *linear(f"{theirs}.mlp.c_proj", f"{ours}/feed_forward/down", bias=True, layout=AS_IS),
         ]
-    if not arguments["tie_embeddings"]:
+    if not tied:
         rows += linear("lm_head", "output_projection", bias=False)
     return rows
 

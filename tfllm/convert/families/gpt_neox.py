@@ -3,12 +3,13 @@
 from tfllm.convert.config_table import Always, Arguments, Constant, HeadDim, Key, TrainingOnly
 from tfllm.convert.family import Family
 from tfllm.convert.rope_keys import Rope
-from tfllm.convert.weight_table import AS_IS, Row, by_heads, layer_norm, linear
+from tfllm.convert.weight_table import Row, by_heads, embedding, layer_norm, linear
 
 
 def _rows(arguments: Arguments) -> list[Row]:
+    tied = arguments["tie_embeddings"]
     rows = [
-        Row("gpt_neox.embed_in.weight", ("token_embedding/embeddings",), AS_IS),
+        embedding("gpt_neox.embed_in.weight", tied_to="embed_out.weight" if tied else None),
         *layer_norm("gpt_neox.final_layer_norm", "final_norm"),
     ]
     layout, bias = by_heads(arguments["num_heads"]), arguments["qkv_bias"]
@@ -25,7 +26,7 @@ def _rows(arguments: Arguments) -> list[Row]:
             *linear(f"{theirs}.mlp.dense_h_to_4h", f"{ours}/feed_forward/up", bias=True),
             *linear(f"{theirs}.mlp.dense_4h_to_h", f"{ours}/feed_forward/down", bias=True),
         ]
-    if not arguments["tie_embeddings"]:
+    if not tied:
         rows += linear("embed_out", "output_projection", bias=False)
     return rows
 

@@ -9,7 +9,7 @@ from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Always, Arguments, HeadDim, Key, TrainingOnly
 from tfllm.convert.family import Family
 from tfllm.convert.rope_keys import Rope
-from tfllm.convert.weight_table import AS_IS, Row, linear, rms_norm
+from tfllm.convert.weight_table import Row, embedding, linear, rms_norm
 
 SHAPE = (
     Key("vocab_size", "vocab_size"),
@@ -40,8 +40,9 @@ def rows(arguments: Arguments, norms: dict[str, str] | None = None) -> list[Row]
         arguments: Of the model.
         norms: The norms of a block, ours to theirs.
     """
+    tied = arguments["tie_embeddings"]
     table = [
-        Row("model.embed_tokens.weight", ("token_embedding/embeddings",), AS_IS),
+        embedding("model.embed_tokens.weight", tied_to="lm_head.weight" if tied else None),
         rms_norm("model.norm", "final_norm"),
     ]
     qkv, output, feed = (arguments[f"{name}_bias"] for name in ("qkv", "attention_output", "feed_forward"))
@@ -59,7 +60,7 @@ def rows(arguments: Arguments, norms: dict[str, str] | None = None) -> list[Row]
         table += linear(f"{mlp}.gate_proj", f"{ours}/feed_forward/gate", bias=feed)
         table += linear(f"{mlp}.up_proj", f"{ours}/feed_forward/up", bias=feed)
         table += linear(f"{mlp}.down_proj", f"{ours}/feed_forward/down", bias=feed)
-    if not arguments["tie_embeddings"]:
+    if not tied:
         table += linear("lm_head", "output_projection", bias=False)
     return table
 

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfllm.layers.relative_bias import RelativeBias, distance_buckets
+
+
+def test_buckets_are_those_of_the_paper():
+    """T5's own numbers: 32 buckets, 128 tokens. What `transformers` has for some distances."""
+    both = distance_buckets(32, 128, bidirectional=True)
+    past = distance_buckets(32, 128, bidirectional=False)
+    distances = [-128, -127, -91, -90, -20, -12, -8, -7, -1, 0, 1, 7, 8, 11, 12, 64, 128]
+    assert both[np.array(distances) + 128].tolist() == [
+        15,
+        15,
+        15,
+        14,
+        10,
+        9,
+        8,
+        7,
+        1,
+        0,
+        17,
+        23,
+        24,
+        24,
+        25,
+        30,
+        31,
+    ]
+    assert past[np.array(distances) + 128].tolist() == [
+        31,
+        31,
+        29,
+        29,
+        17,
+        12,
+        8,
+        7,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(
+    ("queries", "keys", "first"), [(5, 5, 0), (1, 9, 4), (1, 1, 0), (4, 7, 2), (30, 30, 0)]
+)
+def test_each_place_has_the_number_of_its_bucket(bidirectional, queries, keys, first):
+    layer = RelativeBias(num_heads=3, num_buckets=8, max_distance=11, bidirectional=bidirectional)
+    layer.build()
+    table = np.random.default_rng(0).normal(size=[8, 3]).astype(np.float32)
+    layer.embeddings.assign(table)
+    distances = np.arange(keys)[None, :] - (np.arange(queries) + first)[:, None]
+    buckets = distance_buckets(8, 11, bidirectional=bidirectional)[np.clip(distances, -11, 11) + 11]
+    expected = np.transpose(table[buckets], [2, 0, 1])[None]
+    upstream = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32)
+    with tf.GradientTape() as tape:
+        bias = layer(num_queries=queries, num_keys=keys, first_query=first)
+    np.testing.assert_array_equal(bias, expected)
+    gradient = np.zeros([8, 3], np.float32)
+    np.add.at(gradient, buckets, np.transpose(upstream[0], [1, 2, 0]))
+    found = tape.gradient(bias, layer.embeddings.value, output_gradients=tf.constant(upstream))
+    np.testing.assert_allclose(tf.convert_to_tensor(found), gradient, atol=1e-4)

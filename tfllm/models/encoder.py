@@ -1,0 +1,350 @@
+"""The encoder-only Transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfllm.layers.dropout import Dropout
+from tfllm.layers.embedding import TokenEmbedding
+from tfllm.layers.masks import BidirectionalMask
+from tfllm.layers.normalization import LayerNorm
+from tfllm.layers.positions import LearnedPositions
+from tfllm.layers.projection import Projection
+from tfllm.layers.transformer_block import TransformerBlock, blocks_wanted, run_block
+from tfllm.models.decoder import default_intermediate_dim
+from tfllm.models.heads import MaskedLMHead, Pooler
+
+HEADS = ("none", "masked_lm", "sequence_classification", "token_classification", "span")
+POOLERS = ("none", "tanh", "relu")
+
+
+@keras.saving.register_keras_serializable(package="tfllm")
+class Encoder(keras.Model):
+    """Every token sees every other; BERT, RoBERTa and DistilBERT are settings of it.
+
+    Args:
+        vocab_size: Tokens V.
+        num_layers: Blocks.
+        hidden_dim: Width D.
+        num_heads: Heads N.
+        max_seq_len: Longest row in tokens.
+        head_dim: Width of a head H; None is `hidden_dim // num_heads`.
+        intermediate_dim: Feed-forward width F; None is 4 D, or 8/3 D rounded up to 64 when gated.
+        num_token_types: Kinds of tokens, such as those of a first and a second sentence; 0 tells none apart.
+        position_offset: Rows of the position table before that of the first token (RoBERTa).
+        norm_placement: post normalizes after each branch is added (BERT), pre before it, and once at the end.
+        norm_epsilon: Added to the variance.
+        activation: As in `FeedForward`.
+        pooler: none, or a dense layer on the first token: tanh (BERT) or relu (DistilBERT's classifier).
+        head: What `logits` are: none, masked_lm (of the vocabulary), sequence_classification (of the row, from
+            the pooler), token_classification (of each token), or span (how likely a token is the first of an
+            answer, and the last).
+        num_classes: Classes C of the two classifications.
+        class_names: Their names, carried along; None has none.
+        head_activation: Inside the masked_lm head; None is `activation`.
+        tie_embeddings: The masked_lm head shares the token embedding.
+        next_sentence_head: Adds `next_sentence_logits`, from the pooler: the second sentence follows the first,
+            or does not.
+        dropout: Share of embedding, residual and classified values dropped in training.
+        attention_block_size: Compute attention in blocks of this many tokens, for long rows; None does not.
+        remat: As in `Decoder`.
+        initializer_range: Standard deviation of new weights. Zero draws nothing.
+
+    Example:
+        >>> model = Encoder(vocab_size=300, num_layers=2, hidden_dim=64, num_heads=4, max_seq_len=32, head="masked_lm")
+        >>> model({"token_ids": tf.constant([[1, 2, 3]])})["logits"].shape
+        TensorShape([1, 3, 300])
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        num_layers: int,
+        hidden_dim: int,
+        num_heads: int,
+        max_seq_len: int,
+        head_dim: int | None = None,
+        intermediate_dim: int | None = None,
+        num_token_types: int = 2,
+        position_offset: int = 0,
+        norm_placement: str = "post",
+        norm_epsilon: float = 1e-12,
+        activation: str = "gelu",
+        pooler: str = "none",
+        head: str = "none",
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        head_activation: str | None = None,
+        tie_embeddings: bool = True,
+        next_sentence_head: bool = False,
+        dropout: float = 0.0,
+        attention_block_size: int | None = None,
+        remat: str = "none",
+        initializer_range: float = 0.02,
+        name: str = "encoder",
+        **kwargs,
+    ):
+        # What get_config returns: the constructor's own arguments, whatever they come to be.
+        arguments = {
+            key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")
+        }
+        super().__init__(name=name, **kwargs)
+        self._arguments = arguments
+        wrong = wrong_settings(arguments)
+        if wrong is not None:
+            raise ValueError(wrong)
+        self.vocab_size = vocab_size
+        self.num_layers = num_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.head_dim = head_dim or hidden_dim // num_heads
+        self.intermediate_dim = intermediate_dim or default_intermediate_dim(hidden_dim, activation)
+        self.max_seq_len = max_seq_len
+        self.head = head
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.remat = remat
+        policy = self.dtype_policy
+        shared: dict[str, Any] = {"initializer_range": initializer_range, "dtype": policy}
+        norms: dict[str, Any] = {"epsilon": norm_epsilon, "dtype": policy}
+        self.token_embedding = TokenEmbedding(
+            vocab_size=vocab_size, hidden_dim=hidden_dim, name="token_embedding", **shared
+        )
+        self.token_type_embedding = None
+        if num_token_types:
+            self.token_type_embedding = TokenEmbedding(
+                vocab_size=num_token_types, hidden_dim=hidden_dim, name="token_type_embedding", **shared
+            )
+        self.position_embedding = LearnedPositions(
+            max_seq_len=max_seq_len,
+            hidden_dim=hidden_dim,
+            offset=position_offset,
+            name="position_embedding",
+            **shared,
+        )
+        self.embedding_norm = LayerNorm(name="embedding_norm", **norms)
+        self.embedding_dropout = Dropout(rate=dropout, name="embedding_dropout", dtype=policy)
+        self.blocks = [
+            TransformerBlock(
+                num_heads=num_heads,
+                head_dim=self.head_dim,
+                intermediate_dim=self.intermediate_dim,
+                attention_block_size=attention_block_size,
+                norm="layer_norm",
+                norm_placement=norm_placement,
+                norm_epsilon=norm_epsilon,
+                activation=activation,
+                use_bias=True,
+                dropout=dropout,
+                name=f"block_{i:02d}",
+                **shared,
+            )
+            for i in range(num_layers)
+        ]
+        self.final_norm = LayerNorm(name="final_norm", **norms) if norm_placement == "pre" else None
+        self.pooler = None if pooler == "none" else Pooler(activation=pooler, name="pooler", **shared)
+        self.masked_lm_head = self.classifier = self.next_sentence = None
+        if head == "masked_lm":
+            self.masked_lm_head = MaskedLMHead(
+                vocab_size=vocab_size,
+                activation=head_activation or activation,
+                norm_epsilon=norm_epsilon,
+                tie_embeddings=tie_embeddings,
+                name="masked_lm_head",
+                **shared,
+            )
+        elif head != "none":
+            units = 2 if head == "span" else num_classes or 0  # checked above
+            self.classifier = Projection(units=units, use_bias=True, name="classifier", **shared)
+        if next_sentence_head:
+            self.next_sentence = Projection(units=2, use_bias=True, name="next_sentence", **shared)
+        self.classifier_dropout = Dropout(rate=dropout, name="classifier_dropout", dtype=policy)
+
+    def build(self, input_shape=None):
+        """Makes every variable; the shape of the features does not matter."""
+        hidden = (None, None, self.hidden_dim)
+        layers = [
+            *(self.token_embedding, self.token_type_embedding, self.position_embedding, self.embedding_norm),
+            *self.blocks,
+            *(self.final_norm, self.pooler, self.masked_lm_head, self.classifier, self.next_sentence),
+        ]
+        for layer in layers:
+            if layer is not None:
+                layer.build(hidden)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for Keras serialization."""
+        return {**super().get_config(), **self._arguments}
+
+    def call(
+        self,
+        features: dict[str, tf.Tensor],
+        training: bool = False,
+        attention_scores: bool | Collection[str] = False,
+    ) -> dict[str, Any]:
+        """Runs the whole row.
+
+        Args:
+            features: `token_ids` int32 [B, T]; optional `padding_mask` bool [B, T], `token_type_ids` int32
+                [B, T] (default 0), `segment_ids` int32 [B, T] (packed rows), `positions` int32 [B, T]
+                (default 0, 1, 2 …, counted over the real tokens of each segment), and `row_seeds` int32 [B],
+                without which nothing is dropped.
+            training: Apply dropout.
+            attention_scores: True, or the names of the blocks wanted, e.g. `["block_00"]`.
+
+        Returns:
+            `hidden_states` float [B, T, D]; where there is a pooler `pooled`, float [B, D], of the first real
+            token; where there is a head `logits`, float32 [B, T, V], [B, T, C], [B, C] or [B, T, 2];
+            `next_sentence_logits` float32 [B, 2]; and on request `attention_scores`: {"block_00": float32
+            [B, N, T, T], …}. In a graph, what nobody reads costs nothing.
+
+        Raises:
+            ValueError: when `attention_scores` names a block that is not there, the row is longer than
+                `max_seq_len`, or there are `token_type_ids` and the model tells none apart.
+        """
+        padding_mask, segment_ids = features.get("padding_mask"), features.get("segment_ids")
+        row_seeds = features.get("row_seeds") if training else None
+        wanted = blocks_wanted(self.blocks, attention_scores)
+        x = self.embedding_dropout(self.embedding_norm(self._embed(features)), row_seeds)
+        mask = BidirectionalMask(padding_mask, segment_ids)
+        captured = {}
+        for block in self.blocks:
+            asked = block.name in wanted
+            remat = self.remat if training and not asked else "none"
+            x, scores = run_block(block, x, row_seeds, remat, attention_mask=mask, return_scores=asked)
+            if scores is not None:
+                captured[block.name] = scores
+        hidden_states = x if self.final_norm is None else self.final_norm(x)
+        outputs = {
+            "hidden_states": hidden_states,
+            **self._on_top(hidden_states, padding_mask, row_seeds),
+        }
+        return {**outputs, "attention_scores": captured} if captured else outputs
+
+    def logits(self, hidden_states: tf.Tensor) -> tf.Tensor:
+        """What the head says of hidden states.
+
+        Args:
+            hidden_states: float [B, T, D]; for sequence_classification `pooled`, float [B, D].
+
+        Returns:
+            float32 [B, T, V], [B, T, C], [B, T, 2] or [B, C].
+
+        Raises:
+            ValueError: when there is no head.
+        """
+        if self.masked_lm_head is not None:
+            table = tf.convert_to_tensor(self.token_embedding.embeddings)
+            return tf.cast(self.masked_lm_head(hidden_states, table), tf.float32)
+        if self.classifier is None:
+            raise ValueError(f"head='none' has no logits; use one of {', '.join(HEADS[1:])}")
+        if self.head == "sequence_classification":
+            return _of_rows(self.classifier, hidden_states)
+        return tf.cast(self.classifier(hidden_states), tf.float32)
+
+    def _embed(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
+        token_ids, token_type_ids = features["token_ids"], features.get("token_type_ids")
+        if token_ids.shape[1] is not None and token_ids.shape[1] > self.max_seq_len:
+            raise ValueError(
+                f"a row of {token_ids.shape[1]} tokens is longer than max_seq_len={self.max_seq_len}; cut it"
+            )
+        x = self.token_embedding(token_ids)
+        if self.token_type_embedding is not None:
+            types = tf.zeros_like(token_ids) if token_type_ids is None else token_type_ids
+            x = x + self.token_type_embedding(types)
+        elif token_type_ids is not None:
+            raise ValueError("num_token_types=0 tells no tokens apart; leave token_type_ids out")
+        positions = features.get("positions")
+        if positions is None:
+            masks = features.get("padding_mask"), features.get("segment_ids")
+            positions = positions_in_segments(token_ids, *masks, longest=self.max_seq_len)
+        return x + self.position_embedding(positions)
+
+    def _on_top(
+        self, hidden_states: tf.Tensor, padding_mask: tf.Tensor | None, row_seeds: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        """`pooled`, `logits` and `next_sentence_logits`, as far as there are layers for them."""
+        outputs, classified = {}, hidden_states
+        if self.pooler is not None:
+            outputs["pooled"] = pooled = self.pooler(hidden_states, padding_mask)
+            classified = pooled if self.head == "sequence_classification" else hidden_states
+            if self.next_sentence is not None:
+                outputs["next_sentence_logits"] = _of_rows(self.next_sentence, pooled)
+        if self.classifier is not None:
+            classified = self.classifier_dropout(classified, row_seeds)
+        if self.head != "none":
+            outputs["logits"] = self.logits(classified)
+        return outputs
+
+
+def wrong_settings(arguments: dict[str, Any]) -> str | None:
+    """What is wrong about an encoder's arguments, or None."""
+    head, pooler = arguments.get("head", "none"), arguments.get("pooler", "none")
+    classes, names = arguments.get("num_classes"), arguments.get("class_names")
+    classifies = head in ("sequence_classification", "token_classification")
+    for name, value, known in (
+        ("head", head, HEADS),
+        ("pooler", pooler, POOLERS),
+        ("remat", arguments.get("remat", "none"), ("none", "attention", "block")),
+    ):
+        if value not in known:
+            return f"{name}={value!r} is not known; use {', '.join(known)}"
+    if arguments.get("head_dim") is None and arguments["hidden_dim"] % arguments["num_heads"]:
+        return f"num_heads={arguments['num_heads']} must divide hidden_dim={arguments['hidden_dim']}, or give head_dim"
+    if classifies and not classes:
+        return f"head={head!r} needs num_classes; say how many there are"
+    if classes and not classifies:
+        return f"num_classes={classes} needs head='sequence_classification' or head='token_classification'"
+    if names is not None and len(names) != classes:
+        return f"class_names has {len(names)} names, and num_classes={classes}; give one for each"
+    needs = [f"head={head!r}"] if head == "sequence_classification" else []
+    needs += ["next_sentence_head=True"] if arguments.get("next_sentence_head") else []
+    if needs and pooler == "none":
+        return f"{needs[0]} reads the pooler; use pooler='tanh'"
+    return None
+
+
+def positions_in_segments(
+    token_ids: tf.Tensor,
+    padding_mask: tf.Tensor | None = None,
+    segment_ids: tf.Tensor | None = None,
+    *,
+    longest: int,
+) -> tf.Tensor:
+    """Where each token stands among the real tokens of its segment.
+
+    Args:
+        token_ids: int32 [B, T].
+        padding_mask: bool [B, T], true for real tokens; None where all are.
+        segment_ids: int32 [B, T], each segment in one piece; None where a row is one.
+        longest: T is not more.
+
+    Returns:
+        int32 [B, T] from 0; padding has the position of the real token before it, or 0.
+    """
+    real = tf.ones_like(token_ids) if padding_mask is None else tf.cast(padding_mask, tf.int32)
+    through = tf.cumsum(real, axis=1)
+    if segment_ids is not None:
+        begins = segment_ids[:, 1:] != segment_ids[:, :-1]
+        # Before each segment stand those counted up to its beginning, the most of all beginnings so far.
+        before = _running_max(tf.where(begins, through[:, :-1], 0), longest)
+        through = through - tf.pad(before, [[0, 0], [1, 0]])
+    return tf.maximum(through - 1, 0)
+
+
+def _running_max(x: tf.Tensor, longest: int) -> tf.Tensor:
+    """Of int32 [B, T] from 0, with T at most `longest`: the largest up to each place, by doubling the reach."""
+    length, reach = tf.shape(x)[1], 1
+    while reach < longest:
+        x = tf.maximum(x, tf.pad(x, [[0, 0], [reach, 0]])[:, :length])
+        reach *= 2
+    return x
+
+
+def _of_rows(projection: Projection, pooled: tf.Tensor) -> tf.Tensor:
+    """float [B, D] -> float32 [B, C]."""
+    return tf.cast(projection(pooled[:, None])[:, 0], tf.float32)
