@@ -9,6 +9,7 @@ from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.folder import read_tokenizer
 from tfllm.tokenizers.tokenizer import Tokenizer
+from tfllm.tokenizers.wordpiece import WordPieceTokenizer
 
 load_tokenizer = read_tokenizer  # a saved tokenizer is read as any other
 
@@ -17,6 +18,7 @@ __all__ = [
     "ByteTokenizer",
     "Tokenizer",
     "TokenizerError",
+    "WordPieceTokenizer",
     "load_tokenizer",
     "read_tokenizer",
 ]

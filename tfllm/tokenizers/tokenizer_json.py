@@ -15,8 +15,9 @@ from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.roles import choose_roles, three_roles
 from tfllm.tokenizers.tokenizer import Tokenizer
+from tfllm.tokenizers.wordpiece import wordpiece_of_json
 
-_KINDS = "BPE over bytes"
+_KINDS = "byte-level BPE, WordPiece"
 
 
 def tokenizer_of_json(
@@ -45,7 +46,10 @@ def tokenizer_of_json(
         if read.split is None:
             return _bytes(path, read, given, **conventions)
         return ByteBPETokenizer.of_pairs(path, read, given, **conventions)
-    raise TokenizerError(f"{path}: model.type={kind!r} must be {_KINDS}; take another tokenizer")
+    if kind == "WordPiece":
+        added = read_added_tokens(path, content["added_tokens"])
+        return wordpiece_of_json(path, content, added, given, **conventions)
+    raise TokenizerError(f"{path}: model.type={kind!r} must be one of {_KINDS}; take another tokenizer")
 
 
 def kind_of(content: Mapping[str, Any]) -> str:
