@@ -8,15 +8,19 @@ from tfllm.tokenizers.byte import ByteTokenizer
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.folder import read_tokenizer
+from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tfllm.tokenizers.tokenizer import Tokenizer
+from tfllm.tokenizers.wordpiece import WordPieceTokenizer
 
 load_tokenizer = read_tokenizer  # a saved tokenizer is read as any other
 
 __all__ = [
     "ByteBPETokenizer",
     "ByteTokenizer",
+    "SentencePieceTokenizer",
     "Tokenizer",
     "TokenizerError",
+    "WordPieceTokenizer",
     "load_tokenizer",
     "read_tokenizer",
 ]

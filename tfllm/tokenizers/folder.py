@@ -8,16 +8,17 @@ from typing import Any
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.json_file import read_json_object
 from tfllm.tokenizers.roles import given_roles
+from tfllm.tokenizers.sentencepiece_files import MODEL_FILES, XLMR_FILE, sentencepiece_of_file
 from tfllm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
 from tfllm.tokenizers.tokenizer_json import tokenizer_of_json
-from tfllm.tokenizers.vocab_files import bpe_of_files
+from tfllm.tokenizers.vocab_files import bpe_of_files, wordpiece_of_file
 
 _MEND = "download it again"
 _SPECIAL_FILE, _TEMPLATE_FILE = "special_tokens_map.json", "chat_template.jinja"
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer:
-    """Read a tokenizer from `tokenizer.json`, or else from `vocab.json` and `merges.txt`.
+    """Read a tokenizer from `tokenizer.json`, or else `tokenizer.model`, `vocab.txt`, `vocab.json` and `merges.txt`.
 
     Names of tokens come from `tokenizer_config.json` and `special_tokens_map.json` where there are such; a role
     that they leave open goes to the token that usually plays it. So does the chat template, also from
@@ -33,11 +34,19 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     if (folder / TOKENIZER_FILE).is_file():
         path = folder / TOKENIZER_FILE
         return tokenizer_of_json(path, read_json_object(path, mend=_MEND), config, roles, **conventions)
+    for name in (*MODEL_FILES, XLMR_FILE):
+        if (folder / name).is_file():
+            listed = _optional(folder / "added_tokens.json")
+            return sentencepiece_of_file(folder / name, config, listed, roles, **conventions)
+    if (folder / "vocab.txt").is_file():
+        return wordpiece_of_file(
+            folder, config, _optional(folder / "added_tokens.json"), roles, **conventions
+        )
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return bpe_of_files(folder, config, _optional(folder / "added_tokens.json"), roles, **conventions)
     raise TokenizerError(
-        f"{folder} holds no tokenizer: tokenizer.json, or vocab.json and merges.txt must be there; give the folder of a"
-        " whole checkpoint"
+        f"{folder} holds no tokenizer: it must have tokenizer.json, tokenizer.model, vocab.txt, or vocab.json and"
+        " merges.txt; give the folder of a whole checkpoint"
     )
 
 

@@ -12,6 +12,9 @@ from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.framing import Framing
 from tfllm.tokenizers.roles import ROLES
+from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
+from tfllm.tokenizers.sentencepiece_files import sentencepiece_of_pieces
+from tfllm.tokenizers.sentencepiece_model import BPE, UNIGRAM, built_model
 from tfllm.tokenizers.tokenizer import Tokenizer
 from tfllm.tokenizers.word_split import SPLITS
 
@@ -102,7 +105,38 @@ def _byte_bpe(
     return ByteBPETokenizer.of_pairs(path, read, given, **conventions)
 
 
-_READERS: dict[Any, Callable[..., Tokenizer]] = {"gpt2": _byte_bpe}
+def _sentencepiece(
+    path: str | Path,
+    metadata: Mapping[str, Any],
+    list_of: Callable[[str], list[Any]],
+    tokens: list[str],
+    types: list[int],
+    given: dict[str, str],
+    **conventions: Any,
+) -> SentencePieceTokenizer:
+    scores = [float(score) for score in list_of(f"{PREFIX}scores")]
+    if len(scores) != len(tokens):
+        raise TokenizerError(
+            f"{path}: {PREFIX}scores must be as many as the {len(tokens)} tokens, not {len(scores)}; download the file"
+            " again"
+        )
+    unigram = metadata[f"{PREFIX}model"] == "t5"
+    model = built_model(
+        zip(tokens, scores, types, strict=True),
+        model_type=UNIGRAM if unigram else BPE,
+        charsmap=bytes(int(byte) & 255 for byte in list_of(f"{PREFIX}precompiled_charsmap")),
+        add_dummy_prefix=bool(metadata.get(f"{PREFIX}add_space_prefix", True)),
+        remove_extra_whitespaces=bool(metadata.get(f"{PREFIX}remove_extra_whitespaces", unigram)),
+    )
+    framing = _framing(metadata, tokens, given, before=not unigram, after=unigram)
+    return sentencepiece_of_pieces(path, model, given, framing=framing, **conventions)
+
+
+_READERS: dict[Any, Callable[..., Tokenizer]] = {
+    "gpt2": _byte_bpe,
+    "llama": _sentencepiece,
+    "t5": _sentencepiece,
+}
 
 
 def _vocab_and_added(

@@ -110,15 +110,20 @@ class GraphCut(tf.Module):
 
 
 def cut_and_encode(
-    cut: GraphCut, texts: tf.Tensor, encode: Callable[[tf.Tensor], tf.RaggedTensor]
+    cut: GraphCut, texts: tf.Tensor, encode: Callable[[tf.Tensor, tf.Tensor], tf.RaggedTensor]
 ) -> tf.RaggedTensor:
-    """Encode string [B] to int32 [B, None], the plain pieces by `encode`, which gives nothing for nothing."""
+    """Encode string [B] to int32 [B, None], the plain pieces by `encode`.
+
+    That gets string [P] and bool [P], those that begin a text, and must give nothing for nothing.
+    """
     pieces = cut(texts)
     is_token = pieces.token_ids >= 0
     tokens = tf.RaggedTensor.from_row_lengths(
         tf.boolean_mask(pieces.token_ids, is_token), tf.cast(is_token, tf.int64), validate=False
     )
-    ids = tf.concat([tokens, encode(pieces.texts)], 1)  # of each piece, one of the two is empty
+    number = tf.range(tf.size(is_token, tf.int64))
+    at_start = number == tf.gather(pieces.splits, tf.ragged.row_splits_to_segment_ids(pieces.splits))
+    ids = tf.concat([tokens, encode(pieces.texts, at_start)], 1)  # of each piece, one of the two is empty
     return tf.RaggedTensor.from_row_splits(
         ids.flat_values, tf.gather(ids.row_splits, pieces.splits), validate=False
     )

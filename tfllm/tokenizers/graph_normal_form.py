@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_text
 from tokenizers import normalizers
 
+from tfllm.tokenizers.assigned import asked_about
 from tfllm.tokenizers.graph_cut import character_class, marked_pieces
 from tfllm.tokenizers.graph_tokenizer import repair
 
@@ -48,7 +49,7 @@ class NormalForm(tf.Module):
 @cache
 def _younger_characters() -> tuple[int, ...]:
     """The code points that TensorFlow Text changes or moves, and the library does not, ascending."""
-    points = [i for i in range(0x80, 0x110000) if not 0xD800 <= i < 0xE000]
+    points = asked_about()
     library, younger = normalizers.NFD(), set()
     for before, behind in (("", ""), ("a" + _LAST_MARK, ""), ("a", _FIRST_MARK)):
         texts = [f"{before}{chr(i)}{behind}" for i in points]

@@ -33,8 +33,8 @@ class GraphTokenizer(tf.Module):
         self.prefix_ids, self.suffix_ids = tokenizer.prefix_ids, tokenizer.suffix_ids
         self.separator_ids = tokenizer.separator_ids
         self._token_texts = constant(np.array(tokenizer.token_bytes, dtype=object))  # string [V]
-        special = np.isin(np.arange(self.vocab_size), list(tokenizer.special_ids))
-        self._is_special = constant(special)  # bool [V]
+        skipped = np.isin(np.arange(self.vocab_size), list(tokenizer.skipped_ids))
+        self._is_skipped = constant(skipped)  # bool [V]
         self._opening_texts = self._opening_goes_on = None
         if tokenizer.opening is not None:
             self._opening_texts = constant(
@@ -66,14 +66,21 @@ class GraphTokenizer(tf.Module):
                 return self._encode_normalized(self._normalize(texts))
             raw, normalized = self._cuts
 
-            def encode_piece(pieces: tf.Tensor) -> tf.RaggedTensor:
-                pieces = self._normalize(pieces)
+            def encode_piece(pieces: tf.Tensor, at_start: tf.Tensor) -> tf.RaggedTensor:
                 if normalized is None:
-                    return self._encode_normalized(pieces)
-                return cut_and_encode(normalized, pieces, self._encode_normalized)
+                    return self._encode_piece(pieces, at_start)
+                return cut_and_encode(
+                    normalized, self._normalize(pieces), lambda inner, _: self._encode_normalized(inner)
+                )
 
             texts = repair(texts)
-            return encode_piece(texts) if raw is None else cut_and_encode(raw, texts, encode_piece)
+            if raw is None:
+                return encode_piece(texts, tf.ones_like(texts, tf.bool))
+            return cut_and_encode(raw, texts, encode_piece)
+
+    def _encode_piece(self, pieces: tf.Tensor, at_start: tf.Tensor) -> tf.RaggedTensor:
+        """Encode string [P], pieces between added tokens; `at_start` tells those that begin a text."""
+        return self._encode_normalized(self._normalize(pieces))
 
     def _normalize(self, texts: tf.Tensor) -> tf.Tensor:
         """What is done to texts, string [B], before tokens that are looked for in normalized text are."""
@@ -103,7 +110,7 @@ class GraphTokenizer(tf.Module):
                 token_ids = tf.RaggedTensor.from_tensor(token_ids)
             ids = token_ids.flat_values
             texts = tf.gather(self._token_texts, ids)
-            skipped = tf.gather(self._is_special, ids) if skip_special_tokens else tf.zeros_like(ids, tf.bool)
+            skipped = tf.gather(self._is_skipped, ids) if skip_special_tokens else tf.zeros_like(ids, tf.bool)
             if self._opening_goes_on is not None:
                 before = tf.where(skipped, True, tf.gather(self._opening_goes_on, ids))
                 at_start = _none_before(~before, token_ids)

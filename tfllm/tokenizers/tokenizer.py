@@ -118,6 +118,11 @@ class Tokenizer(ABC):
         return self.framing.separator
 
     @property
+    def skipped_ids(self) -> frozenset[int]:
+        """The ids that decoding leaves out when it leaves special tokens out."""
+        return self.special_ids
+
+    @property
     def cut_tokens(self) -> tuple[AddedToken, ...]:
         """The added tokens that are not special: those that are cut out of plain text."""
         return tuple(token for token in self.added_tokens if not token.special)
@@ -196,7 +201,8 @@ class Tokenizer(ABC):
                 " that encoded"
             )
         if skip_special_tokens:
-            ids = [token_id for token_id in ids if token_id not in self.special_ids]
+            skipped = self.skipped_ids
+            ids = [token_id for token_id in ids if token_id not in skipped]
         opening = self.opening.texts(ids) if self.opening is not None else []
         return b"".join([*opening, *(self.token_bytes[token_id] for token_id in ids[len(opening) :])])
 

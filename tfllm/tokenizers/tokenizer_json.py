@@ -14,9 +14,11 @@ from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.roles import choose_roles, three_roles
+from tfllm.tokenizers.sentencepiece_files import sentencepiece_of_json
 from tfllm.tokenizers.tokenizer import Tokenizer
+from tfllm.tokenizers.wordpiece import wordpiece_of_json
 
-_KINDS = "BPE over bytes"
+_KINDS = "byte-level BPE, WordPiece, Unigram or BPE of SentencePiece"
 
 
 def tokenizer_of_json(
@@ -45,7 +47,13 @@ def tokenizer_of_json(
         if read.split is None:
             return _bytes(path, read, given, **conventions)
         return ByteBPETokenizer.of_pairs(path, read, given, **conventions)
-    raise TokenizerError(f"{path}: model.type={kind!r} must be {_KINDS}; take another tokenizer")
+    if kind == "WordPiece":
+        added = read_added_tokens(path, content["added_tokens"])
+        return wordpiece_of_json(path, content, added, given, **conventions)
+    if kind in ("Unigram", "BPE"):
+        added = read_added_tokens(path, content["added_tokens"])
+        return sentencepiece_of_json(path, content, added, given, **conventions)
+    raise TokenizerError(f"{path}: model.type={kind!r} must be one of {_KINDS}; take another tokenizer")
 
 
 def kind_of(content: Mapping[str, Any]) -> str:

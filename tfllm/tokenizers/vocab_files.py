@@ -9,9 +9,11 @@ from typing import Any
 from tfllm.tokenizers.added_token import AddedToken, read_added_tokens
 from tfllm.tokenizers.bpe_files import BytePairs, read_vocab_and_merges
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
+from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.framing import Framing
 from tfllm.tokenizers.tokenizer_json import config_tokens
 from tfllm.tokenizers.word_split import GPT2, SPLITS
+from tfllm.tokenizers.wordpiece import BERT_ROLES, WordPieceTokenizer, wordpiece_of_vocab
 
 # Classes of transformers whose vocabulary is split otherwise than GPT-2's, and those that frame texts.
 _QWEN2 = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
@@ -58,6 +60,31 @@ def bpe_of_files(
         nfc=qwen2,
     )
     return ByteBPETokenizer.of_pairs(path, read, given, **conventions)
+
+
+def wordpiece_of_file(
+    folder: Path,
+    config: Mapping[str, Any],
+    added: Mapping[str, Any],
+    given: Mapping[str, str],
+    **conventions: Any,
+) -> WordPieceTokenizer:
+    """Read BERT's `vocab.txt`, a token a line, with what stands beside it; arguments as those of `bpe_of_files`.
+
+    Raises:
+        TokenizerError: the file is corrupt, or holds a token twice.
+    """
+    path = folder / "vocab.txt"
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path}: must be readable UTF-8 ({error}); download it again") from None
+    tokens = [line.rstrip("\r") for line in lines]
+    while tokens and not tokens[-1]:
+        tokens.pop()
+    vocab = {token: i for i, token in enumerate(tokens)}
+    named = _added(folder, config, added, list({**BERT_ROLES, **given}.values()), vocab)
+    return wordpiece_of_vocab(path, tokens, config, named, given, **conventions)
 
 
 def _added(

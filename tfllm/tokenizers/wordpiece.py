@@ -1,0 +1,309 @@
+"""WordPiece as BERT does it, on the `tokenizers` library."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from tfllm.tokenizers.added_token import AddedToken
+from tfllm.tokenizers.bpe_vocab import check_ids
+from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.framing import Framing, read_framing
+from tfllm.tokenizers.library_tokenizer import LibraryTokenizer
+from tfllm.tokenizers.opening import Opening
+from tfllm.tokenizers.roles import choose_roles, three_roles
+from tfllm.tokenizers.special_tokens import check_special_name
+
+if TYPE_CHECKING:
+    from tfllm.tokenizers.graph_wordpiece import GraphWordPieceTokenizer
+
+# The names that BERT's own code gives, where no file does.
+BERT_ROLES = {
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "mask_token": "[MASK]",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class WordPieceRules:
+    """How texts become words, and words pieces.
+
+    Args:
+        clean_text: control characters are dropped, and white space becomes blanks.
+        handle_chinese_chars: each CJK ideograph is a word.
+        strip_accents: nonspacing marks are dropped.
+        lowercase: letters become small.
+        subword_prefix: what the pieces of a word but the first begin with.
+        max_word_length: characters; a longer word is unknown.
+        cleanup: decoding takes the blanks away before punctuation and in contractions.
+    """
+
+    clean_text: bool = True
+    handle_chinese_chars: bool = True
+    strip_accents: bool = True
+    lowercase: bool = True
+    subword_prefix: str = "##"
+    max_word_length: int = 100
+    cleanup: bool = True
+
+    def normalizer(self, **changed: bool) -> Any:
+        """The same as a normalizer of the library; some steps may be switched."""
+        steps = dataclasses.replace(self, **changed)
+        return normalizers.BertNormalizer(
+            clean_text=steps.clean_text,
+            handle_chinese_chars=steps.handle_chinese_chars,
+            strip_accents=steps.strip_accents,
+            lowercase=steps.lowercase,
+        )
+
+
+class WordPieceTokenizer(LibraryTokenizer):
+    """BERT's tokenizer: normalized texts are split at white space and punctuation, and each word into the longest
+    pieces, from the left; a word that cannot be split so is unknown.
+
+    Texts cannot be had back exactly: decoding joins pieces by blanks, as the `tokenizers` library does.
+    Usually made by `read_tokenizer`. Paper: Devlin et al. 2019, "BERT", section 3; Wu et al. 2016, section 4.1.
+
+    Args:
+        vocab: token to id; holes between ids are filled with unused tokens.
+        special_tokens: name to id.
+        bos_token: name of the token that begins a text, [CLS].
+        eos_token: name of the token that ends it, [SEP].
+        pad_token: name of the token that fills a row.
+        other_roles: names by role; `unk_token` must be among them.
+        rules: how texts become words.
+        added_tokens: as in `Tokenizer`.
+        **conventions: further arguments of `Tokenizer`.
+
+    Raises:
+        TokenizerError: two tokens share an id, there is no unknown token, or a special token's name is a word.
+
+    Example:
+        >>> names = {"bos_token": "[CLS]", "eos_token": "[SEP]", "pad_token": "[PAD]"}
+        >>> special = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
+        >>> tokenizer = WordPieceTokenizer(
+        ...     {**special, "low": 4, "##er": 5},
+        ...     special_tokens=special,
+        ...     other_roles={"unk_token": "[UNK]"},
+        ...     **names,
+        ... )
+        >>> tokenizer.encode("Lower, low"), tokenizer.decode([4, 5, 4])
+        ([4, 5, 1, 4], 'lower low')
+    """
+
+    type = "wordpiece"
+
+    def __init__(
+        self,
+        vocab: Mapping[str, int],
+        *,
+        special_tokens: Mapping[str, int],
+        bos_token: str,
+        eos_token: str,
+        pad_token: str,
+        other_roles: Mapping[str, str],
+        rules: WordPieceRules = WordPieceRules(),
+        added_tokens: Sequence[AddedToken] = (),
+        **conventions: Any,
+    ):
+        if "unk_token" not in other_roles:
+            raise TokenizerError(
+                "unk_token must be one of the special tokens, for words that WordPiece cannot split; name it in"
+                " tokenizer_config.json"
+            )
+        for name in special_tokens:
+            check_special_name(name)
+        named = {token.content: token.id for token in added_tokens} | dict(special_tokens)
+        self.vocab, self.rules = dict(vocab), rules
+        whole = {**vocab, **named}
+        check_ids(whole)
+        token_bytes, opening = _decoded(whole, rules)
+        self._whole, self._unknown = whole, other_roles["unk_token"]
+        super().__init__(
+            token_bytes,
+            special_tokens=special_tokens,
+            bos_token=bos_token,
+            eos_token=eos_token,
+            pad_token=pad_token,
+            other_roles=other_roles,
+            added_tokens=added_tokens,
+            opening=opening,
+            **conventions,
+        )
+        self._library = self._plain_library()
+        self._check_names()
+
+    def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
+        encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def normalized(self, text: str) -> str:  # noqa: D102
+        return self.rules.normalizer().normalize_str(text)
+
+    def in_graph(self) -> GraphWordPieceTokenizer:
+        """Return the same tokenizer as TensorFlow operations."""
+        from tfllm.tokenizers.graph_wordpiece import GraphWordPieceTokenizer
+
+        return GraphWordPieceTokenizer(self)
+
+    def token_label(self, token_id: int) -> str:
+        """Return the piece as the vocabulary writes it: `low`, `##er`."""
+        self.decode_bytes([token_id])  # refuses what is no id
+        return {i: token for token, i in self._whole.items()}.get(token_id, "")
+
+    def _new_library(self) -> tokenizers.Tokenizer:
+        rules = self.rules
+        model = models.WordPiece(
+            # Names of added tokens are here to have their ids. A word that is one of them is refused.
+            vocab=self._whole,
+            unk_token=self._unknown,
+            max_input_chars_per_word=rules.max_word_length,
+            continuing_subword_prefix=rules.subword_prefix,
+        )
+        library = tokenizers.Tokenizer(model)
+        library.normalizer = rules.normalizer()
+        library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        library.decoder = decoders.WordPiece(prefix=rules.subword_prefix, cleanup=rules.cleanup)
+        return library
+
+    def _check_names(self) -> None:
+        library = self._new_library()
+        for token in self.added_tokens:
+            found = set(library.encode(token.content, add_special_tokens=False).ids)
+            outside = token.content not in self.vocab
+            if (token.special and found & (self.special_ids - {self.unk_id})) or (
+                outside and token.id in found
+            ):
+                raise TokenizerError(
+                    f"added token {token.content!r} must not be a word of the text; name it like '[CLS]', which is"
+                    " split into several"
+                )
+
+    def _encoding_rules(self) -> Any:
+        return [self.vocab, dataclasses.asdict(self.rules)]
+
+
+def _decoded(whole: Mapping[str, int], rules: WordPieceRules) -> tuple[list[bytes], Opening]:
+    """The text of each id behind others, and at the start of a text."""
+    decoder = decoders.WordPiece(prefix=rules.subword_prefix, cleanup=rules.cleanup)
+    size = 1 + max(whole.values())
+    behind, start, is_hole = [b""] * size, [b""] * size, [True] * size
+    for token, i in whole.items():
+        behind[i] = decoder.decode(["a", token])[1:].encode()
+        start[i] = decoder.decode([token]).encode()
+        is_hole[i] = False
+    return behind, Opening(tuple(start), tuple(is_hole))
+
+
+def wordpiece_of_json(
+    path: Path,
+    content: Mapping[str, Any],
+    added: Sequence[AddedToken],
+    given: Mapping[str, str],
+    **conventions: Any,
+) -> WordPieceTokenizer:
+    """Make the tokenizer that a `tokenizer.json` with WordPiece describes; arguments as `tokenizer_of_json`'s.
+
+    Raises:
+        TokenizerError: it is not BERT's.
+    """
+    model, normalizer = content["model"], content.get("normalizer")
+    pre_tokenizer, decoder = content.get("pre_tokenizer"), content.get("decoder") or {}
+    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
+        raise TokenizerError(
+            f"{path}: normalizer={normalizer!r} must be BertNormalizer; take another tokenizer"
+        )
+    if not isinstance(pre_tokenizer, dict) or pre_tokenizer.get("type") != "BertPreTokenizer":
+        raise TokenizerError(
+            f"{path}: pre_tokenizer={pre_tokenizer!r} must be BertPreTokenizer; take another tokenizer"
+        )
+    lowercase = bool(normalizer.get("lowercase", True))
+    accents = normalizer.get("strip_accents")
+    try:
+        vocab = {str(token): int(i) for token, i in model["vocab"].items()}
+        rules = WordPieceRules(
+            clean_text=bool(normalizer.get("clean_text", True)),
+            handle_chinese_chars=bool(normalizer.get("handle_chinese_chars", True)),
+            strip_accents=lowercase if accents is None else bool(accents),
+            lowercase=lowercase,
+            subword_prefix=str(model.get("continuing_subword_prefix", "##")),
+            max_word_length=int(model.get("max_input_chars_per_word", 100)),
+            cleanup=bool(decoder.get("cleanup", True)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TokenizerError(f"{path}: model must be well formed ({error!r}); write the file again") from None
+    given = {**given, "unk_token": str(model.get("unk_token", "[UNK]"))}
+    framing = read_framing(path, content.get("post_processor"))
+    return _make(path, vocab, added, given, rules, framing, **conventions)
+
+
+def wordpiece_of_vocab(
+    path: Path,
+    tokens: Sequence[str],
+    config: Mapping[str, Any],
+    added: Sequence[AddedToken],
+    given: Mapping[str, str],
+    **conventions: Any,
+) -> WordPieceTokenizer:
+    """Make the tokenizer of BERT's `vocab.txt`; `config` is `tokenizer_config.json`'s content.
+
+    Raises:
+        TokenizerError: a token stands there twice, or there is no unknown token.
+    """
+    vocab: dict[str, int] = {}
+    for i, token in enumerate(tokens):
+        if token in vocab:
+            raise TokenizerError(
+                f"{path}: token {token!r} must stand there once, it is on lines {vocab[token] + 1} and {i + 1};"
+                " download the file again"
+            )
+        if token:
+            vocab[token] = i
+    lowercase = bool(config.get("do_lower_case", True))
+    accents = config.get("strip_accents")
+    rules = WordPieceRules(
+        lowercase=lowercase,
+        strip_accents=lowercase if accents is None else bool(accents),
+        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
+    )
+    given = {**BERT_ROLES, **given}
+    ends = [(vocab[given[role]],) if given[role] in vocab else () for role in ("cls_token", "sep_token")]
+    return _make(path, vocab, added, given, rules, Framing(ends[0], ends[1], ends[1]), **conventions)
+
+
+def _make(
+    path: Path,
+    vocab: Mapping[str, int],
+    added: Sequence[AddedToken],
+    given: Mapping[str, str],
+    rules: WordPieceRules,
+    framing: Framing,
+    **conventions: Any,
+) -> WordPieceTokenizer:
+    whole = {**vocab, **{token.content: token.id for token in added}}
+    if given["unk_token"] not in whole:
+        raise TokenizerError(
+            f"{path}: unk_token={given['unk_token']!r} must be in the vocabulary of {len(vocab)} tokens; download the"
+            " file again"
+        )
+    special = {token.content: token.id for token in added if token.special}
+    roles = choose_roles(path, {**BERT_ROLES, **given}, whole, special)
+    special |= {name: whole[name] for name in roles.values()}
+    return WordPieceTokenizer(
+        vocab,
+        special_tokens=special,
+        rules=rules,
+        added_tokens=added,
+        framing=framing,
+        **three_roles(roles),
+        **conventions,
+    )
