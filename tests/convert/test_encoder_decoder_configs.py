@@ -137,7 +137,12 @@ PUBLISHED = {
     },
 }
 EXPECTED = {
-    "t5-small": {"scale_logits": True, "activation": "relu", "num_decoder_layers": 6, "relative_max_distance": 128},
+    "t5-small": {
+        "scale_logits": True,
+        "activation": "relu",
+        "num_decoder_layers": 6,
+        "relative_max_distance": 128,
+    },
     "flan-t5-base": {"scale_logits": False, "tie_embeddings": False, "activation": "geglu", "head_dim": 64},
     "bart-large-cnn": {"vocab_size": 50264, "decoder_start_id": 2, "position_offset": 2, "max_seq_len": 1024},
     "opus-mt-en-fr": {"activation": "silu", "decoder_start_id": 59513, "scale_embeddings": True},
@@ -159,27 +164,57 @@ def config(name, **changes):
 
 
 REFUSED = {
-    "an activation": (config("t5", feed_forward_proj="gated-relu"), "feed_forward_proj='gated-relu' is not impl"),
-    "another gate": (config("t5", dense_act_fn="gelu"), "dense_act_fn='gelu' is not implemented in tfllm; feed_"),
+    "an activation": (
+        config("t5", feed_forward_proj="gated-relu"),
+        "feed_forward_proj='gated-relu' is not impl",
+    ),
+    "another gate": (
+        config("t5", dense_act_fn="gelu"),
+        "dense_act_fn='gelu' is not implemented in tfllm; feed_",
+    ),
     "no gate": (config("t5_gated_untied", is_gated_act=False), "goes with True"),
-    "a scale": (config("mt5", model_type="t5", scale_decoder_outputs=True), "with tie_word_embeddings=False only"),
+    "a scale": (
+        config("mt5", model_type="t5", scale_decoder_outputs=True),
+        "with tie_word_embeddings=False only",
+    ),
     "few buckets": (
         config("t5", relative_attention_num_buckets=3),
         "relative_num_buckets=3 must be at least 4",
     ),
-    "near distances": (config("t5", relative_attention_max_distance=4), "relative_max_distance=4 must be greater"),
+    "near distances": (
+        config("t5", relative_attention_max_distance=4),
+        "relative_max_distance=4 must be greater",
+    ),
     "other layers": (config("t5", num_hidden_layers=5), "num_hidden_layers=5 is not implemented"),
-    "a start": (config("t5", decoder_start_token_id=61), "the decoder starts with token 61, which a vocabulary of 61"),
+    "a start": (
+        config("t5", decoder_start_token_id=61),
+        "the decoder starts with token 61, which a vocabulary of 61",
+    ),
     "uneven heads": (config("bart", decoder_attention_heads=5), "a width of 24 must be divisible by 5"),
     "norms before": (config("bart", normalize_before=True), "normalize_before=True is not implemented"),
-    "final norms": (config("bart", add_final_layer_norm=True), "add_final_layer_norm=True is not implemented"),
+    "final norms": (
+        config("bart", add_final_layer_norm=True),
+        "add_final_layer_norm=True is not implemented",
+    ),
     "no norm": (config("bart", normalize_embedding=False), "normalize_embedding=False is not implemented"),
-    "fixed places": (config("bart", static_position_embeddings=True), "static_position_embeddings=True is not"),
+    "fixed places": (
+        config("bart", static_position_embeddings=True),
+        "static_position_embeddings=True is not",
+    ),
     "other places": (config("bart", extra_pos_embeddings=1), "extra_pos_embeddings=1 is not implemented"),
-    "untied BART": (config("bart", tie_word_embeddings=False), "tie_word_embeddings=False is not implemented"),
-    "learned places": (config("marian", static_position_embeddings=False), "static_position_embeddings=False is"),
+    "untied BART": (
+        config("bart", tie_word_embeddings=False),
+        "tie_word_embeddings=False is not implemented",
+    ),
+    "learned places": (
+        config("marian", static_position_embeddings=False),
+        "static_position_embeddings=False is",
+    ),
     "two sizes": (config("marian", decoder_vocab_size=50), "embeddings are shared, so only 61 is"),
-    "untied Marian": (config("marian", tie_word_embeddings=False), "where embeddings are shared, only True is"),
+    "untied Marian": (
+        config("marian", tie_word_embeddings=False),
+        "where embeddings are shared, only True is",
+    ),
     "an odd width": (
         config("marian", d_model=27, encoder_attention_heads=3, decoder_attention_heads=3),
         "a width of 27 must be even",
@@ -253,7 +288,7 @@ def test_what_transformers_5_leaves_open_the_file_decides(tmp_path):
 def test_computed_positions_are_known_only_if_they_are_ours(dtype, tmp_path):
     table = sinusoidal_table(96, 28).astype(dtype)
     names = [f"model.{stack}.embed_positions.weight" for stack in ("encoder", "decoder")]
-    same(tmp_path, {**tensors_of("marian"), **{name: table for name in names}}, "marian")
+    same(tmp_path, {**tensors_of("marian"), **dict.fromkeys(names, table)}, "marian")
     table = table.copy()
     table[5, 3] += 0.01
     folder = write_checkpoint(tmp_path / "c", "marian", tensors={**tensors_of("marian"), names[1]: table})
