@@ -7,8 +7,8 @@ from tfllm.layers.relative_bias import RelativeBias, distance_buckets
 
 def test_buckets_are_those_of_the_paper():
     """T5's own numbers: 32 buckets, 128 tokens. What `transformers` has for some distances."""
-    both = distance_buckets(32, 128, bidirectional=True)
-    past = distance_buckets(32, 128, bidirectional=False)
+    both = np.array(distance_buckets(32, 128, bidirectional=True))
+    past = np.array(distance_buckets(32, 128, bidirectional=False))
     distances = [-128, -127, -91, -90, -20, -12, -8, -7, -1, 0, 1, 7, 8, 11, 12, 64, 128]
     assert both[np.array(distances) + 128].tolist() == [
         15,
@@ -60,7 +60,7 @@ def test_each_place_has_the_number_of_its_bucket(bidirectional, queries, keys, f
     table = np.random.default_rng(0).normal(size=[8, 3]).astype(np.float32)
     layer.embeddings.assign(table)
     distances = np.arange(keys)[None, :] - (np.arange(queries) + first)[:, None]
-    buckets = distance_buckets(8, 11, bidirectional=bidirectional)[np.clip(distances, -11, 11) + 11]
+    buckets = np.array(distance_buckets(8, 11, bidirectional=bidirectional))[np.clip(distances, -11, 11) + 11]
     expected = np.transpose(table[buckets], [2, 0, 1])[None]
     upstream = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32)
     with tf.GradientTape() as tape:

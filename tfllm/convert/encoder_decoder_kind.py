@@ -8,9 +8,8 @@ from typing import Any
 from tfllm.convert.config_reader import REQUIRED, ConfigReader
 from tfllm.convert.config_table import Arguments
 from tfllm.convert.model_kind import ModelKind, with_defaults
-from tfllm.layers.relative_bias import bucket_problem
 from tfllm.models.decoder import default_intermediate_dim
-from tfllm.models.encoder_decoder import EncoderDecoder
+from tfllm.models.encoder_decoder import EncoderDecoder, bucket_problem
 
 # How text is generated belongs to generation_config.json; older files say it in config.json.
 # fmt: off

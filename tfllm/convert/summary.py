@@ -47,21 +47,35 @@ def summary(checkpoint: Checkpoint) -> list[Section]:
 
 
 def _part(path: str) -> str:
-    """`block_03/attention/query/kernel` → `blocks/attention`."""
+    """`block_03/attention/query/kernel` → `blocks/attention`, in a stack `decoder/blocks/attention`."""
     names = path.split("/")
-    return f"blocks/{names[1]}" if names[0].startswith("block_") else names[0]
+    depth = 1 if len(names) > 1 and names[1].startswith("block_") else 0
+    stack, (first, *rest) = names[:depth], names[depth:]
+    return "/".join([*stack, "blocks", rest[0]] if first.startswith("block_") else [*stack, first])
 
 
 def _memory(arguments: dict[str, Any], parameters: int) -> list[tuple[str, str]]:
-    rows = [(precision, _bytes(parameters * size)) for precision, size in _BYTES.items()]
-    if "num_kv_heads" not in arguments:  # not a decoder
-        return rows
-    per_token = 2 * arguments["num_layers"] * arguments["num_kv_heads"] * arguments["head_dim"]
-    per_row = per_token * arguments["max_seq_len"]
-    return [
-        (precision, f"{memory}, and {_bytes(per_row * size)} of cache for a row of the longest context")
-        for (precision, memory), size in zip(rows, _BYTES.values(), strict=True)
-    ]
+    tokens, per_token, what = _cache(arguments)
+    rows = []
+    for precision, size in _BYTES.items():
+        cache = f", and {_bytes(tokens * per_token * size)} of cache for {what}" if tokens else ""
+        rows.append((precision, _bytes(parameters * size) + cache))
+    return rows
+
+
+def _cache(arguments: dict[str, Any]) -> tuple[int, int, str]:
+    """Tokens to keep keys and values of, numbers a token, and what the tokens are."""
+    if "num_decoder_layers" in arguments:
+        heads, head_dim = arguments["decoder_num_heads"], arguments["head_dim"]
+        width = heads * head_dim if head_dim else arguments["hidden_dim"]
+        per_token, longest = 2 * arguments["num_decoder_layers"] * width, arguments["max_seq_len"]
+        if longest is None:
+            return 1000, per_token, "1000 tokens of source or target"
+        return 2 * longest, per_token, "a row of the longest source and target"
+    if "num_kv_heads" in arguments:
+        per_token = 2 * arguments["num_layers"] * arguments["num_kv_heads"] * arguments["head_dim"]
+        return arguments["max_seq_len"], per_token, "a row of the longest context"
+    return 0, 0, ""  # an encoder keeps none
 
 
 def _shown(value: Any) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import struct
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfllm.layers.embedding import lookup
@@ -72,7 +72,7 @@ class RelativeBias(keras.layers.Layer):
         width = num_queries + num_keys
         distances = tf.range(width) - (num_queries - 1) - first_query
         places = tf.clip_by_value(distances, -self.max_distance, self.max_distance) + self.max_distance
-        buckets = tf.gather(tf.constant(self._buckets), places)
+        buckets = tf.gather(tf.constant(self._buckets, tf.int32), places)
         by_distance = lookup(tf.convert_to_tensor(self.embeddings), buckets[None], "float32")[0]
         by_distance = tf.transpose(by_distance)  # [T + S, N] -> [N, T + S]
         repeated = tf.tile(by_distance, [1, num_queries])[:, num_queries - 1 :]
@@ -82,7 +82,7 @@ class RelativeBias(keras.layers.Layer):
         return rows[..., :num_keys]
 
 
-def distance_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool) -> np.ndarray:
+def distance_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool) -> list[int]:
     """The bucket of each distance (place of the key minus that of the query) that has one of its own.
 
     Args:
@@ -91,7 +91,7 @@ def distance_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool
         bidirectional: As in `RelativeBias`.
 
     Returns:
-        int32 [2 max_distance + 1], for the distances from -max_distance to max_distance.
+        Those of the distances from -max_distance to max_distance.
 
     Raises:
         ValueError: when there are too few buckets, or the distances of their own reach `max_distance`.
@@ -101,14 +101,23 @@ def distance_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool
         raise ValueError(wrong)
     one_side = num_buckets // 2 if bidirectional else num_buckets
     exact = one_side // 2
-    distances = np.arange(max_distance + 1)
-    # In float32, as in the library that trained the checkpoints: a range begins where its logarithm rounds to.
-    ratio = np.log(np.maximum(distances, 1).astype(np.float32) / np.float32(exact))
-    share = ratio / np.float32(math.log(max_distance / exact)) * np.float32(one_side - exact)
-    far = np.minimum(exact + share.astype(np.int32), one_side - 1)
-    before = np.where(distances < exact, distances, far)
-    behind = before + one_side if bidirectional else np.zeros_like(before)
-    return np.concatenate([before[::-1], behind[1:]]).astype(np.int32)
+    whole = _float32(math.log(max_distance / exact))
+
+    def bucket(distance: int) -> int:
+        if distance < exact:
+            return distance
+        # In float32, as checkpoints were trained: a range begins where its logarithm rounds to.
+        share = _float32(_float32(math.log(_float32(distance / exact))) / whole)
+        return min(exact + int(_float32(share * (one_side - exact))), one_side - 1)
+
+    before = [bucket(distance) for distance in range(max_distance + 1)]
+    behind = [place + one_side if bidirectional else 0 for place in before]
+    return [*before[::-1], *behind[1:]]
+
+
+def _float32(x: float) -> float:
+    """The nearest number that float32 has."""
+    return struct.unpack("f", struct.pack("f", x))[0]
 
 
 def bucket_problem(num_buckets: int, max_distance: int, *, bidirectional: bool) -> str | None:

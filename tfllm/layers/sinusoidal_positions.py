@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
-import numpy as np
 import tensorflow as tf
 
 
@@ -27,14 +28,16 @@ class SinusoidalPositions(keras.layers.Layer):
         return tf.cast(tf.gather(tf.constant(self._table), positions), self.compute_dtype)
 
 
-def sinusoidal_table(max_seq_len: int, hidden_dim: int) -> np.ndarray:
-    """All sines in the first half of a vector and all cosines in the second: float32 [max_seq_len, D].
+def sinusoidal_table(max_seq_len: int, hidden_dim: int) -> Any:
+    """All sines in the first half of a vector and all cosines in the second: a NumPy array, float32 [max_seq_len, D].
 
     Raises:
         ValueError: when the width is odd.
     """
     if hidden_dim % 2:
         raise ValueError(f"hidden_dim={hidden_dim} must be even: half of a position is sines, half cosines")
-    frequencies = 10_000.0 ** (-np.arange(0, hidden_dim, 2) / hidden_dim)
-    angles = np.arange(max_seq_len)[:, None] * frequencies
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+    with tf.init_scope():
+        # Positions times frequencies are hundreds, of which float32 would lose the digits that count.
+        exponents = tf.range(0, hidden_dim, 2, dtype=tf.float64) / hidden_dim
+        angles = tf.range(max_seq_len, dtype=tf.float64)[:, None] * 10_000.0**-exponents
+        return tf.cast(tf.concat([tf.sin(angles), tf.cos(angles)], axis=1), tf.float32).numpy()

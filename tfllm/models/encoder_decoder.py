@@ -14,8 +14,13 @@ from tfllm.layers.embedding import TokenEmbedding
 from tfllm.layers.masks import BidirectionalMask, CausalMask
 from tfllm.layers.positions import default_positions
 from tfllm.layers.projection import Projection
+from tfllm.layers.relative_bias import bucket_problem
+from tfllm.layers.sinusoidal_positions import sinusoidal_table
 from tfllm.layers.stack import Stack, StackCache
 from tfllm.models.decoder import default_intermediate_dim
+
+# The last two say what a checkpoint may hold.
+__all__ = ["EncoderDecoder", "bucket_problem", "sinusoidal_table"]
 
 # The decoder's keys and values, and the encoder's padding mask.
 CrossCache = tuple[StackCache, tf.Tensor]
