@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
 from tfllm.config.build import to_mapping
 from tfllm.config.model import DecoderConfig
+from tfllm.convert.assignment import assign_weights
 from tfllm.convert.checkpoint import Checkpoint, read_checkpoint
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.gguf_file import GgufFile
@@ -22,6 +23,7 @@ from tfllm.run_folder import RunFolder
 from tfllm.tokenizers import Tokenizer, read_tokenizer
 from tfllm.tokenizers.extension import with_special_tokens
 from tfllm.tokenizers.gguf import read_gguf_tokenizer
+from tfllm.training.checkpoint import restore_model
 
 _CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
 # What transformers samples with where a checkpoint says that it is to be sampled from, and no more.
@@ -183,6 +185,20 @@ def pretrained_tokenizer(config: ExperimentConfig) -> Tokenizer:
     section = config.tokenizer
     tokenizer = tokenizer_of(local_path(section.source or config.model.source))
     return with_special_tokens(tokenizer, section.extra_special_tokens)
+
+
+def start_from_source(config: ExperimentConfig, model: Any, *, notify: Callable[[str], None] = print) -> None:
+    """Reads the weights of `model.source` into a model that was made from the config.
+
+    Raises:
+        CheckpointError, ConvertError: when there are none, or they are those of another model.
+    """
+    section = config.model
+    path = local_path(section.source)
+    if is_run(path):
+        restore_model(RunFolder(path).checkpoints, model, notify=notify)
+    else:
+        assign_weights(read_checkpoint(path), model, new_head=section.new_head)
 
 
 def _run_model(path: Path) -> Mapping[str, Any]:

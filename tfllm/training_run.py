@@ -146,12 +146,12 @@ class _Run:
 
     def _sampler(self) -> Callable[[], list[tuple[str, str]]]:
         settings = dataclasses.asdict(self.config.generation)
-        prompts = settings.pop("prompts")
+        prompts, stop_tokens = settings.pop("prompts"), settings.pop("stop_tokens")
         tokenizer = self.setup.prepared.tokenizer
-        generator = experiment.make_generator(self.setup.model, tokenizer, jit_compile=False)
+        generator = experiment.make_generator(self.setup.model, tokenizer, stop_tokens, jit_compile=False)
 
         def sample() -> list[tuple[str, str]]:
-            ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+            ids = [[*tokenizer.prefix_ids, *tokenizer.encode(prompt)] for prompt in prompts]
             with self.setup.optimizer.averaged():
                 return list(zip(prompts, map(tokenizer.decode, generator(ids, **settings)), strict=True))
 

@@ -20,10 +20,11 @@ from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.data.pipeline import training_batches
 from tfllm.experiment import Prepared
+from tfllm.pretrained import start_from_source
 from tfllm.run_folder import RunFolder
 from tfllm.tokenizers import load_tokenizer
 from tfllm.training.callbacks import TrainerState
-from tfllm.training.checkpoint import Checkpointer, Restored, model_variables, restore_model
+from tfllm.training.checkpoint import Checkpointer, Restored, model_variables
 from tfllm.training.display import Display
 from tfllm.training.distribution import (
     check_agreement,
@@ -128,9 +129,8 @@ class TrainingSetup:
             check_agreement(self.strategy, numbers, mends=_MENDS)
         if restored is None:
             if self.config.model.source is not None:
-                source = RunFolder(Path(self.config.model.source))
-                restore_model(source.checkpoints, self.model, notify=self.display.notice)
-                self.display.notice(f"weights from {source.path}")
+                start_from_source(self.config, self.model, notify=self.display.notice)
+                self.display.notice(f"weights from {self.config.model.source}")
             return TrainerState()
         self._check_data(restored)
         self.display.notice(f"going on from {restored.path}")

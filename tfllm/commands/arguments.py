@@ -20,3 +20,12 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Adds RUN, the folder of a run."""
     parser.add_argument("run", metavar="RUN", help="the folder of a run, e.g. runs/quickstart")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds MODEL: whatever `tfllm.load` takes."""
+    parser.add_argument(
+        "run",
+        metavar="MODEL",
+        help="the folder of a run, or a checkpoint: a folder of transformers, a .gguf file, or hf://org/name",
+    )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tfllm.commands.arguments import add_run
+from tfllm.commands.arguments import add_model
 from tfllm.commands.start import start_tensorflow
+from tfllm.export.errors import ExportError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    add_run(parser)
-    parser.add_argument("--to", metavar="DIR", help="parent of the version folders (default: RUN/export)")
+    add_model(parser)
+    parser.add_argument(
+        "--to", metavar="DIR", help="parent of the version folders (default, for a run: RUN/export)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -22,16 +25,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
-    """Exports a run into the next version folder and returns it."""
+    """Exports a model into the next version folder and returns it.
+
+    Raises:
+        ExportError: when a checkpoint of another library is to be exported, and nobody says where to.
+    """
     start_tensorflow()
     import tfllm
+    from tfllm.experiment import stop_ids
     from tfllm.export.saved_model import export_saved_model
+    from tfllm.pretrained import is_run
 
+    if to is None and not is_run(Path(run_dir)):
+        raise ExportError(f"{run_dir} is not the folder of a run; say with --to DIR where the export goes")
     lm = tfllm.load(run_dir)
     return export_saved_model(
         lm.model,
         lm.tokenizer,
         Path(to) if to is not None else Path(run_dir) / "export",
         generation=lm.config.generation,
+        stop_ids=stop_ids(lm.tokenizer, lm.config.generation.stop_tokens),
         max_new_tokens=lm.config.export.max_new_tokens,
     )

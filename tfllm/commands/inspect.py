@@ -39,9 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     import yaml
 
     from tfllm import experiment
+    from tfllm.pretrained import expand
     from tfllm.tokenizers import load_tokenizer
     from tfllm.training.peak_memory import peak_memory_bytes
 
+    config = expand(config)
     framework = peak_memory_bytes()
     tokenizer = load_tokenizer(RunFolder(path).tokenizer) if is_run else None
     prepared = experiment.prepare(config, tokenizer)

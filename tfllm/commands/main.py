@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tfllm.commands import evaluate, export, generate, inspect, prepare, train
+from tfllm.commands import convert, evaluate, export, generate, inspect, prepare, train
 from tfllm.config import ConfigError
 from tfllm.convert.errors import ConvertError
 from tfllm.data.errors import DataError
@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "generate": generate,
     "export": export,
+    "convert": convert,
     "inspect": inspect,
 }
 USER_ERRORS = (

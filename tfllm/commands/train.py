@@ -45,8 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     start_tensorflow()
     from tfllm import training_probe, training_run
+    from tfllm.pretrained import expand
     from tfllm.training.stop_request import exit_code
 
+    config = expand(config)
     if arguments.dry_run or arguments.replay:
         lines = (
             training_probe.dry_run(config) if arguments.dry_run else training_probe.replay(config, run_dir)

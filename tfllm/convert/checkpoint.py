@@ -98,7 +98,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
     if dtype not in DTYPES:
         raise ConvertError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
     tensors = checkpoint.open_tensors()
-    names = _names(checkpoint, tensors)
+    names = checked_names(checkpoint, tensors)
     _check_sizes(checkpoint, tensors)
     rows = checkpoint.family.rows(checkpoint.arguments)
     failures: list[Exception] = []
@@ -167,8 +167,12 @@ class _Held:
         return tf.cast(value, dtype)
 
 
-def _names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
-    """Where each tensor of the table stands in the files, if it does."""
+def checked_names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
+    """Where each tensor of the table stands in the files, if it does.
+
+    Raises:
+        ConvertError: when tensors are missing or left over; all of them are named.
+    """
     family = checkpoint.family
     table, in_file = family.rows(checkpoint.arguments), _in_file(family, tensors.shapes)
     names = stored_names(family, table, tensors.shapes)

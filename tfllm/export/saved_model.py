@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def export_saved_model(
     folder: str | Path,
     *,
     generation: Any,
+    stop_ids: Sequence[int] | None = None,
     max_new_tokens: int = 256,
     version: int | None = None,
 ) -> Path:
@@ -45,6 +46,7 @@ def export_saved_model(
         folder: Parent of the version folders; made where it does not exist.
         generation: Has the attributes max_new_tokens, temperature, top_k, top_p, repetition_penalty and
             seed, the defaults of requests that give only a prompt; `config.generation` is one.
+        stop_ids: Tokens that end a text; None is those that end, begin and pad documents.
         max_new_tokens: The largest a request may ask for; at most the context less one token.
         version: None takes the next after the largest there.
 
@@ -57,7 +59,11 @@ def export_saved_model(
     """
     limits = Limits.of(model, max_new_tokens)
     defaults = read_defaults(generation, limits)
-    module = serving_module(_in_float32(model), tokenizer, limits=limits, defaults=defaults)
+    if stop_ids is None:
+        stop_ids = sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id})
+    module = serving_module(
+        _in_float32(model), tokenizer, limits=limits, defaults=defaults, stop_ids=stop_ids
+    )
     signatures = {"serving_default": module.serving_default, "generate": module.generate}
     with _part_folder(Path(folder), version) as part:
         # Without its debug information the graph names no file of this machine.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -62,7 +63,12 @@ def read_defaults(generation: Any, limits: Limits) -> dict[str, int | float]:
 
 
 def serving_module(
-    model: Any, tokenizer: Tokenizer, *, limits: Limits, defaults: dict[str, int | float]
+    model: Any,
+    tokenizer: Tokenizer,
+    *,
+    limits: Limits,
+    defaults: dict[str, int | float],
+    stop_ids: Sequence[int],
 ) -> tf.Module:
     """Makes the object that is saved; it holds variables, constants and functions, and no Keras object.
 
@@ -71,6 +77,7 @@ def serving_module(
         tokenizer: The tokenizer of the model.
         limits: What requests may ask for.
         defaults: The settings of `serving_default`, from `read_defaults`.
+        stop_ids: Tokens that end a text.
 
     Returns:
         A module with the functions `serving_default` and `generate`. Both return `text` string [B], the
@@ -85,7 +92,6 @@ def serving_module(
     module = tf.Module(name="language_model")
     module.weights = {variable.path: variable.value for variable in model.variables}
     module.tokenizer = graph_tokenizer = tokenizer.in_graph()
-    stop_ids = sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id})
 
     def generate(prompt, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed):
         max_new_tokens = tf.clip_by_value(max_new_tokens, 1, limits.max_new_tokens)
@@ -101,6 +107,7 @@ def serving_module(
             sampling=sampling,
             stop_ids=stop_ids,
             pad_id=tokenizer.pad_id,
+            num_tokens=tokenizer.vocab_size,
         )
         ids = tf.RaggedTensor.from_tensor(generated.token_ids, lengths=generated.lengths)
         outputs = {
@@ -148,8 +155,10 @@ def _read_prompts(
     Returns:
         Token ids int32 [B, P], the mask of real ones bool [B, P], and the number dropped int32 [B].
     """
-    starts = tf.fill([tf.size(prompts), 1], tokenizer.bos_id)
-    tokens = tf.concat([starts, tokenizer.encode(prompts)], axis=1)
+    tokens = tokenizer.encode(prompts)
+    if tokenizer.prefix_ids:
+        starts = tf.tile([tokenizer.prefix_ids], [tf.size(prompts), 1])
+        tokens = tf.concat([starts, tokens], axis=1)
     lengths = tf.cast(tokens.row_lengths(), tf.int32)
     kept = tf.minimum(lengths, longest)
     width = tf.maximum(tf.reduce_max(kept), 1)

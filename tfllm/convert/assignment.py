@@ -1,0 +1,75 @@
+"""The weights of a checkpoint put into a model that is there already, perhaps with other tokens or output layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.convert.checkpoint import Checkpoint, checked_names
+from tfllm.convert.errors import ConvertError
+from tfllm.convert.weight_table import variables_by_path
+
+_HEAD = "output_projection/"
+# Variables whose size may differ, and the axis of it.
+_SIZED = {
+    "token_embedding/embeddings": 0,
+    "output_projection/kernel": 1,
+    "position_embedding/embeddings": 0,
+}
+
+
+def assign_weights(checkpoint: Checkpoint, model: Any, *, new_head: bool = False) -> None:
+    """Reads a checkpoint's weights into a model, tensor by tensor.
+
+    Tokens that the model has beyond those of the checkpoint begin as the mean of the others, so that at first they
+    are no likelier than the others (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
+
+    Args:
+        checkpoint: From `read_checkpoint`.
+        model: A built model with the checkpoint's arguments, but for the number of tokens, the longest context and
+            the output layer.
+        new_head: Leave the model's own output layer as it is.
+
+    Raises:
+        ConvertError: when a file is damaged, or the model is another one; the model is then as it was.
+    """
+    tensors = checkpoint.open_tensors()
+    names = checked_names(checkpoint, tensors)
+    variables = variables_by_path(model)
+    rows = [
+        row
+        for row in checkpoint.family.rows(checkpoint.arguments)
+        if row.theirs in names and not (new_head and row.ours[0].startswith(_HEAD))
+    ]
+    for row in rows:
+        absent = [path for path in row.ours if path not in variables]
+        if absent:
+            raise ConvertError(
+                f"{checkpoint.path}: the model has no {absent[0]}; take the model of the checkpoint"
+            )
+        expected = row.layout.shape([tuple(variables[path].shape) for path in row.ours])
+        found = tensors.shapes[names[row.theirs]]
+        if found != expected and row.ours[0] not in _SIZED:
+            raise ConvertError(
+                f"{checkpoint.path}: {names[row.theirs]} has {list(found)} and the model wants {list(expected)}; take"
+                " the model of the checkpoint"
+            )
+    for row in rows:
+        shapes = [tuple(variables[path].shape) for path in row.ours]
+        for path, part in zip(
+            row.ours, row.layout.split(tensors.read(names[row.theirs]), shapes), strict=True
+        ):
+            variable = variables[path]
+            if path in _SIZED:
+                part = _resized(part, variable.shape[_SIZED[path]], _SIZED[path])
+            variable.assign(tf.cast(tf.convert_to_tensor(part), variable.dtype))
+
+
+def _resized(array: np.ndarray, size: int, axis: int) -> np.ndarray:
+    have = array.shape[axis]
+    if size <= have:
+        return array if size == have else np.take(array, np.arange(size), axis)
+    mean = np.mean(array, axis, keepdims=True, dtype=np.float32).astype(array.dtype)
+    return np.concatenate([array, np.repeat(mean, size - have, axis)], axis)
