@@ -40,7 +40,7 @@ from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.layers.causal_attention import group_size_for
 from tfllm.models.decoder import Decoder
-from tfllm.pretrained import pretrained_tokenizer
+from tfllm.pretrained import MODEL_TYPES, pretrained_tokenizer
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
@@ -59,6 +59,7 @@ _SOURCES: dict[str, Any] = {
     "tfds": TfdsSource,
     "tfrecord": TfRecordSource,
 }
+_MODELS: dict[str, Any] = {name: model for model, name in MODEL_TYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +129,12 @@ def _all_rows(
 
 def make_source(config: Any) -> Source:
     """Builds the source a `data.train` or `data.validation` section describes."""
+    if config is None:
+        rule, mend = (
+            "is required: this model came without text",
+            "train it as model.source of a config with text",
+        )
+        raise ConfigError([Problem("data.train", Problem.ABSENT, rule, mend)], "the config")
     if isinstance(config, MixtureConfig):
         sources = [make_source(part.source) for part in config.sources]
         return MixtureSource(sources, [part.weight for part in config.sources])
@@ -172,7 +179,7 @@ def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
 
 def make_model(
     config: ExperimentConfig, vocab_size: int, *, training: bool = False, dtype: str = "float32"
-) -> Decoder:
+) -> Any:
     """Builds the model with new weights drawn from `config.seed`.
 
     Args:
@@ -197,10 +204,12 @@ def make_model(
             "attention_block_size": config.training.attention_block_size,
         }
     arguments = arguments_of(config.model, "type", "size", "source", "new_head")
-    arguments["rope_scaling"] = to_mapping(config.model.rope_scaling)
-    arguments["max_seq_len"] = config.context_length
+    if "rope_scaling" in arguments:
+        arguments["rope_scaling"] = to_mapping(config.model.rope_scaling)
     arguments["vocab_size"] = config.model.vocab_size or vocab_size
-    model = Decoder(**how, **arguments)
+    if config.model.max_seq_len is None and getattr(config.model, "positions", None) != "relative":
+        arguments["max_seq_len"] = config.context_length
+    model = _MODELS[config.model.type](**how, **arguments)
     model.build()
     return model
 

@@ -8,14 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tfllm.config import ExperimentConfig, save_config
+import numpy as np
+
+from tfllm.config import ConfigError, ExperimentConfig, Problem, save_config
 from tfllm.convert.checkpoint import load_model
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.hub import local_path
 from tfllm.convert.huggingface import save_model
+from tfllm.embedding import embed
 from tfllm.experiment import make_generator, make_model
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
+from tfllm.models.decoder import Decoder
 from tfllm.pretrained import Pretrained, is_run
 from tfllm.run_folder import RunFolder
 from tfllm.tokenizers import Tokenizer, read_tokenizer
@@ -55,13 +59,42 @@ class LanguageModel:
     @cached_property
     def generator(self) -> Generator:
         """Generates token ids; compiled once a bucket of lengths."""
+        if not hasattr(self.model, "decode_step"):
+            raise GenerationError(
+                "an encoder does not generate; take embed, or load a decoder or an encoder-decoder"
+            )
         return make_generator(
             self.model, self.tokenizer, self.config.generation.stop_tokens, jit_compile=self.jit_compile
         )
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, and before them what the model expects at the start of a text."""
-        return [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt)]
+        """Token ids of a prompt, and around them what the model expects: at its end too, if an encoder reads it."""
+        suffix = () if isinstance(self.model, Decoder) else self.tokenizer.suffix_ids
+        return [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt), *suffix]
+
+    def embed(
+        self, texts: str | Sequence[str], *, pooling: str = "mean", normalize: bool = True
+    ) -> np.ndarray:
+        """One vector for each text, from an encoder or a decoder.
+
+        Args:
+            texts: One text, or several; what is longer than the model's context is cut off at its end.
+            pooling: mean of all tokens; first token; or pooler, where the model has one.
+            normalize: Divide each vector by its length, so that a product of two is their cosine.
+
+        Returns:
+            float32 [D] for one text, [B, D] for several.
+
+        Raises:
+            GenerationError: when the pooling is not known, or the model has none.
+
+        Example:
+            >>> lm = tfllm.load("all-MiniLM-L6-v2")
+            >>> near, far = lm.embed(["a cat", "a dog"]) @ lm.embed("a kitten")
+        """
+        if isinstance(texts, str):
+            return self.embed([texts], pooling=pooling, normalize=normalize)[0]
+        return embed(self.model, self.tokenizer, texts, pooling=pooling, normalize=normalize)
 
     def encode_chat(self, prompt: str | Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """Token ids of a chat, up to where the assistant's answer begins.
@@ -144,22 +177,26 @@ class LanguageModel:
     def _save_extras(self, folder: Path) -> None:
         """Writes what a folder of transformers holds beside config and weights."""
         self.tokenizer.save(folder)
+        if hasattr(self.model, "decode_step"):
+            text = json.dumps(self._generation_settings(), indent=2) + "\n"
+            (folder / "generation_config.json").write_text(text, encoding="utf-8")
+
+    def _generation_settings(self) -> dict[str, Any]:
         generation = self.config.generation
         stops = [self.tokenizer.special_tokens[name] for name in generation.stop_tokens]
         stops = [self.tokenizer.eos_id, *(each for each in stops if each != self.tokenizer.eos_id)]
         sampled = {name: getattr(generation, name) for name in ("temperature", "top_k", "top_p")}
-        settings = {
+        start = getattr(self.model, "decoder_start_id", None)
+        return {
             "bos_token_id": self.tokenizer.bos_id,
             "eos_token_id": stops if len(stops) > 1 else stops[0],
             "pad_token_id": self.tokenizer.pad_id,
+            **({} if start is None else {"decoder_start_token_id": start}),
             "max_new_tokens": generation.max_new_tokens,
             "repetition_penalty": generation.repetition_penalty,
             "do_sample": generation.temperature > 0,
             **(sampled if generation.temperature > 0 else {}),
         }
-        (folder / "generation_config.json").write_text(
-            json.dumps(settings, indent=2) + "\n", encoding="utf-8"
-        )
 
 
 def load(
@@ -192,6 +229,10 @@ def load(
     path = local_path(source)
     if is_run(path):
         return _load_run(path, dtype, jit_compile, notify)
+    if path.suffix != ".gguf" and not (path / "config.json").exists():
+        rule = "holds neither config.yaml, as runs do, nor config.json, as checkpoints do"
+        mend = "give the folder of a run, e.g. runs/quickstart, or a checkpoint"
+        raise ConfigError([Problem(str(path), Problem.ABSENT, rule, mend)], "the model")
     pretrained = Pretrained(source)
     tokenizer, config = pretrained.tokenizer, pretrained.config()
     for note in pretrained.checkpoint.notes:

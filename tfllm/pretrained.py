@@ -8,23 +8,27 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
 from tfllm.config.build import to_mapping
-from tfllm.config.model import DecoderConfig
+from tfllm.config.model import MODELS
 from tfllm.convert.assignment import assign_weights
 from tfllm.convert.checkpoint import Checkpoint, read_checkpoint
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.convert.hub import local_path
 from tfllm.models.decoder import Decoder
+from tfllm.models.encoder import Encoder
+from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.run_folder import RunFolder
 from tfllm.tokenizers import Tokenizer, read_tokenizer
 from tfllm.tokenizers.extension import with_special_tokens
 from tfllm.tokenizers.gguf import read_gguf_tokenizer
 from tfllm.training.checkpoint import restore_model
 
+# What a config calls each of our models.
+MODEL_TYPES: dict[type, str] = {Decoder: "decoder", Encoder: "encoder", EncoderDecoder: "encoder_decoder"}
 _CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
 # What transformers samples with where a checkpoint says that it is to be sampled from, and no more.
 _SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
@@ -51,13 +55,9 @@ class Pretrained:
         return tokenizer_of(self.path)
 
     def config(self) -> ExperimentConfig:
-        """What a run's config would say of it, without text to train on.
-
-        Raises:
-            ConvertError: when the model is not one that a config can describe yet.
-        """
+        """What a run's config would say of it, without text to train on."""
         arguments = self.checkpoint.arguments
-        longest = arguments["max_seq_len"]
+        longest = arguments["max_seq_len"] or 512  # T5, which has no limit, was trained on rows of 512
         generation = self.generation()
         generation["max_new_tokens"] = min(generation.get("max_new_tokens", 64), max(1, longest - 1))
         name = re.sub(r"[^\w.-]+", "-", self.path.stem if self.path.is_file() else self.path.name).lstrip(
@@ -73,20 +73,12 @@ class Pretrained:
         return config_from_mapping(mapping, for_training=False)
 
     def model_section(self) -> dict[str, Any]:
-        """The `model` section that describes it.
-
-        Raises:
-            ConvertError: when it is not a decoder.
-        """
-        if self.checkpoint.family.kind.model is not Decoder:
-            raise ConvertError(
-                f"{self.source} is a {self.checkpoint.family.model_type}, and only decoders can stand in a config so"
-                " far; load it with tfllm.load"
-            )
-        known = {field.name for field in dataclasses.fields(DecoderConfig)}
+        """The `model` section that describes it."""
+        kind = MODEL_TYPES[self.checkpoint.family.kind.model]
+        known = {field.name for field in dataclasses.fields(cast(Any, MODELS.get(kind)))}
         arguments = {k: v for k, v in self.checkpoint.arguments.items() if v is not None}
         assert arguments.keys() <= known, arguments.keys() - known
-        return {"type": "decoder", "source": self.source, **arguments}
+        return {"type": kind, "source": self.source, **arguments}
 
     def generation(self) -> dict[str, Any]:
         """The `generation` section that `generation_config.json` amounts to.
@@ -161,7 +153,7 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
         mend = f"write at most {model['max_seq_len']}"
         raise ConfigError([Problem("model.max_seq_len", longest, rule, mend)], "the config")
     model.update(source=asked.source, new_head=asked.new_head, dropout=asked.dropout)
-    model["max_seq_len"] = longest or model["max_seq_len"]
+    model["max_seq_len"] = longest or model.get("max_seq_len")
     if asked.new_head:
         model["tie_embeddings"] = False
     if asked.vocab_size is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfllm.config.data import DataConfig
+from tfllm.config.encoder import EncoderConfig, EncoderDecoderConfig
 from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS
 from tfllm.config.optimizer import OPTIMIZERS
@@ -50,6 +51,12 @@ class ExperimentConfig:
     def context_length(self) -> int:
         """The longest context of the model, in tokens."""
         return self.model.max_seq_len or self.data.seq_len
+
+    def check_for_training(self) -> Iterator[Problem]:
+        """Yields what is wrong about a config that is to be trained, and not about one that a model came with."""
+        if isinstance(self.model, (EncoderConfig, EncoderDecoderConfig)):
+            rule = f"is not trained by task.type={self.task.type}, which needs a decoder"
+            yield Problem("model.type", self.model.type, rule, "take a decoder, or a source that is one")
 
     def check(self, path: str) -> Iterator[Problem]:
         """Yields problems between sections."""

@@ -48,13 +48,19 @@ def config_from_mapping(
     for override in overrides:
         mapping = _with_override(mapping, override, problems)
     config = build(ExperimentConfig, mapping, "", problems)
-    data = mapping.get("data") or {}
-    if for_training and isinstance(data, dict) and data.get("train") is None:
-        mend = f"write data.train.type as one of {', '.join(SOURCES.names())}"
-        problems.append(Problem("data.train", Problem.ABSENT, "is required", mend))
+    if for_training:
+        problems += _training_problems(mapping, config)
     if problems:
         raise ConfigError(problems, source)
     return config
+
+
+def _training_problems(mapping: dict[str, Any], config: Any) -> list[Problem]:
+    problems, data = [], mapping.get("data") or {}
+    if isinstance(data, dict) and data.get("train") is None:
+        mend = f"write data.train.type as one of {', '.join(SOURCES.names())}"
+        problems.append(Problem("data.train", Problem.ABSENT, "is required", mend))
+    return problems + list(config.check_for_training() if isinstance(config, ExperimentConfig) else ())
 
 
 def save_config(config: ExperimentConfig, path: str | Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tfllm.convert.errors import ConvertError
 
 _HANDLE = re.compile(
-    r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?P<file>(?:/[\w.-]+)*)(?:@(?P<revision>[\w./-]+))?"
+    r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?P<file>(?:/(?!\.)[\w.-]+)*)(?:@(?P<revision>[\w./-]+))?"
 )
 # Whatever a checkpoint is read from; weights in other formats stay where they are.
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -56,7 +56,7 @@ def _downloaded(source: str, repository: str, file: str, revision: str | None) -
                 " HF_TOKEN set, or download it elsewhere and give the local folder"
             ) from None
         raise ConvertError(_unreachable(source, error)) from None
-    except (LocalEntryNotFoundError, OSError, RuntimeError) as error:
+    except (LocalEntryNotFoundError, OSError, RuntimeError, ValueError) as error:
         raise ConvertError(_unreachable(source, error)) from None
 
 

@@ -1,0 +1,250 @@
+"""`tfllm.load` on everything it takes, chats, and saving in both formats."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+import tfllm
+from tests.convert.golden import tensors_of, write_checkpoint
+from tfllm.config import ConfigError, config_from_mapping
+from tfllm.conversion import convert
+from tfllm.convert.errors import ConvertError
+from tfllm.convert.hub import local_path
+from tfllm.experiment import make_model
+from tfllm.generation.errors import GenerationError
+from tfllm.language_model import LanguageModel
+from tfllm.tokenizers import ByteBPETokenizer, TokenizerError
+
+TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}"
+
+
+def tiny(name="tiny", **model):
+    tokenizer = ByteBPETokenizer.train(
+        ["the quick brown fox jumps over the lazy dog "] * 20,
+        vocab_size=290,
+        extra_special_tokens=["<|user|>", "<|end|>"],
+    )
+    tokenizer.chat_template = TEMPLATE
+    mapping = {
+        "name": name,
+        "model": {
+            "num_layers": 2,
+            "hidden_dim": 16,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "max_seq_len": 64,
+            **model,
+        },
+        "data": {"seq_len": 32},
+        "generation": {"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, "stop_tokens": ["<|end|>"]},
+    }
+    config = config_from_mapping(mapping, for_training=False)
+    made = make_model(config, tokenizer.vocab_size)
+    for variable in made.variables:  # larger than new weights, so that rounding them shows
+        variable.assign(variable * 3)
+    return LanguageModel(made, tokenizer, config, jit_compile=False)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny(vocab_size=320)
+
+
+@pytest.fixture(scope="module")
+def folders(lm, tmp_path_factory):
+    where = tmp_path_factory.mktemp("models")
+    lm.save(where / "ours")
+    lm.save(where / "theirs", to="huggingface")
+    return where
+
+
+def weights(model):
+    return {variable.path: variable.numpy() for variable in model.variables}
+
+
+def assert_same(one, other):
+    assert weights(one.model).keys() == weights(other.model).keys()
+    for path, value in weights(one.model).items():
+        np.testing.assert_array_equal(value, weights(other.model)[path], path)
+    assert one.tokenizer.fingerprint == other.tokenizer.fingerprint
+    assert one.tokenizer.chat_template == other.tokenizer.chat_template
+    assert one.config.generation == other.config.generation
+    prompts = ["the quick", "fox"]
+    assert one.generate(prompts) == other.generate(prompts)
+    assert one.generate(prompts, chat=True) == other.generate(prompts, chat=True)
+
+
+@pytest.mark.parametrize("name", ["ours", "theirs"])
+def test_what_is_saved_is_loaded_and_says_the_same(lm, folders, name):
+    assert_same(lm, tfllm.load(folders / name, jit_compile=False))
+
+
+def test_converting_there_and_back_keeps_every_bit(lm, folders, tmp_path):
+    convert(folders / "theirs", tmp_path / "ours", to="tfllm")
+    convert(tmp_path / "ours", tmp_path / "theirs", to="huggingface")
+    assert_same(lm, tfllm.load(tmp_path / "theirs", jit_compile=False))
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
+        one, other = (json.loads((root / "theirs" / name).read_text()) for root in (folders, tmp_path))
+        assert one == other, name
+    one, other = ((root / "theirs" / "model.safetensors").read_bytes() for root in (folders, tmp_path))
+    assert one == other
+
+
+def test_half_types_are_written_and_kept(folders, tmp_path):
+    convert(folders / "ours", tmp_path / "half", to="huggingface", dtype="bfloat16")
+    convert(tmp_path / "half", tmp_path / "again", to="huggingface")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("half", "again"))
+    assert one == other
+    loaded = tfllm.load(tmp_path / "half", dtype="bfloat16", jit_compile=False)
+    assert {variable.dtype for variable in loaded.model.variables} == {"bfloat16"}
+    assert isinstance(loaded.generate("the quick"), str)
+
+
+def test_a_chat_is_put_into_the_template(lm):
+    special = lm.tokenizer.special_tokens
+    ids = lm.encode_chat("the fox")
+    assert ids == [special["<|user|>"], *lm.tokenizer.encode("the fox"), special["<|end|>"]]
+    assert ids == lm.encode_chat([{"role": "user", "content": "the fox"}])
+    assert lm.generate([{"role": "user", "content": "dog"}], chat=True) == lm.generate("dog", chat=True)
+    assert lm.generate(["dog"], chat=True) == [lm.generate("dog", chat=True)]
+
+
+def test_no_token_is_chosen_that_the_tokenizer_lacks(lm):
+    assert lm.model.vocab_size > lm.tokenizer.vocab_size
+    rows = lm.generator([[3, 4]] * 40, max_new_tokens=16, temperature=50.0, top_p=1.0, seed=range(40))
+    chosen = {token for row in rows for token in row}
+    assert len(chosen) > 100
+    assert max(chosen) < lm.tokenizer.vocab_size
+
+
+def test_generation_settings_come_from_the_checkpoint(lm, folders, tmp_path):
+    folder = tmp_path / "theirs"
+    shutil.copytree(folders / "theirs", folder)
+    path = folder / "generation_config.json"
+    settings = {"do_sample": True, "temperature": 0.6, "max_new_tokens": 5}
+    settings["eos_token_id"] = [lm.tokenizer.eos_id, lm.tokenizer.special_tokens["<|user|>"]]
+    path.write_text(json.dumps(settings))
+    generation = tfllm.load(folder).config.generation
+    assert (generation.temperature, generation.top_k, generation.top_p) == (0.6, 50, 1.0)
+    assert generation.max_new_tokens == 5
+    assert generation.stop_tokens == ("<|user|>",)  # the tokenizer's own end ends texts anyway
+    path.unlink()
+    assert tfllm.load(folder).config.generation.temperature == 0.0
+    path.write_text("{")
+    with pytest.raises(ConvertError, match=r"generation_config\.json is not a JSON file"):
+        tfllm.load(folder)
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "bart"])
+def test_encoders_and_encoder_decoders(name, tmp_path):
+    folder = write_checkpoint(tmp_path / "there", name)
+    write_tokenizer(folder)
+    loaded = tfllm.load(folder, jit_compile=False, notify=lambda note: None)
+    loaded.save(tmp_path / "ours")
+    loaded.save(tmp_path / "back", to="huggingface")
+    for again in (tmp_path / "ours", tmp_path / "back"):
+        other = tfllm.load(again, jit_compile=False, notify=lambda note: None)
+        for path, value in weights(loaded.model).items():
+            np.testing.assert_array_equal(value, weights(other.model)[path], path)
+        if name == "bert":
+            vectors = other.embed(["ab", "abcabcabc"])
+            np.testing.assert_allclose(vectors, loaded.embed(["ab", "abcabcabc"]), atol=1e-6)
+            np.testing.assert_allclose(vectors[1], other.embed("abcabcabc"), atol=1e-6)
+            np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+            with pytest.raises(GenerationError, match="an encoder does not generate"):
+                other.generate("ab")
+        else:
+            assert other.generate(["ab"], max_new_tokens=4) == loaded.generate(["ab"], max_new_tokens=4)
+
+
+def write_tokenizer(folder):
+    """A WordPiece, whose ids fit the small vocabulary of the goldens."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
+    (folder / "vocab.txt").write_text("\n".join(names) + "\n")
+
+
+def test_what_cannot_be_loaded_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds neither config\.yaml, as runs do, nor config\.json"):
+        tfllm.load(tmp_path)
+    with pytest.raises(ConvertError, match=r"does not exist; give the path of a \.gguf file"):
+        tfllm.load(tmp_path / "model.gguf")
+    folder = write_checkpoint(tmp_path / "there", "llama")
+    with pytest.raises(TokenizerError, match="holds no tokenizer"):
+        tfllm.load(folder)
+
+
+def test_settings_and_formats_that_are_not_known(lm, tmp_path):
+    with pytest.raises(ConvertError, match="'onnx' is not a format; write tfllm or huggingface"):
+        lm.save(tmp_path / "x", to="onnx")
+    with pytest.raises(ConvertError, match="load the model with that dtype"):
+        lm.save(tmp_path / "x", dtype="bfloat16")
+    with pytest.raises(GenerationError, match="beams is not a setting of generate"):
+        lm.generate("x", beams=4)
+    with pytest.raises(GenerationError, match="pooling='max' is not known"):
+        lm.embed("x", pooling="max")
+    with pytest.raises(GenerationError, match="needs a model with a pooler"):
+        lm.embed("x", pooling="pooler")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    with pytest.raises(ConvertError, match="is not empty; give a folder that does not exist yet"):
+        convert(tmp_path / "nowhere", tmp_path / "full", to="tfllm")
+
+
+def test_handles(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for handle in ("hf://org/name", "hf://org/name@v1.0", "hf://org/name/sub/model.gguf"):
+        with pytest.raises(
+            ConvertError, match="without a network, copy the folder of the model here"
+        ) as caught:
+            local_path(handle)
+        assert str(caught.value).startswith(f"{handle} cannot be downloaded")
+    for handle in ("hf://name", "hf://", "hf://a/b/../c", "hf:///etc/passwd"):
+        with pytest.raises(ConvertError, match="is not a handle; write hf://org/name"):
+            local_path(handle)
+    with pytest.raises(ConvertError, match="is not a handle that tfllm knows"):
+        local_path("s3://bucket/model")
+    assert local_path(tmp_path) == tmp_path
+
+
+def test_a_downloaded_folder_is_read(folders, monkeypatch):
+    asked = []
+
+    def snapshot_download(repository, *, revision, allow_patterns):
+        asked.append((repository, revision))
+        assert not any("bin" in pattern or "pt" in pattern for pattern in allow_patterns)
+        return str(folders / "theirs")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    loaded = tfllm.load("hf://org/name@main", jit_compile=False)
+    assert set(asked) == {("org/name", "main")}
+    assert loaded.config.model.source == "hf://org/name@main"
+
+
+def test_every_argument_of_a_model_is_a_key_of_its_config():
+    import dataclasses
+    import inspect
+
+    from tfllm.config.model import MODELS
+    from tfllm.pretrained import MODEL_TYPES
+
+    of_training = {"name", "remat", "attention_block_size"}
+    for model, kind in MODEL_TYPES.items():
+        parameters = inspect.signature(model.__init__).parameters.values()
+        arguments = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY} - of_training
+        keys = {field.name for field in dataclasses.fields(MODELS.get(kind))}
+        assert arguments == keys - {"type", "size", "source", "new_head"}, kind
+
+
+def test_tensors_of_the_goldens_are_what_is_loaded(tmp_path):
+    folder = write_checkpoint(tmp_path / "there", "gpt2")
+    write_tokenizer(folder)
+    loaded = tfllm.load(folder, jit_compile=False, notify=lambda note: None)
+    np.testing.assert_array_equal(
+        weights(loaded.model)["decoder/token_embedding/embeddings"],
+        tensors_of("gpt2")["transformer.wte.weight"],
+    )
+    assert isinstance(loaded.model, keras.Model)
