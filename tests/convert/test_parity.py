@@ -24,7 +24,6 @@ from tfllm.convert.huggingface import save_model
 from tfllm.convert.weight_table import variables_by_path
 from tfllm.generation.generate import Generator
 
-
 # Scores of these are not scaled and their weights are large: transformers' own logits in float32 are up to 2.7e-5 from
 # those it computes in float64, ours up to 1.9e-5 from its float32.
 ROUNDING = {"t5_gated_untied": 5e-5, "mt5": 5e-5}
