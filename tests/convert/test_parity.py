@@ -24,6 +24,10 @@ from tfllm.convert.huggingface import save_model
 from tfllm.convert.weight_table import variables_by_path
 from tfllm.generation.generate import Generator
 
+# Scores of these are not scaled and their weights are large: transformers' own logits in float32 are up to 2.7e-5 from
+# those it computes in float64, ours up to 1.9e-5 from its float32.
+ROUNDING = {"t5_gated_untied": 5e-5, "mt5": 5e-5}
+
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory):
@@ -50,7 +54,7 @@ def test_logits_loss_and_gradients_are_those_of_transformers(case):
         logits = model(features)["logits"]
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(said, logits)
         loss = tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
-    np.testing.assert_allclose(logits.numpy()[mask], golden["logits"], atol=2e-5)
+    np.testing.assert_allclose(logits.numpy()[mask], golden["logits"], atol=ROUNDING.get(name, 2e-5))
     assert np.abs(golden["logits"]).max() > 0.5
     np.testing.assert_allclose(loss, golden["loss"], atol=1e-5)
 

@@ -272,6 +272,7 @@ def test_half_types(dtype):
 
 def test_half_types_generate():
     model = EncoderDecoder(**{**SMALL, **KINDS["t5"]}, dtype="bfloat16")
+    model.build()
     generator = Generator(model, stop_ids=[], pad_id=0, jit_compile=False)
     assert len(generator(SOURCES, max_new_tokens=3)[0]) == 3
 

@@ -105,7 +105,7 @@ _SIZES = {
     "encoder_attn.out_proj.weight": 0.4,
     "EncDecAttention.o.weight": 0.4,
     "decoder.layers.0.fc": 4.0,
-    "layer.2.DenseReluDense": 4.0,
+    "layer.2.DenseReluDense": 3.0,
     "Attention.q.weight": 0.6,  # T5 does not scale its scores
 }
 

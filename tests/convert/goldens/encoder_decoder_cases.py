@@ -45,7 +45,7 @@ _MARIAN = {
 
 # Name to `model_type` and what differs from the family's defaults.
 ENCODER_DECODER_CASES: dict[str, tuple[str, dict]] = {
-    "t5": ("t5", {**_T5, "layer_norm_epsilon": 1e-3}),
+    "t5": ("t5", {**_T5, "d_ff": 36, "layer_norm_epsilon": 1e-3}),
     "t5_gated_untied": (
         "t5",
         {
