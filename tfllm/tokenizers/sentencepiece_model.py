@@ -16,6 +16,7 @@ UNIGRAM, BPE = 1, 2
 # What blanks are written as, U+2581.
 BLANK = "\u2581"
 Model = Any  # made at run time by protobuf
+_ModelProto: Any = getattr(sentencepiece_model_pb2, "ModelProto")  # noqa: B009, which type checkers cannot see
 
 
 def parsed_model(where: object, content: bytes) -> Model:
@@ -25,7 +26,7 @@ def parsed_model(where: object, content: bytes) -> Model:
         TokenizerError: it is damaged, or neither Unigram nor BPE, or normalizes what it decodes.
     """
     try:
-        model = sentencepiece_model_pb2.ModelProto.FromString(content)
+        model = _ModelProto.FromString(content)
     except DecodeError as error:
         raise TokenizerError(
             f"{where}: must be a whole SentencePiece model ({error}); download it again"
@@ -63,7 +64,7 @@ def built_model(
         add_dummy_prefix: A text begins with a blank.
         remove_extra_whitespaces: Blanks at the ends go, and of several only one stays.
     """
-    model = sentencepiece_model_pb2.ModelProto()
+    model: Model = _ModelProto()
     for name, score, kind in pieces:
         model.pieces.add(piece=name, score=score, type=kind)
     unknown = [i for i, piece in enumerate(model.pieces) if piece.type == UNKNOWN]
@@ -81,14 +82,14 @@ def built_model(
 
 def with_dummy_prefix(content: bytes, add: bool) -> bytes:
     """The model with another `add_dummy_prefix`."""
-    model = sentencepiece_model_pb2.ModelProto.FromString(content)
+    model = _ModelProto.FromString(content)
     model.normalizer_spec.add_dummy_prefix = add
     return model.SerializeToString(deterministic=True)
 
 
 def without_bytes(content: bytes) -> bytes:
     """The model without byte fallback: what is unknown stays as it is written."""
-    model = sentencepiece_model_pb2.ModelProto.FromString(content)
+    model = _ModelProto.FromString(content)
     model.trainer_spec.byte_fallback = False
     for piece in model.pieces:
         if piece.type == BYTE:

@@ -55,7 +55,7 @@ class WordPieceRules:
     max_word_length: int = 100
     cleanup: bool = True
 
-    def normalizer(self, **changed: bool) -> Any:
+    def normalizer(self, **changed: Any) -> Any:
         """The same as a normalizer of the library; some steps may be switched."""
         steps = dataclasses.replace(self, **changed)
         return normalizers.BertNormalizer(
@@ -178,11 +178,9 @@ class WordPieceTokenizer(LibraryTokenizer):
     def _check_names(self) -> None:
         library = self._new_library()
         for token in self.added_tokens:
-            found = set(library.encode(token.content, add_special_tokens=False).ids)
-            outside = token.content not in self.vocab
-            if (token.special and found & (self.special_ids - {self.unk_id})) or (
-                outside and token.id in found
-            ):
+            found = library.encode(token.content, add_special_tokens=False).ids
+            ordinary_word = token.content in self.vocab and not token.special
+            if token.id in found and token.id != self.unk_id and not ordinary_word:
                 raise TokenizerError(
                     f"added token {token.content!r} must not be a word of the text; name it like '[CLS]', which is"
                     " split into several"
