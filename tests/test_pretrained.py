@@ -152,7 +152,9 @@ def test_fine_tuning_by_command(source, tmp_path, monkeypatch, capsys):
         "training": {"steps": 2, "global_batch_size": 2, "jit_compile": False, "log_every": 1},
         "generation": {"max_new_tokens": 8, "prompts": ["the"]},
     }
-    (tmp_path / "a.txt").write_text(". ".join(f"the quick fox {number} over the dog" for number in range(200)))
+    (tmp_path / "a.txt").write_text(
+        ". ".join(f"the quick fox {number} over the dog" for number in range(200))
+    )
     (tmp_path / "ft.yaml").write_text(yaml.safe_dump(config))
     assert main(["train", "ft.yaml"]) == 0
     tuned, there = tfllm.load("runs/ft", jit_compile=False), weights(tfllm.load(source).model)
