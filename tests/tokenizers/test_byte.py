@@ -115,7 +115,7 @@ def test_a_bad_special_name_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokenizer.json", None, "holds no tokenizer: tokenizer.json"),
+        ("tokenizer.json", None, "holds no tokenizer: it must have tokenizer.json"),
         ("tokenizer.json", "{", "must be UTF-8 JSON"),
         ("tokenizer.json", "[]", "must hold a JSON object, not list"),
         ("tokenizer.json", "{}", "model.type='None' must be"),

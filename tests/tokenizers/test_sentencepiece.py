@@ -37,7 +37,10 @@ KINDS = {
         "normalization_rule_name": "identity",
     },
 }
-WITHOUT_PADDING = {"model_type": "unigram", "pad_id": -1}
+OTHERS = {
+    "without padding": {"model_type": "unigram", "pad_id": -1},
+    "t5": {"model_type": "unigram", "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+}
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +56,7 @@ def trained(training_text):
         return model.getvalue()
 
     made: dict[str, bytes] = {}
-    return lambda name: made.setdefault(name, made.get(name) or train(**KINDS.get(name, WITHOUT_PADDING)))
+    return lambda name: made.setdefault(name, made.get(name) or train(**(KINDS | OTHERS)[name]))
 
 
 def read(folder, model, **files):
@@ -162,10 +165,10 @@ def test_tokens_beyond_the_model(name, legacy, trained, tmp_path):
 
 
 def test_t5_and_xlm_r_number_tokens_of_their_own(trained, tmp_path):
-    t5 = read(tmp_path / "t5", trained("unigram"), tokenizer_config={"tokenizer_class": "T5Tokenizer"})
+    t5 = read(tmp_path / "t5", trained("t5"), tokenizer_config={"tokenizer_class": "T5Tokenizer"})
     assert t5.vocab_size == 500 and t5.special_tokens["<extra_id_0>"] == 499
-    assert (t5.prefix_ids, t5.suffix_ids, t5.separator_ids) == ((), (2,), (2,))
-    assert t5.bos_id == 1  # the model has a token for it
+    assert (t5.prefix_ids, t5.suffix_ids, t5.separator_ids) == ((), (1,), (1,))
+    assert (t5.bos_id, t5.eos_id, t5.pad_id, t5.unk_id) == (0, 1, 0, 2)  # padding begins what it decodes
     folder = tmp_path / "xlmr"
     folder.mkdir()
     (folder / "sentencepiece.bpe.model").write_bytes(trained("without padding"))
@@ -182,7 +185,7 @@ def test_t5_and_xlm_r_number_tokens_of_their_own(trained, tmp_path):
     library = sentencepiece.SentencePieceProcessor(model_proto=trained("without padding"))
     assert xlmr.encode(text) == [i + 1 for i in library.encode(text)]
     (folder / "sentencepiece.bpe.model").write_bytes(trained("unigram"))
-    with pytest.raises(TokenizerError, match="the first pieces must be <unk>, <s> and </s>"):
+    with pytest.raises(TokenizerError, match="<pad> is already defined"):
         read_tokenizer(folder)
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "MBartTokenizer"}')
     with pytest.raises(TokenizerError, match="tokenizer_class='MBartTokenizer' must be XLMRobertaTokenizer"):
