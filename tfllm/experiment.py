@@ -157,7 +157,7 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
     cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else default_cache_dir()
     split = _split(config, "train")
     budget = section.train_megabytes * 1_000_000
-    identity = f"byte_bpe 2 {section.vocab_size} {budget} {split} {source.fingerprint()}"
+    identity = f"byte_bpe 3 {section.vocab_size} {budget} {split} {source.fingerprint()}"
     folder = cache / "tokenizers" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     if not folder.exists():
         trained = ByteBPETokenizer.train(_sample(source, split, budget), vocab_size=section.vocab_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         metavar="RUN_OR_CONFIG",
-        help="the folder of a run, a YAML file, or a checkpoint: a folder of transformers or a .gguf file",
+        help="the folder of a run, a YAML file, or a checkpoint: a folder of transformers, a .gguf file, or hf://org/name",
     )
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="overrides, for a YAML file")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the tables."""
-    path = Path(arguments.run)
+    from tfllm.convert.hub import local_path
+
+    path = local_path(arguments.run)
     if path.suffix == ".gguf" or (path / "config.json").exists():
         return _inspect_checkpoint(path)
     is_run = path.is_dir()
@@ -73,12 +76,36 @@ def _inspect_checkpoint(path: Path) -> int:
     from tfllm.convert.checkpoint import read_checkpoint
     from tfllm.convert.summary import summary
 
-    for title, rows in summary(read_checkpoint(path)):
+    for title, rows in [*summary(read_checkpoint(path)), ("TOKENIZER", _tokenizer_rows(path))]:
         print(title)
         for name, value in rows:
             print(f"  {name:<24} {value}" if name else f"  {value}")
         print()
     return 0
+
+
+def _tokenizer_rows(path: Path) -> list[tuple[str, str]]:
+    from tfllm.pretrained import tokenizer_of
+    from tfllm.tokenizers import TokenizerError
+
+    try:
+        tokenizer = tokenizer_of(path)
+    except TokenizerError as error:  # the model can be looked at without it
+        return [("", str(error))]
+
+    def names(ids: Sequence[int]) -> str:
+        return " ".join(map(tokenizer.token_label, ids)) or "nothing"
+
+    template = tokenizer.chat_template
+    return [
+        (
+            "type",
+            f"{tokenizer.type}, {tokenizer.vocab_size} tokens, {len(tokenizer.special_ids)} of them special",
+        ),
+        *((role, name) for role, name in tokenizer.roles.items()),
+        ("around a text", f"{names(tokenizer.prefix_ids)} … {names(tokenizer.suffix_ids)}"),
+        ("chat template", "none" if template is None else f"{len(template)} characters"),
+    ]
 
 
 def _print_parameters(model: Any) -> None:
