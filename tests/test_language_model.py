@@ -14,6 +14,8 @@ from tfllm.conversion import convert
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.hub import local_path
 from tfllm.experiment import make_model
+from tfllm.export.errors import ExportError
+from tfllm.export.saved_model import export_saved_model
 from tfllm.generation.errors import GenerationError
 from tfllm.language_model import LanguageModel
 from tfllm.tokenizers import ByteBPETokenizer, TokenizerError
@@ -157,7 +159,11 @@ def test_encoders_and_encoder_decoders(name, tmp_path):
             np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
             with pytest.raises(GenerationError, match="an encoder does not generate"):
                 other.generate("ab")
+            with pytest.raises(ExportError, match="an encoder does not generate"):
+                export_saved_model(other.model, other.tokenizer, tmp_path, generation=other.config.generation)
         else:
+            with pytest.raises(ExportError, match="an encoder-decoder cannot be exported yet"):
+                export_saved_model(other.model, other.tokenizer, tmp_path, generation=other.config.generation)
             assert other.generate(["ab"], max_new_tokens=4) == loaded.generate(["ab"], max_new_tokens=4)
 
 
@@ -222,6 +228,7 @@ def test_a_downloaded_folder_is_read(folders, monkeypatch):
     loaded = tfllm.load("hf://org/name@main", jit_compile=False)
     assert set(asked) == {("org/name", "main")}
     assert loaded.config.model.source == "hf://org/name@main"
+    assert loaded.config.name == "name"
 
 
 def test_every_argument_of_a_model_is_a_key_of_its_config():

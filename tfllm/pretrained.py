@@ -60,9 +60,9 @@ class Pretrained:
         longest = arguments["max_seq_len"] or 512  # T5, which has no limit, was trained on rows of 512
         generation = self.generation()
         generation["max_new_tokens"] = min(generation.get("max_new_tokens", 64), max(1, longest - 1))
-        name = re.sub(r"[^\w.-]+", "-", self.path.stem if self.path.is_file() else self.path.name).lstrip(
-            ".-"
-        )
+        handle = re.sub(r"^hf:/|@.*$", "", self.source) if self.source.startswith("hf://") else None
+        place = Path(handle) if handle else self.path.resolve()
+        name = re.sub(r"[^\w.-]+", "-", place.name.removesuffix(".gguf")).lstrip(".-")
         mapping = {
             "name": name or "model",
             "tokenizer": {"type": "pretrained", "source": self.source},

@@ -45,8 +45,15 @@ class Limits:
         """The limits of a model whose requests may ask for `max_new_tokens`, if its context holds them.
 
         Raises:
-            ExportError: when `max_new_tokens` is below 1, or the context has no room for an answer.
+            ExportError: when the model is no decoder, `max_new_tokens` is below 1, or the context has no room for
+                an answer.
         """
+        if not hasattr(model, "decode_step"):
+            raise ExportError("an encoder does not generate; export it with tfllm.export.hub_encoder")
+        if hasattr(model, "decoder_start_id"):
+            raise ExportError(
+                "an encoder-decoder cannot be exported yet; take a decoder, or generate with tfllm.load"
+            )
         if max_new_tokens < 1:
             raise ExportError(f"max_new_tokens={max_new_tokens} must be at least 1")
         if model.max_seq_len < 2:
