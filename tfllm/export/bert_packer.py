@@ -85,4 +85,6 @@ def _cut(rows: tf.RaggedTensor, lengths: tf.Tensor) -> tf.RaggedTensor:
     """The first `lengths` int32 [B] of each row."""
     places = tf.cast(tf.ragged.range(tf.cast(rows.row_lengths(), tf.int32)).flat_values, tf.int32)
     kept = places < tf.gather(lengths, rows.value_rowids())
-    return tf.RaggedTensor.from_row_lengths(tf.boolean_mask(rows.flat_values, kept), tf.cast(lengths, tf.int64))
+    return tf.RaggedTensor.from_row_lengths(
+        tf.boolean_mask(rows.flat_values, kept), tf.cast(lengths, tf.int64)
+    )

@@ -113,16 +113,17 @@ def _encoder(model: Any, *, pooling: str, normalize: bool) -> tf.train.Checkpoin
             features["token_type_ids"] = inputs["input_type_ids"]
         if "row_seeds" in inputs:
             features["row_seeds"] = inputs["row_seeds"]
-        outputs = model(features, training=training, block_outputs=True)
-        states = outputs["hidden_states"]
-        vector = {"pooler": lambda: outputs["pooled"], "mean": lambda: mean_pool(states, mask)}.get(
-            pooling, lambda: first_token(states, mask)
-        )()
+        states, _ = model.run_blocks(features, training)
+        pooled = None if model.pooler is None else model.pooler(states[-1], mask)
+        vector = {"pooler": lambda *_: pooled, "mean": mean_pool, "first": first_token}[pooling](
+            states[-1], mask
+        )
         return {
-            "sequence_output": states,
-            "pooled_output": outputs.get("pooled", vector),
+            "sequence_output": states[-1],
+            "pooled_output": vector if pooled is None else pooled,
+            # The square root of the smallest sum is 1e-12, as in PyTorch.
             "default": tf.math.l2_normalize(vector, axis=-1, epsilon=1e-24) if normalize else vector,
-            "encoder_outputs": outputs["block_outputs"],
+            "encoder_outputs": states,
         }
 
     module = tf.train.Checkpoint()
@@ -131,18 +132,13 @@ def _encoder(model: Any, *, pooling: str, normalize: bool) -> tf.train.Checkpoin
     seeds = {"row_seeds": tf.TensorSpec([None], tf.int32, name="row_seeds")}
     for inputs, training in ((rows, False), (rows, True), ({**rows, **seeds}, True)):
         function.get_concrete_function(inputs, training=training)
-    _list_variables(module, model)
-    return module
-
-
-def _list_variables(module: tf.train.Checkpoint, model: Any) -> None:
-    """Lists the variables that calls read, under the names of the Reusable SavedModel interface."""
-    (inference, *_) = module.__call__._list_all_concrete_functions()
-    used = {id(variable) for variable in inference.graph.variables}
-    kept = [variable for variable in model.variables if id(variable.value) in used]
+    heads = (model.masked_lm_head, model.classifier, model.next_sentence)
+    left_out = {id(variable) for head in heads if head is not None for variable in head.variables}
+    kept = [variable for variable in model.variables if id(variable) not in left_out]
     module.variables = [variable.value for variable in kept]
     module.trainable_variables = [variable.value for variable in kept if variable.trainable]
     module.regularization_losses = []
+    return module
 
 
 def _preprocessor(tokenizer: Tokenizer, seq_len: int, num_token_types: int) -> tf.train.Checkpoint:
@@ -150,7 +146,9 @@ def _preprocessor(tokenizer: Tokenizer, seq_len: int, num_token_types: int) -> t
     graph_tokenizer = tokenizer.in_graph()
     packer = BertPacker(tokenizer, num_token_types=num_token_types)
 
-    def pack(inputs: Sequence[tf.RaggedTensor], seq_length: int | tf.Tensor = seq_len) -> dict[str, tf.Tensor]:
+    def pack(
+        inputs: Sequence[tf.RaggedTensor], seq_length: int | tf.Tensor = seq_len
+    ) -> dict[str, tf.Tensor]:
         return packer(inputs, seq_length)
 
     def tokenize(texts: tf.Tensor) -> tf.RaggedTensor:
