@@ -113,17 +113,15 @@ def _encoder(model: Any, *, pooling: str, normalize: bool) -> tf.train.Checkpoin
             features["token_type_ids"] = inputs["input_type_ids"]
         if "row_seeds" in inputs:
             features["row_seeds"] = inputs["row_seeds"]
-        states, _ = model.run_blocks(features, training)
-        pooled = None if model.pooler is None else model.pooler(states[-1], mask)
-        vector = {"pooler": lambda *_: pooled, "mean": mean_pool, "first": first_token}[pooling](
-            states[-1], mask
-        )
+        outputs = model(features, training=training, without_head=True)
+        states, pooled = outputs["hidden_states"], outputs.get("pooled")
+        vector = {"pooler": lambda *_: pooled, "mean": mean_pool, "first": first_token}[pooling](states, mask)
         return {
-            "sequence_output": states[-1],
+            "sequence_output": states,
             "pooled_output": vector if pooled is None else pooled,
             # The square root of the smallest sum is 1e-12, as in PyTorch.
             "default": tf.math.l2_normalize(vector, axis=-1, epsilon=1e-24) if normalize else vector,
-            "encoder_outputs": states,
+            "encoder_outputs": outputs["block_outputs"],
         }
 
     module = tf.train.Checkpoint()
