@@ -229,7 +229,7 @@ def _keras_nlp_model(config: ExperimentConfig, vocab_size: int, dtype: Any) -> K
         ("data.seq_len", config.data.seq_len, model.max_seq_len),
         ("tokenizer", vocab_size, model.vocab_size),
     ):
-        if value > least:
+        if least is not None and value > least:
             rule = f"exceeds the {least} that {section.preset or section.backbone} has"
             mend = "take the preset's own tokenizer" if name == "tokenizer" else f"write at most {least}"
             raise ConfigError([Problem(name, value, rule, mend)], "the config")

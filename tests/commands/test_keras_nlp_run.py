@@ -1,5 +1,6 @@
 """Backbones of KerasHub in runs: trained, gone on with, loaded, and refused where they cannot do what is asked."""
 
+import pytest
 import yaml
 
 import tfllm as package
@@ -28,11 +29,13 @@ def written(config_file, folder, **model):
     config = yaml.safe_load(config_file.read_text())
     config["model"] = {"type": "keras_nlp", **model}
     config["data"]["packing"] = False
+    config["generation"].pop("prompts")
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_gone_on_with_and_loaded(config_file, tmp_path, tfllm):
     path = written(config_file, tmp_path, backbone="GPT2Backbone", arguments=GPT2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -46,8 +49,8 @@ def test_a_run_is_trained_gone_on_with_and_loaded(config_file, tmp_path, tfllm):
     assert abs(ends[0]["loss"] - ends[1]["loss"]) < 1e-5
     lm = package.load(whole, jit_compile=False)
     assert lm.step == 4
-    text = lm.generate("ban", max_new_tokens=4, temperature=0.0)
-    assert text == package.load(whole).generate("ban", max_new_tokens=4, temperature=0.0)
+    answers = lm.generate(["ban", "b"], max_new_tokens=4, temperature=0.0)
+    assert answers[1] == lm.generate("b", max_new_tokens=4, temperature=0.0)
 
 
 def test_a_preset_is_the_start(config_file, tmp_path, tfllm):
@@ -59,11 +62,9 @@ def test_a_preset_is_the_start(config_file, tmp_path, tfllm):
         "train", path, "--run-dir", tmp_path / "run", "training.steps=2", "training.jit_compile=true"
     )
     assert status == 0, err
-    assert all(
-        count > 0
-        for name, count in memory_of(load_config(path), model).items()
-        if name in ("weights", "loss")
-    )
+    assert memory_of(load_config(path), model)["weights"] == 4 * model.count_params() > 0
+    lm = package.load(tmp_path / "run", jit_compile=False)
+    assert isinstance(lm.generate("ban", max_new_tokens=2, temperature=0.0), str)
 
 
 def test_what_does_not_fit_is_refused(config_file, tmp_path, tfllm):
@@ -77,4 +78,4 @@ def test_what_does_not_fit_is_refused(config_file, tmp_path, tfllm):
     short = written(
         config_file, tmp_path, backbone="GPT2Backbone", arguments={**GPT2, "max_sequence_length": 16}
     )
-    assert "exceeds the 16" in tfllm("train", short, "--run-dir", tmp_path / "run")[2]
+    assert "exceeds the 16" in tfllm("train", short, "--run-dir", tmp_path / "other")[2]

@@ -59,6 +59,7 @@ class HubEncoder(keras.Model):
         self.max_seq_len = states[1]  # None where any length is taken
         self.saved_variables = keras_variables(self.loaded, name)
         self.trainable = trainable
+        self.built = True
 
     def build(self, input_shape=None):
         """Does nothing: the variables were loaded."""

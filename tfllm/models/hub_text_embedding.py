@@ -45,6 +45,7 @@ class HubTextEmbedding(keras.Model):
         self.hidden_dim = _embedding(concrete_functions(self.loaded)[0].structured_outputs).shape[-1]
         self.saved_variables = keras_variables(self.loaded, name)
         self.trainable = trainable
+        self.built = True
 
     def build(self, input_shape=None):
         """Does nothing: the variables were loaded."""

@@ -97,6 +97,7 @@ class KerasNlpModel(keras.Model):
         self.causal = isinstance(self.task, _keras_hub().models.CausalLM)
         longest = _first_attribute(self.backbone, ("max_sequence_length",))
         self.max_seq_len = min(max_seq_len or longest or 0, longest or max_seq_len or 0) or None
+        self.built = True
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -104,7 +105,7 @@ class KerasNlpModel(keras.Model):
         return self.weights
 
     def build(self, input_shape=None):
-        """Does nothing: the task is built."""
+        """Does nothing: the task was built when it was made."""
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; weights are not loaded from the preset again."""
@@ -249,7 +250,7 @@ def _new_task(backbone: str | None, settings: dict[str, Any]) -> Any:
 
 def _task_classes() -> list[Any]:
     models = _keras_hub().models
-    kinds = [kind for kind in vars(models).values() if inspect.isclass(kind)]
+    kinds: list[Any] = [kind for kind in vars(models).values() if inspect.isclass(kind)]
     found = [kind for kind in kinds if issubclass(kind, (models.CausalLM, models.MaskedLM))]
     return [kind for kind in found if kind.backbone_cls is not None]
 
