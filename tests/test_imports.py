@@ -21,7 +21,7 @@ ALLOWED = {
     "training": set(),
     "evaluation": set(),
     "generation": {"layers"},
-    "export": {"generation", "tokenizers"},
+    "export": {"generation", "layers.pooling", "tokenizers"},
     "convert": {"models"},
     "analysis": set(),
     "run_folder": {"config"},

@@ -39,7 +39,7 @@ from tfllm.evaluation.evaluator import Evaluator
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.layers.causal_attention import group_size_for
-from tfllm.models.decoder import Decoder
+from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.pretrained import MODEL_TYPES, pretrained_tokenizer
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
@@ -196,6 +196,10 @@ def make_model(
         problem = Problem("model.vocab_size", config.model.vocab_size, rule, f"write at least {vocab_size}")
         raise ConfigError([problem], "the config")
     keras.utils.set_random_seed(config.seed)
+    if config.model.type == "keras_nlp":
+        return _keras_nlp_model(
+            config, vocab_size, dtype_policy(config.training.precision) if training else dtype
+        )
     how: dict[str, Any] = {"dtype": keras.DTypePolicy(dtype)}
     if training:
         how = {
@@ -211,6 +215,32 @@ def make_model(
         arguments["max_seq_len"] = config.context_length
     model = _MODELS[config.model.type](**how, **arguments)
     model.build()
+    return model
+
+
+def _keras_nlp_model(config: ExperimentConfig, vocab_size: int, dtype: Any) -> KerasNlpModel:
+    section = config.model
+    if config.data.packing:
+        rule = "puts several documents in a row, which models of KerasHub cannot tell apart"
+        raise ConfigError([Problem("data.packing", True, rule, "write data.packing=false")], "the config")
+    arguments = dict(section.arguments)
+    if section.backbone is not None:
+        arguments["vocabulary_size"] = section.vocab_size or vocab_size
+    model = KerasNlpModel(
+        preset=section.preset,
+        backbone=section.backbone,
+        arguments=arguments,
+        max_seq_len=config.context_length,
+        dtype=dtype,
+    )
+    for name, value, least in (
+        ("data.seq_len", config.data.seq_len, model.max_seq_len),
+        ("tokenizer", vocab_size, model.vocab_size),
+    ):
+        if least is not None and value > least:
+            rule = f"exceeds the {least} that {section.preset or section.backbone} has"
+            mend = "take the preset's own tokenizer" if name == "tokenizer" else f"write at most {least}"
+            raise ConfigError([Problem(name, value, rule, mend)], "the config")
     return model
 
 
@@ -294,9 +324,9 @@ def stop_ids(tokenizer: Tokenizer, stop_tokens: Sequence[str] = ()) -> list[int]
     return sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id, *named})
 
 
-def flops_per_token(model: Decoder, seq_len: int) -> float:
+def flops_per_token(model: Any, seq_len: int) -> float:
     """FLOPs of forward and backward for a token of a row of `seq_len`."""
-    matrices = [v for v in model.trainable_variables if len(v.shape) == 2]
+    matrices = [v for v in model.trainable_variables if len(v.shape) >= 2]
     lookups = [v for v in matrices if v.path.endswith("embeddings")]
     weights = sum(math.prod(v.shape) for v in matrices) - sum(math.prod(v.shape) for v in lookups)
     if model.tie_embeddings:
@@ -309,7 +339,7 @@ def flops_per_token(model: Decoder, seq_len: int) -> float:
     )
 
 
-def memory_of(config: ExperimentConfig, model: Decoder, *, framework: int = 0) -> dict[str, int]:
+def memory_of(config: ExperimentConfig, model: Any, *, framework: int = 0) -> dict[str, int]:
     """Bytes of a training step on one device, by part.
 
     Args:
@@ -340,9 +370,10 @@ def memory_of(config: ExperimentConfig, model: Decoder, *, framework: int = 0) -
 
 
 def step_shape(
-    model: Decoder, *, rows: int, seq_len: int, loss_chunk_tokens: int | None, num_microbatches: int = 1
+    model: Any, *, rows: int, seq_len: int, loss_chunk_tokens: int | None, num_microbatches: int = 1
 ) -> StepShape:
     """The sizes of a model's training step; `rows` are those of a microbatch."""
+    keras_nlp = model if isinstance(model, KerasNlpModel) else None
     return StepShape(
         num_layers=model.num_layers,
         hidden_dim=model.hidden_dim,
@@ -350,14 +381,14 @@ def step_shape(
         num_kv_heads=model.num_kv_heads,
         head_dim=model.head_dim,
         intermediate_dim=model.intermediate_dim,
-        gated=model.blocks[0].feed_forward.gate is not None,
+        gated=keras_nlp.gated if keras_nlp else model.blocks[0].feed_forward.gate is not None,
         vocab_size=model.vocab_size,
         rows=rows,
         seq_len=seq_len,
         loss_chunk_tokens=loss_chunk_tokens or chunk_tokens_for(model.vocab_size),
         compute_bytes=4 if model.compute_dtype == "float32" else 2,
         remat=model.remat,
-        attention_group_size=group_size_for(seq_len),
+        attention_group_size=seq_len if keras_nlp else group_size_for(seq_len),
         attention_block_size=model.attention_block_size,
         num_microbatches=num_microbatches,
     )

@@ -21,6 +21,7 @@ from tfllm.config.sections import DISTRIBUTIONS, TASKS, TOKENIZERS
 # What each registered type needs beside its name.
 REQUIRED = {
     "pretrained": {"source": "model.gguf"},
+    "keras_nlp": {"backbone": "GPT2Backbone", "arguments": {"num_layers": 2}},
     "text_files": {"path": "a.txt"},
     "jsonl": {"path": ["a.jsonl", "b.jsonl"]},
     "tfds": {"name": "imdb_reviews"},

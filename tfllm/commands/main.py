@@ -13,6 +13,7 @@ from tfllm.convert.errors import ConvertError
 from tfllm.data.errors import DataError
 from tfllm.export.errors import ExportError
 from tfllm.generation.errors import GenerationError
+from tfllm.models.errors import ModelError
 from tfllm.tokenizers import TokenizerError
 from tfllm.training.errors import TrainingError
 from tfllm.version import __version__
@@ -32,6 +33,7 @@ USER_ERRORS = (
     DataError,
     ExportError,
     GenerationError,
+    ModelError,
     TokenizerError,
     TrainingError,
 )

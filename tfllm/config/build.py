@@ -111,6 +111,8 @@ def _convert(hint: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
         inner = typing.get_args(hint)[0]
         values = [_convert(inner, item, f"{path}[{i}]", problems) for i, item in enumerate(items)]
         return BAD if any(v is BAD for v in values) else tuple(values)
+    if typing.get_origin(hint) is dict and isinstance(raw, Mapping):
+        return dict(raw)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), raw, path, problems)
     if hint is float and isinstance(raw, (int, float, str)) and not isinstance(raw, bool):
@@ -131,7 +133,8 @@ def _convert(hint: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
         float: ("must be a finite number", "write for example 0.001 or 1e-3"),
         bool: ("must be true or false", "write true or false without quotes"),
         str: ("must be text", "put it in quotes"),
-    }[hint]
+        dict: ("must be a section", "write keys under it, one a line"),
+    }[typing.get_origin(hint) or hint]
     problems.append(Problem(path, raw, rule, mend))
     return BAD
 

@@ -192,6 +192,40 @@ class DecoderConfig:
             yield Problem(f"{path}.{name}", value, rule, f"set {path}.sliding_window, or leave it out")
 
 
+@MODELS.register("keras_nlp")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KerasNlpConfig:
+    """A causal or masked language model of KerasHub: a preset, or a backbone with new weights."""
+
+    type: str = "keras_nlp"
+    preset: str | None = setting(
+        None, "a preset's name, hf://org/name, kaggle://..., or the folder of a preset"
+    )
+    backbone: str | None = setting(
+        None, "a class of keras_hub.models, such as LlamaBackbone, for new weights"
+    )
+    arguments: dict[str, Any] = setting({}, "further arguments of the backbone, such as dropout")
+    source: str | None = setting(None, "a run folder whose weights are the start")
+    vocab_size: int | None = setting(None, "tokens; null: those of the tokenizer or preset", minimum=1)
+    max_seq_len: int | None = setting(None, "longest context in tokens; null: data.seq_len", minimum=1)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        if (self.preset is None) == (self.backbone is None):
+            rule = f"and {path}.backbone={self.backbone}: one of both must be given"
+            yield Problem(
+                f"{path}.preset", self.preset, rule, "a preset has weights, a backbone draws new ones"
+            )
+        if self.preset is not None and self.vocab_size is not None:
+            rule = "is that of the preset"
+            yield Problem(f"{path}.vocab_size", self.vocab_size, rule, "leave it out")
+        if "vocabulary_size" in self.arguments:
+            rule, value = "is set by the tokenizer", self.arguments["vocabulary_size"]
+            yield Problem(
+                f"{path}.arguments.vocabulary_size", value, rule, f"leave it out, or write {path}.vocab_size"
+            )
+
+
 @MODELS.register("pretrained")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedConfig:

@@ -61,11 +61,9 @@ def export_saved_model(
     defaults = read_defaults(generation, limits)
     if stop_ids is None:
         stop_ids = sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id})
-    module = serving_module(
-        _in_float32(model), tokenizer, limits=limits, defaults=defaults, stop_ids=stop_ids
-    )
+    module = serving_module(in_float32(model), tokenizer, limits=limits, defaults=defaults, stop_ids=stop_ids)
     signatures = {"serving_default": module.serving_default, "generate": module.generate}
-    with _part_folder(Path(folder), version) as part:
+    with part_folder(Path(folder), version) as part:
         # Without its debug information the graph names no file of this machine.
         options = tf.saved_model.SaveOptions(experimental_debug_stripper=True)
         tf.saved_model.save(module, str(part), signatures=signatures, options=options)
@@ -89,7 +87,7 @@ def _is_version(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _part_folder(folder: Path, version: int | None) -> Iterator[Path]:
+def part_folder(folder: Path, version: int | None) -> Iterator[Path]:
     """Gives a folder beside the versions, under a name that servers pass over, and removes what is left."""
     part = folder / f".part-{os.getpid()}-{time.time_ns()}"
     made = _missing_parents(folder)
@@ -141,7 +139,7 @@ def _reason(error: Exception) -> str:
     return re.sub(r"\s*\[Op:.*", "", str(error).splitlines()[0]).rpartition("; ")[2]
 
 
-def _in_float32(model: Any) -> Any:
+def in_float32(model: Any) -> Any:
     """The model itself, or a twin where it computes or stores in another type."""
     policy = model.dtype_policy
     if policy.compute_dtype == policy.variable_dtype == "float32":

@@ -185,6 +185,7 @@ class Encoder(keras.Model):
         features: dict[str, tf.Tensor],
         training: bool = False,
         attention_scores: bool | Collection[str] = False,
+        without_head: bool = False,
     ) -> dict[str, Any]:
         """Runs the whole row.
 
@@ -195,12 +196,14 @@ class Encoder(keras.Model):
                 without which nothing is dropped.
             training: Apply dropout.
             attention_scores: True, or the names of the blocks wanted, e.g. `["block_00"]`.
+            without_head: Return what each block says, and nothing of a head.
 
         Returns:
             `hidden_states` float [B, T, D]; where there is a pooler `pooled`, float [B, D], of the first real
             token; where there is a head `logits`, float32 [B, T, V], [B, T, C], [B, C] or [B, T, 2];
             `next_sentence_logits` float32 [B, 2]; and on request `attention_scores`: {"block_00": float32
-            [B, N, T, T], …}. In a graph, what nobody reads costs nothing.
+            [B, N, T, T], …}. In a graph, what nobody reads costs nothing. Without head also `block_outputs`, a
+            list of float [B, T, D], of which the last is `hidden_states`.
 
         Raises:
             ValueError: when `attention_scores` names a block that is not there, the row is longer than
@@ -211,18 +214,22 @@ class Encoder(keras.Model):
         wanted = blocks_wanted(self.blocks, attention_scores)
         x = self.embedding_dropout(self.embedding_norm(self._embed(features)), row_seeds)
         mask = BidirectionalMask(padding_mask, segment_ids)
-        captured = {}
+        captured, block_outputs = {}, []
         for block in self.blocks:
             asked = block.name in wanted
             remat = self.remat if training and not asked else "none"
             x, scores = run_block(block, x, row_seeds, remat, attention_mask=mask, return_scores=asked)
+            block_outputs.append(x)
             if scores is not None:
                 captured[block.name] = scores
         hidden_states = x if self.final_norm is None else self.final_norm(x)
-        outputs = {
-            "hidden_states": hidden_states,
-            **self._on_top(hidden_states, padding_mask, row_seeds),
-        }
+        outputs: dict[str, Any] = {"hidden_states": hidden_states}
+        if without_head:
+            outputs["block_outputs"] = [*block_outputs[:-1], hidden_states]
+            if self.pooler is not None:
+                outputs["pooled"] = self.pooler(hidden_states, padding_mask)
+        else:
+            outputs |= self._on_top(hidden_states, padding_mask, row_seeds)
         return {**outputs, "attention_scores": captured} if captured else outputs
 
     def logits(self, hidden_states: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,5 @@
+"""Models that cannot be built or loaded."""
+
+
+class ModelError(RuntimeError):
+    """A model that is not there, or not what was asked for; the message says why and what to do."""
