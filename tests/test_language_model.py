@@ -255,3 +255,32 @@ def test_tensors_of_the_goldens_are_what_is_loaded(tmp_path):
         tensors_of("gpt2")["transformer.wte.weight"],
     )
     assert isinstance(loaded.model, keras.Model)
+
+
+def test_a_preset_of_keras_hub(tmp_path):
+    import keras_nlp
+
+    characters = [chr(code) for code in range(33, 127)]
+    names = ["<|endoftext|>", *characters, "Ġ", "th", "the"]
+    theirs = keras_nlp.models.GPT2Tokenizer(
+        vocabulary={name: index for index, name in enumerate(names)}, merges=["t h", "th e"]
+    )
+    sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+    backbone = keras_nlp.models.GPT2Backbone(vocabulary_size=len(names), max_sequence_length=32, **sizes)
+    theirs.save_to_preset(str(tmp_path / "preset"))
+    backbone.save_to_preset(str(tmp_path / "preset"))
+    loaded = tfllm.load(f"keras_nlp://{tmp_path / 'preset'}", jit_compile=False)
+    text = "the other"
+    assert loaded.tokenizer.encode(text) == np.asarray(theirs(text)).tolist()
+    ids = np.array([loaded.encode(text)])
+    expected = backbone.token_embedding(
+        backbone({"token_ids": ids, "padding_mask": np.ones_like(ids)}), reverse=True
+    )
+    np.testing.assert_allclose(loaded.model({"token_ids": ids})["logits"], expected, atol=1e-5)
+    answer = loaded.generate(text, max_new_tokens=3)
+    loaded.save(tmp_path / "ours")
+    assert tfllm.load(tmp_path / "ours", jit_compile=False).generate(text, max_new_tokens=3) == answer
+    with pytest.raises(ConvertError, match="a model of KerasHub cannot be written"):
+        loaded.save(tmp_path / "theirs", to="huggingface")
+    with pytest.raises(TokenizerError, match="tokenizer cannot be loaded"):
+        tfllm.load(f"keras_nlp://{tmp_path / 'nowhere'}")

@@ -20,7 +20,8 @@ from tfllm.experiment import make_generator, make_model
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.models.decoder import Decoder
-from tfllm.pretrained import Pretrained, is_run
+from tfllm.models.keras_nlp_model import KerasNlpModel
+from tfllm.pretrained import Pretrained, config_of_preset, is_run, keras_nlp_preset, tokenizer_at
 from tfllm.run_folder import RunFolder
 from tfllm.tokenizers import Tokenizer, read_tokenizer
 from tfllm.tokenizers.chat_template import ChatTemplate
@@ -156,6 +157,10 @@ class LanguageModel:
         """
         if to not in _FORMATS:
             raise ConvertError(f"{to!r} is not a format; write {' or '.join(_FORMATS)}")
+        if isinstance(self.model, KerasNlpModel) and to == "huggingface":
+            raise ConvertError(
+                "a model of KerasHub cannot be written as a folder of transformers; save it as tfllm"
+            )
         if to == "huggingface":
             save_model(path, self.model, self._arguments(), dtype=dtype, extras=self._save_extras)
             return
@@ -210,7 +215,8 @@ def load(
 
     Args:
         source: The folder of a run, or one written by `LanguageModel.save`, of which the newest whole checkpoint is
-            taken; a folder of transformers, with safetensors; a `.gguf` file; or `hf://org/name`.
+            taken; a folder of transformers, with safetensors; a `.gguf` file; `hf://org/name`; or
+            `keras_nlp://preset`, a preset of KerasHub by name or folder.
         dtype: Of weights and arithmetic: float32, bfloat16 or float16.
         jit_compile: As in `LanguageModel`.
         notify: Receives a line when a damaged checkpoint is passed over, and for each key of another library's
@@ -226,6 +232,9 @@ def load(
         >>> lm = tfllm.load("SmolLM2-135M-Instruct.Q4_1.gguf")
         >>> lm.generate("What is the capital of France?", chat=True)
     """
+    preset = keras_nlp_preset(source)
+    if preset is not None:
+        return _load_preset(str(source), preset, dtype, jit_compile)
     path = local_path(source)
     if is_run(path):
         return _load_run(path, dtype, jit_compile, notify)
@@ -238,6 +247,13 @@ def load(
     for note in pretrained.checkpoint.notes:
         notify(note)
     model = load_model(pretrained.checkpoint, dtype=dtype)
+    return LanguageModel(model, tokenizer, config, jit_compile=jit_compile)
+
+
+def _load_preset(source: str, preset: str, dtype: str, jit_compile: bool) -> LanguageModel:
+    tokenizer = tokenizer_at(source)
+    model = KerasNlpModel(preset=preset, dtype=dtype)
+    config = config_of_preset(source, model.max_seq_len)
     return LanguageModel(model, tokenizer, config, jit_compile=jit_compile)
 
 

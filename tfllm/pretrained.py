@@ -25,10 +25,12 @@ from tfllm.run_folder import RunFolder
 from tfllm.tokenizers import Tokenizer, read_tokenizer
 from tfllm.tokenizers.extension import with_special_tokens
 from tfllm.tokenizers.gguf import read_gguf_tokenizer
+from tfllm.tokenizers.keras_nlp_preset import read_keras_nlp_tokenizer
 from tfllm.training.checkpoint import restore_model
 
 # What a config calls each of our models.
 MODEL_TYPES: dict[type, str] = {Decoder: "decoder", Encoder: "encoder", EncoderDecoder: "encoder_decoder"}
+KERAS_NLP = "keras_nlp://"
 _CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
 # What transformers samples with where a checkpoint says that it is to be sampled from, and no more.
 _SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
@@ -116,6 +118,36 @@ class Pretrained:
         return {key: mapping[key] for key in keys if key in mapping} if keys else mapping
 
 
+def tokenizer_at(source: str | Path) -> Tokenizer:
+    """The tokenizer of whatever `tfllm.load` takes, or in a folder of its own.
+
+    Raises:
+        ConvertError: when a handle cannot be reached.
+        TokenizerError: when there is none, or it is not understood.
+    """
+    preset = keras_nlp_preset(source)
+    return tokenizer_of(local_path(source)) if preset is None else read_keras_nlp_tokenizer(preset)
+
+
+def keras_nlp_preset(source: str | Path) -> str | None:
+    """The preset that `keras_nlp://preset` names, or None."""
+    return str(source).removeprefix(KERAS_NLP) if str(source).startswith(KERAS_NLP) else None
+
+
+def config_of_preset(source: str, max_seq_len: int | None) -> ExperimentConfig:
+    """What a run's config would say of a preset of KerasHub, without text to train on."""
+    preset = str(keras_nlp_preset(source))
+    longest = max_seq_len or 512
+    mapping = {
+        "name": re.sub(r"[^\w.-]+", "-", Path(preset).name).lstrip(".-") or "preset",
+        "tokenizer": {"type": "pretrained", "source": source},
+        "model": {"type": "keras_nlp", "preset": preset, "max_seq_len": max_seq_len},
+        "data": {"seq_len": max(2, min(256, longest)), "packing": False},
+        "generation": {"max_new_tokens": max(1, min(64, longest - 1)), "temperature": 0.0, "top_p": 1.0},
+    }
+    return config_from_mapping(mapping, for_training=False)
+
+
 def tokenizer_of(path: Path) -> Tokenizer:
     """The tokenizer of a checkpoint, of a run, or in a folder of its own.
 
@@ -175,7 +207,7 @@ def pretrained_tokenizer(config: ExperimentConfig) -> Tokenizer:
         TokenizerError: when there is none, or it is not understood.
     """
     section = config.tokenizer
-    tokenizer = tokenizer_of(local_path(section.source or config.model.source))
+    tokenizer = tokenizer_at(section.source or config.model.source)
     return with_special_tokens(tokenizer, section.extra_special_tokens)
 
 

@@ -27,7 +27,8 @@ def local_path(source: str | Path) -> Path:
     if not str(source).startswith("hf://"):
         if re.match(r"\w+://", str(source)):
             raise ConvertError(
-                f"{source} is not a handle that tfllm knows; write hf://org/name, or the path of a local folder"
+                f"{source} is not a handle that tfllm knows; write hf://org/name, keras_nlp://preset, or the path of a"
+                " local folder"
             )
         return Path(source).expanduser()
     handle = _HANDLE.fullmatch(str(source))
