@@ -166,8 +166,10 @@ def test_a_missing_run_is_told(tfllm, command, tmp_path):
     prompt = ["a"] if command == "generate" else []
     status, out, err = tfllm(command, tmp_path, *prompt)
     assert (status, out) == (2, "")
-    assert f"tfllm {command}: 1 problem in the run folder:" in err
-    assert "holds no config.yaml; give the folder of a run" in err
+    what = "the run folder" if command == "inspect" else "the model"
+    assert f"tfllm {command}: 1 problem in {what}:" in err
+    assert "config.yaml" in err
+    assert "give the folder of a run" in err
 
 
 def test_a_run_without_a_whole_checkpoint_is_told(tfllm, run_dir, tmp_path):
