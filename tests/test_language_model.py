@@ -134,6 +134,12 @@ def test_generation_settings_come_from_the_checkpoint(lm, folders, tmp_path):
     assert (generation.temperature, generation.top_k, generation.top_p) == (0.6, 50, 1.0)
     assert generation.max_new_tokens == 5
     assert generation.stop_tokens == ("<|user|>",)  # the tokenizer's own end ends texts anyway
+    path.write_text(json.dumps({**settings, "num_beams": 4, "forced_bos_token_id": None, "use_cache": True}))
+    notes = []
+    tfllm.load(folder, notify=notes.append)
+    assert notes == [
+        "generation_config.json: num_beams=4 concerns generation and is not implemented; it was left aside"
+    ]
     path.unlink()
     assert tfllm.load(folder).config.generation.temperature == 0.0
     path.write_text("{")

@@ -244,7 +244,7 @@ def load(
         raise ConfigError([Problem(str(path), Problem.ABSENT, rule, mend)], "the model")
     pretrained = Pretrained(source)
     tokenizer, config = pretrained.tokenizer, pretrained.config()
-    for note in pretrained.checkpoint.notes:
+    for note in pretrained.notes():
         notify(note)
     model = load_model(pretrained.checkpoint, dtype=dtype)
     return LanguageModel(model, tokenizer, config, jit_compile=jit_compile)

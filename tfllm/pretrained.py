@@ -34,6 +34,19 @@ KERAS_NLP = "keras_nlp://"
 _CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
 # What transformers samples with where a checkpoint says that it is to be sampled from, and no more.
 _SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
+# What generation_config.json says besides: of how the file came to be, or what is known from elsewhere.
+_ABOUT_GENERATION = (
+    *(
+        "_from_model_config",
+        "transformers_version",
+        "use_cache",
+        "cache_implementation",
+        "do_sample",
+        "eos_token_id",
+    ),
+    *("bos_token_id", "pad_token_id", "decoder_start_token_id", "max_new_tokens", "repetition_penalty"),
+)
+_NO_EFFECT = (None, False, 0, 1, 1.0, [], {})
 
 
 class Pretrained:
@@ -73,6 +86,15 @@ class Pretrained:
             "generation": generation,
         }
         return config_from_mapping(mapping, for_training=False)
+
+    def notes(self) -> list[str]:
+        """What was not taken over from its config and generation settings, and why."""
+        known = (*_SAMPLED, *_ABOUT_GENERATION)
+        left = {
+            k: v for k, v in self._json(_GENERATION_FILE).items() if k not in known and v not in _NO_EFFECT
+        }
+        words = "concerns generation and is not implemented; it was left aside"
+        return [*self.checkpoint.notes, *(f"{_GENERATION_FILE}: {k}={v!r} {words}" for k, v in left.items())]
 
     def model_section(self) -> dict[str, Any]:
         """The `model` section that describes it."""
