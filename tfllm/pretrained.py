@@ -46,7 +46,7 @@ _ABOUT_GENERATION = (
     ),
     *("bos_token_id", "pad_token_id", "decoder_start_token_id", "max_new_tokens", "repetition_penalty"),
 )
-_NO_EFFECT = (None, False, 0, 1, 1.0, [], {})
+_NO_EFFECT: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {})
 
 
 class Pretrained:

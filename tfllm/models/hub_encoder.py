@@ -111,7 +111,7 @@ class HubEncoder(keras.Model):
         for feature in ("segment_ids", "positions"):
             if feature in features:
                 raise ValueError(
-                    f"an encoder of TensorFlow Hub takes no {feature}; use data.packing=none, one text a row"
+                    f"an encoder of TensorFlow Hub takes no {feature}; write data.packing=false"
                 )
         return {name: tf.cast(given[name], tf.int32) for name in names}
 
