@@ -110,9 +110,7 @@ class HubEncoder(keras.Model):
                 raise ValueError(f"{self.handle} takes no {needed}; leave {feature} out")
         for feature in ("segment_ids", "positions"):
             if feature in features:
-                raise ValueError(
-                    f"an encoder of TensorFlow Hub takes no {feature}; write data.packing=false"
-                )
+                raise ValueError(f"an encoder of TensorFlow Hub takes no {feature}; write data.packing=false")
         return {name: tf.cast(given[name], tf.int32) for name in names}
 
     def _check_interface(self) -> None:
