@@ -232,7 +232,7 @@ def test_what_is_not_implemented_is_refused_by_name(name, tmp_path):
     assert str(tmp_path / "config.json") in str(caught.value)
 
 
-def same(folder, tensors, name):
+def assert_same_model(folder, tensors, name):
     """The model in a folder that holds these tensors is that of the case."""
     changed = load_model(read_checkpoint(write_checkpoint(folder / "changed", name, tensors=tensors)))
     usual = load_model(read_checkpoint(write_checkpoint(folder / "usual", name)))
@@ -249,14 +249,14 @@ def test_copies_of_the_embedding_may_stand_beside_it(tmp_path):
         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": np.ones([8, 3], np.float32)
     }
     copies = {name: tensors["shared.weight"].copy() for name in T5_COPIES}
-    same(tmp_path, {**tensors, **copies, **unused}, "t5")
+    assert_same_model(tmp_path, {**tensors, **copies, **unused}, "t5")
 
 
 @pytest.mark.parametrize("name", T5_COPIES)
 def test_or_in_its_place(name, tmp_path):
     tensors = tensors_of("t5")
     tensors[name] = tensors.pop("shared.weight")
-    same(tmp_path, tensors, "t5")
+    assert_same_model(tmp_path, tensors, "t5")
 
 
 @pytest.mark.parametrize("name", T5_COPIES)
@@ -288,7 +288,7 @@ def test_what_transformers_5_leaves_open_the_file_decides(tmp_path):
 def test_computed_positions_are_known_only_if_they_are_ours(dtype, tmp_path):
     table = sinusoidal_table(96, 28).astype(dtype)
     names = [f"model.{stack}.embed_positions.weight" for stack in ("encoder", "decoder")]
-    same(tmp_path, {**tensors_of("marian"), **dict.fromkeys(names, table)}, "marian")
+    assert_same_model(tmp_path, {**tensors_of("marian"), **dict.fromkeys(names, table)}, "marian")
     table = table.copy()
     table[5, 3] += 0.01
     folder = write_checkpoint(tmp_path / "c", "marian", tensors={**tensors_of("marian"), names[1]: table})
