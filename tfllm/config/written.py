@@ -151,7 +151,7 @@ def as_whole(text: str) -> int | None:
 
 def _without_underscores(text: str) -> str:
     """As Python has it, they stand between digits only."""
-    return re.sub(r"(?<=[0-9a-f])_(?=[0-9a-f])", "", text.lower())
+    return re.sub(r"(?<=[0-9])_(?=[0-9])", "", text.lower())
 
 
 def leading_zero(text: str) -> bool:
