@@ -107,7 +107,9 @@ def prepare(
         split = _split(config, "validation")
         validation = _all_rows(rows, "validation", source, split=split, require_rows=False)
     else:
-        validation = rows("validation", make_source(config.data.validation), require_full_row=False)
+        validation = rows(
+            "validation", make_source(config.data.validation, "data.validation"), require_full_row=False
+        )
     return Prepared(tokenizer, train, validation)
 
 
@@ -127,18 +129,22 @@ def _all_rows(
     return RowMixture(tuple(store for store, _ in kept), tuple(weight for _, weight in kept))
 
 
-def make_source(config: Any) -> Source:
-    """Builds the source a `data.train` or `data.validation` section describes."""
+def make_source(config: Any, section: str = "data.train") -> Source:
+    """Builds the source that a section, `data.train` or `data.validation`, describes."""
     if config is None:
         rule, mend = (
             "is required: this model came without text",
             "train it as model.source of a config with text",
         )
-        raise ConfigError([Problem("data.train", Problem.ABSENT, rule, mend)], "the config")
+        raise ConfigError([Problem(section, Problem.ABSENT, rule, mend)], "the config")
     if isinstance(config, MixtureConfig):
-        sources = [make_source(part.source) for part in config.sources]
+        parts = enumerate(config.sources)
+        sources = [make_source(part.source, f"{section}.sources[{i}].source") for i, part in parts]
         return MixtureSource(sources, [part.weight for part in config.sources])
-    return _SOURCES[config.type](**arguments_of(config, "type"))
+    arguments = arguments_of(config, "type")
+    if hasattr(config, "path"):
+        arguments["section"] = section
+    return _SOURCES[config.type](**arguments)
 
 
 def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
@@ -174,7 +180,7 @@ def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
     """Yields the validation documents, as text."""
     if config.data.validation is None:
         return _documents(make_source(config.data.train), _split(config, "validation"))
-    return make_source(config.data.validation).documents()
+    return make_source(config.data.validation, "data.validation").documents()
 
 
 def make_model(
