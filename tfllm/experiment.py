@@ -89,7 +89,27 @@ def prepare(
     """
     source = make_source(config.data.train)
     tokenizer = tokenizer or make_tokenizer(config, source)
+    rows = _rows_of(config, tokenizer, progress)
+    train = _all_rows(rows, "train", source, split=_split(config, "train"))
+    return Prepared(tokenizer, train, held_out_rows(config, tokenizer, progress=progress))
 
+
+def held_out_rows(
+    config: ExperimentConfig,
+    tokenizer: Tokenizer,
+    *,
+    progress: Callable[[str], Callable[[int, int], None]] | None = None,
+) -> RowStore | RowMixture:
+    """The validation side of `prepare` alone; text to train on is not needed where `data.validation` is given."""
+    rows = _rows_of(config, tokenizer, progress)
+    if config.data.validation is not None:
+        source = make_source(config.data.validation, "data.validation")
+        return rows("validation", source, require_full_row=False)
+    source, split = make_source(config.data.train), _split(config, "validation")
+    return _all_rows(rows, "validation", source, split=split, require_rows=False)
+
+
+def _rows_of(config: ExperimentConfig, tokenizer: Tokenizer, progress: Any) -> Callable[..., RowStore]:
     def rows(name: str, source: Source, **settings: Any) -> RowStore:
         return prepare_rows(
             source=source,
@@ -102,15 +122,7 @@ def prepare(
             **settings,
         )
 
-    train = _all_rows(rows, "train", source, split=_split(config, "train"))
-    if config.data.validation is None:
-        split = _split(config, "validation")
-        validation = _all_rows(rows, "validation", source, split=split, require_rows=False)
-    else:
-        validation = rows(
-            "validation", make_source(config.data.validation, "data.validation"), require_full_row=False
-        )
-    return Prepared(tokenizer, train, validation)
+    return rows
 
 
 def _all_rows(

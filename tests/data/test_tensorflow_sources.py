@@ -163,7 +163,7 @@ def test_damage_and_other_files_are_named(tmp_path):
     with pytest.raises(DataError, match="is no TFRecord file but a ZIP archive"):
         list(TfRecordSource(path).documents())
     path.write_bytes(whole)
-    with pytest.raises(DataError, match="no text but a TFRecord file; write data.train.type: tfrecord"):
+    with pytest.raises(DataError, match=r"no text but a TFRecord file; write data\.train\.type: tfrecord"):
         list(TextFilesSource(path).documents())
     path.write_bytes(b"")
     assert list(TfRecordSource(path).documents()) == []

@@ -58,13 +58,13 @@ def matches(pattern: str, folder: str | Path | None = None) -> list[Path]:
 
     Args:
         pattern: The path or glob.
-        folder: Where relative ones begin; None is the working directory.
+        folder: Where relative ones begin; None or empty is the working directory.
     """
     if "\0" in pattern:
         return []
-    literal = pattern if os.path.lexists(pattern) else os.path.expanduser(pattern)
-    if folder is not None:
-        literal = os.path.join(folder, literal)
+    literal = os.path.join(folder or "", pattern)
+    if not os.path.lexists(literal):
+        literal = os.path.join(folder or "", os.path.expanduser(pattern))
     if os.path.lexists(literal):
         return [Path(literal)] if os.path.isfile(literal) else []
     return [Path(name) for name in glob.glob(_glob_of(literal), recursive=True) if os.path.isfile(name)]
