@@ -96,12 +96,20 @@ class RunFolder:
         Raises:
             ConfigError: when the run there differs in what its weights depend on.
         """
+        self.check(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        save_config(config, self.config)
+
+    def check(self, config: ExperimentConfig) -> None:
+        """Checks that what is there, if anything, is a run of the same experiment; writes nothing.
+
+        Raises:
+            ConfigError: when the run there differs in what its weights depend on.
+        """
         if self.config.exists():
             differences = list(_differences(to_mapping(self.load_config()), to_mapping(config)))
             if differences:
                 raise ConfigError(differences, f"{self.path}, which holds another run")
-        self.path.mkdir(parents=True, exist_ok=True)
-        save_config(config, self.config)
 
     def load_config(self) -> ExperimentConfig:
         """Reads the run's config.

@@ -1,4 +1,4 @@
-"""tfllm evaluate: loss, perplexity and bits a byte of a run on its validation split."""
+"""The command tfllm evaluate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 
 from tfllm.commands.arguments import add_run
 from tfllm.commands.start import start_tensorflow
+
+SUMMARY = "loss, perplexity and bits a byte of a run on its validation split."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""tfllm inspect: parameters, memory, config and data of a run, of a config, or of another library's checkpoint."""
+"""The command tfllm inspect."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tfllm.commands.start import start_tensorflow
 from tfllm.config import ExperimentConfig, load_config
 from tfllm.config.build import to_mapping
 from tfllm.run_folder import RunFolder
+
+SUMMARY = "parameters, memory, config and data of a run, of a config, or of another library's checkpoint."
 
 EPILOG = OVERRIDES
 

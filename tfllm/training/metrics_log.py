@@ -37,12 +37,12 @@ class MetricsLog:
         self.path = Path(path)
         kept = [line for line in read_metrics(self.path) if line["step"] <= step and step > 0]
         part = self.path.with_suffix(".part")
-        part.write_text("".join(_line(entry) for entry in kept))
+        part.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
         os.replace(part, self.path)  # a kill in between must not lose the lines
 
     def write(self, entry: dict[str, Any]) -> None:
         """Appends one line; it is in the file when this returns."""
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(entry))
 
 
@@ -58,7 +58,7 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         return
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for text in file:
             try:
                 entry = json.loads(text)
