@@ -12,7 +12,7 @@ from typing import Any
 from tfllm.commands.arguments import OVERRIDES
 from tfllm.commands.start import start_tensorflow
 from tfllm.config import ExperimentConfig, load_config
-from tfllm.config.build import to_mapping
+from tfllm.config.load import config_text
 from tfllm.run_folder import RunFolder
 
 EPILOG = OVERRIDES
@@ -39,8 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
     config = RunFolder(path).load_config() if is_run else load_config(path, arguments.overrides)
 
     start_tensorflow()
-    import yaml
-
     from tfllm import experiment
     from tfllm.pretrained import expand
     from tfllm.tokenizers import load_tokenizer
@@ -62,12 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     if is_run:
         _print_run(RunFolder(path))
     print("\nCONFIG")
-    print(
-        "  "
-        + yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
-        .replace("\n", "\n  ")
-        .rstrip()
-    )
+    print("  " + config_text(config).replace("\n", "\n  ").rstrip())
     return 0
 
 
