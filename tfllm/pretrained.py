@@ -184,7 +184,7 @@ def tokenizer_of(path: Path) -> Tokenizer:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is that of a run."""
-    return RunFolder(path).config.exists()
+    return RunFolder(path).exists
 
 
 def expand(config: ExperimentConfig) -> ExperimentConfig:
