@@ -121,7 +121,7 @@ class _Run:
         config, training, show = self.config, self.config.training, self.display.entry
         log: Any = NoLog()
         if self.setup.is_chief:
-            log = MetricsLog(self.run_folder.metrics, step=state.step)
+            log = MetricsLog(self.run_folder.metrics, step=state.step, notify=self.display.notice)
         self._evaluate = Evaluate(
             every=training.evaluate_every,
             evaluate=self._evaluator().evaluate,

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tfllm.commands.main import COMMANDS
-from tfllm.commands.terminal import lasting_streams, say
+from tfllm.commands.terminal import as_text, lasting_streams, say
 from tfllm.config import ConfigError
 from tfllm.data.store import default_cache_dir
 
@@ -86,9 +86,25 @@ def test_say_and_lasting_streams_stand_a_closed_stream(monkeypatch):
         patch.setattr(sys, "stderr", closed)
         patch.setattr(sys, "stdout", None)
         say("a line")
-        with lasting_streams():
+        with lasting_streams(output=True):
             print("to nobody", flush=True)
         assert sys.stdout is None and sys.stderr is closed
+
+
+def test_words_are_utf_8_whatever_the_locale_says():
+    assert as_text("é│") == "é│"
+    assert as_text("\udcff") == "\udcff", "no text in any case"
+    status, _, err = python(
+        "-m",
+        "tfllm.commands.main",
+        "train",
+        "nowhere.yaml",
+        "generation.prompts=[é]",
+        LC_ALL="C",
+        PYTHONUTF8="0",
+        PYTHONCOERCECLOCALE="0",
+    )
+    assert (status, "is not a YAML value" in err) == (2, False)
 
 
 @pytest.fixture

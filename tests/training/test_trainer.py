@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import resource
 import signal
 
 import numpy as np
@@ -359,6 +360,38 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
     assert path.read_text() == ""
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert list(read_metrics(tmp_path / "none.jsonl")) == []
+
+
+def test_lines_that_cannot_be_written_wait(tmp_path, monkeypatch):
+    notices = []
+    log = MetricsLog(tmp_path / "metrics.jsonl", notify=notices.append)
+    log.write({"step": 1, "split": "train"})
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "path", tmp_path / "gone" / "metrics.jsonl")
+        log.write({"step": 2, "split": "train"})
+        log.write({"step": 3, "split": "train"})
+    assert len(notices) == 1 and "No such file" in notices[0]
+    log.write({"step": 4, "split": "train"})
+    assert [entry["step"] for entry in read_metrics(log.path)] == [1, 2, 3, 4]
+
+
+def test_a_line_cut_short_by_a_full_disk_is_taken_back(tmp_path):
+    """A limit on the size of files stands for the disk; the line goes in whole once there is room."""
+    notices = []
+    log = MetricsLog(tmp_path / "metrics.jsonl", notify=notices.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    log.write({"step": 1, "split": "train"})
+    whole = log.path.read_bytes()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
+        log.write({"step": 2, "split": "train"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert log.path.read_bytes() == whole and len(notices) == 1
+    log.write({"step": 3, "split": "train"})
+    assert [entry["step"] for entry in read_metrics(log.path)] == [1, 2, 3]
 
 
 def test_a_log_that_cannot_be_cut_back_stays(tmp_path, monkeypatch):

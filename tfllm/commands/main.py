@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
 
 from tfllm.commands import convert, evaluate, export, generate, inspect, prepare, train
-from tfllm.commands.terminal import lasting_streams, mend_streams, say
+from tfllm.commands.terminal import as_text, lasting_streams, mend_streams, say
 from tfllm.config import ConfigError
 from tfllm.convert.errors import ConvertError
 from tfllm.data.errors import DataError
@@ -77,9 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.overrides = [*parsed.overrides, *rest]
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for name in ("overrides", "prompts"):
+        if hasattr(parsed, name):
+            setattr(parsed, name, [as_text(word) for word in getattr(parsed, name)])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notices say nothing to a user
     try:
-        with lasting_streams() if parsed.command in _ON_DISK else contextlib.nullcontext():
+        with lasting_streams(output=parsed.command in _ON_DISK):
             status = COMMANDS[parsed.command].run(parsed)
         sys.stdout.flush()  # here, where what cannot be written has a message and a status
         return status

@@ -35,14 +35,29 @@ def say(text: str) -> None:
     print(text, file=stream, flush=True)
 
 
+def as_text(word: str) -> str:
+    """A word of the command line as the text that it is, where the locale is said to have another encoding."""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        return word
+
+
 @contextlib.contextmanager
-def lasting_streams() -> Iterator[None]:
-    """Standard streams that break without a word: what runs inside has more to lose than they have."""
+def lasting_streams(*, output: bool) -> Iterator[None]:
+    """Standard error that breaks without a word, as what runs inside has more to lose.
+
+    Args:
+        output: Standard output too, where it does not carry the result.
+    """
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = LastingStream(sys.stdout), LastingStream(sys.stderr)
+    sys.stderr = LastingStream(sys.stderr)
+    if output:
+        sys.stdout = LastingStream(sys.stdout)
     try:
         yield
     finally:
-        sys.stdout.flush()
+        if output:
+            sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before

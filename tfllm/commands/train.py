@@ -67,9 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         words = f"stopped by {outcome.stopped_by} and saved in {run_dir}; run the same command again to go on"
         print(words, file=sys.stderr)
         return exit_code(outcome.stopped_by)
+    print(f"trained: {run_dir}", flush=True)
     if config.export.at_end and outcome.is_chief:
         from tfllm.commands.export import export_run
 
         export_run(run_dir)
-    print(f"trained: {run_dir}")
     return 0
