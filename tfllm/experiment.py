@@ -89,7 +89,27 @@ def prepare(
     """
     source = make_source(config.data.train)
     tokenizer = tokenizer or make_tokenizer(config, source)
+    rows = _rows_of(config, tokenizer, progress)
+    train = _all_rows(rows, "train", source, split=_split(config, "train"))
+    return Prepared(tokenizer, train, held_out_rows(config, tokenizer, progress=progress))
 
+
+def held_out_rows(
+    config: ExperimentConfig,
+    tokenizer: Tokenizer,
+    *,
+    progress: Callable[[str], Callable[[int, int], None]] | None = None,
+) -> RowStore | RowMixture:
+    """The validation side of `prepare` alone; text to train on is not needed where `data.validation` is given."""
+    rows = _rows_of(config, tokenizer, progress)
+    if config.data.validation is not None:
+        source = make_source(config.data.validation, "data.validation")
+        return rows("validation", source, require_full_row=False)
+    source, split = make_source(config.data.train), _split(config, "validation")
+    return _all_rows(rows, "validation", source, split=split, require_rows=False)
+
+
+def _rows_of(config: ExperimentConfig, tokenizer: Tokenizer, progress: Any) -> Callable[..., RowStore]:
     def rows(name: str, source: Source, **settings: Any) -> RowStore:
         return prepare_rows(
             source=source,
@@ -102,13 +122,7 @@ def prepare(
             **settings,
         )
 
-    train = _all_rows(rows, "train", source, split=_split(config, "train"))
-    if config.data.validation is None:
-        split = _split(config, "validation")
-        validation = _all_rows(rows, "validation", source, split=split, require_rows=False)
-    else:
-        validation = rows("validation", make_source(config.data.validation), require_full_row=False)
-    return Prepared(tokenizer, train, validation)
+    return rows
 
 
 def _all_rows(
@@ -127,18 +141,22 @@ def _all_rows(
     return RowMixture(tuple(store for store, _ in kept), tuple(weight for _, weight in kept))
 
 
-def make_source(config: Any) -> Source:
-    """Builds the source a `data.train` or `data.validation` section describes."""
+def make_source(config: Any, section: str = "data.train") -> Source:
+    """Builds the source that a section, `data.train` or `data.validation`, describes."""
     if config is None:
         rule, mend = (
             "is required: this model came without text",
             "train it as model.source of a config with text",
         )
-        raise ConfigError([Problem("data.train", Problem.ABSENT, rule, mend)], "the config")
+        raise ConfigError([Problem(section, Problem.ABSENT, rule, mend)], "the config")
     if isinstance(config, MixtureConfig):
-        sources = [make_source(part.source) for part in config.sources]
+        parts = enumerate(config.sources)
+        sources = [make_source(part.source, f"{section}.sources[{i}].source") for i, part in parts]
         return MixtureSource(sources, [part.weight for part in config.sources])
-    return _SOURCES[config.type](**arguments_of(config, "type"))
+    arguments = arguments_of(config, "type")
+    if hasattr(config, "path"):
+        arguments["section"] = section
+    return _SOURCES[config.type](**arguments)
 
 
 def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
@@ -174,7 +192,7 @@ def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
     """Yields the validation documents, as text."""
     if config.data.validation is None:
         return _documents(make_source(config.data.train), _split(config, "validation"))
-    return make_source(config.data.validation).documents()
+    return make_source(config.data.validation, "data.validation").documents()
 
 
 def make_model(

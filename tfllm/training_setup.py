@@ -22,6 +22,7 @@ from tfllm.data.pipeline import training_batches
 from tfllm.experiment import Prepared
 from tfllm.pretrained import start_from_source
 from tfllm.run_folder import RunFolder
+from tfllm.text_places import folder_of_text
 from tfllm.tokenizers import load_tokenizer
 from tfllm.training.callbacks import TrainerState
 from tfllm.training.checkpoint import Checkpointer, Restored, model_variables
@@ -127,12 +128,15 @@ class TrainingSetup:
             data = [self.prepared.tokenizer.fingerprint, *self._data_keys().values()]
             numbers = {"text or tokenizer": _hash(repr(data)), "checkpoint": step}
             check_agreement(self.strategy, numbers, mends=_MENDS)
+        if restored is not None:
+            self._check_data(restored)
+        if self.is_chief:
+            self.run_folder.keep(self.config)
         if restored is None:
             if self.config.model.source is not None:
                 start_from_source(self.config, self.model, notify=self.display.notice)
                 self.display.notice(f"weights from {self.config.model.source}")
             return TrainerState()
-        self._check_data(restored)
         self.display.notice(f"going on from {restored.path}")
         return TrainerState(step=restored.step, saved_step=restored.step, **restored.state)
 
@@ -169,7 +173,13 @@ class TrainingSetup:
             folder,
             named,
             on_error=self.config.training.on_save_error,
-            about={"config": to_mapping(self.config), "versions": _versions(), "data": self._data_keys()},
+            about={
+                "config": to_mapping(self.config),
+                "versions": _versions(),
+                "data": self._data_keys(),
+                "rows": self._row_contents(),
+                "folder": folder_of_text(self.run_folder),
+            },
             writes=self.is_chief,
             notify=self.display.notice,
             **settings,
@@ -177,17 +187,25 @@ class TrainingSetup:
 
     def _check_data(self, restored: Restored) -> None:
         """The order of rows means nothing over other rows."""
-        for name, key in self._data_keys().items():
-            there = restored.about.get("data", {}).get(name)
+        recorded = restored.about.get("rows")
+        keys = self._row_contents()
+        if recorded is None:  # a checkpoint of an earlier version
+            recorded, keys = restored.about.get("data", {}), self._data_keys()
+        for name, key in keys.items():
+            there = recorded.get(name)
             if there is not None and there != key:
+                rows = self.prepared.train if name == "train" else self.prepared.validation
                 raise TrainingError(
                     f"the {name} rows have changed since {restored.path} was written ({there[:12]} there,"
-                    f" {key[:12]} now); bring back the text and tokenizer of the run, or train into another"
-                    " --run-dir with model.source set to this one"
+                    f" {key[:12]} now, {rows.summary}); name the run's own text, under whatever path it has now, or"
+                    " train into another --run-dir with model.source set to this one. Nothing in the run was changed"
                 )
 
     def _data_keys(self) -> dict[str, str]:
         return {"train": self.prepared.train.identity, "validation": self.prepared.validation.identity}
+
+    def _row_contents(self) -> dict[str, str]:
+        return {"train": self.prepared.train.content, "validation": self.prepared.validation.content}
 
     def _make_step(self) -> TrainStep:
         training = self.config.training

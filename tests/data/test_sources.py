@@ -108,16 +108,16 @@ def test_jsonl_yields_the_key_of_each_line(tmp_path):
     ("line", "message"),
     [
         (b'{"text": "open', r"not valid JSON \(Unterminated string.*column 10"),
-        (b'{"body": "b", "n": 1}', r"no key 'text'; the keys are 'body', 'n'; set text_key"),
-        (b'{"text": 3}', r"'text' must be a string, not int"),
+        (b'{"body": "b", "n": 1}', r"no key 'text'; the keys are 'body', 'n'; set data\.train\.text_key"),
+        (b'{"text": 3}', r"'text' must be a string, not a number"),
         (rb'{"text": "\ud800"}', r"'text' holds half of a surrogate pair"),
-        (b'["text"]', r"a line must hold a JSON object, not list"),
+        (b'["text"]', r"a line must hold a JSON object, not a list"),
         (b'{"text": "\xff"}', r"byte 10 of the line is not UTF-8"),
     ],
 )
 def test_a_bad_line_is_named_or_skipped(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "one"}\n\n' + line + b'\n{"text": "two"}\n')
-    with pytest.raises(DataError, match=rf"a\.jsonl:3: {message}.*on_error='skip'"):
+    with pytest.raises(DataError, match=rf"a\.jsonl:3: {message}.*data\.train\.on_error: skip"):
         texts(JsonlSource(tmp_path / "a.jsonl"))
     skipping = JsonlSource(tmp_path / "a.jsonl", on_error="skip")
     assert texts(skipping) == ["one", "two"] and skipping.skipped == 1

@@ -191,7 +191,10 @@ def test_too_little_text_says_what_is_needed(tmp_path):
         prepare(tmp_path, ["abc"])
     assert prepare(tmp_path, ["abc"], require_full_row=False).num_rows == 1
     assert prepare(tmp_path, ["abc"], packing=False).num_rows == 1
-    with pytest.raises(DataError, match=r"validation side.*validation fraction"):
+    with pytest.raises(
+        DataError,
+        match=r"validation side.*one document, which no validation fraction divides: .*data\.validation, or .*split_on",
+    ):
         prepare(tmp_path, ["abc" * 20], split=("validation", 1e-9, 0))
     with pytest.raises(DataError, match="'train' or 'validation'"):
         prepare(tmp_path, split=("test", 0.1, 0))

@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from tfllm.data import DataError, TfdsSource, TfRecordSource
+from tfllm.data import DataError, TextFilesSource, TfdsSource, TfRecordSource
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +120,55 @@ def test_a_truncated_or_foreign_file_is_named(tmp_path):
         list(TfRecordSource(path).documents())
     with pytest.raises(DataError, match="compression='LZ4'"):
         TfRecordSource(path, compression="LZ4")
+
+
+def test_a_file_cut_anywhere_is_named(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    write_records(path, [{"text": [b"good"]}] * 3)
+    whole = path.read_bytes()
+    size = len(whole) // 3
+    for end in range(1, len(whole)):
+        path.write_bytes(whole[:end])
+        source = TfRecordSource(path)
+        if end % size:
+            with pytest.raises(DataError, match=r"a\.tfrecord: (truncated or damaged TFRecord|is no)"):
+                list(source.documents())
+        else:
+            assert list(source.documents()) == ["good"] * (end // size)
+
+
+@pytest.mark.parametrize("compression", ["GZIP", "ZLIB"])
+def test_a_compressed_file_is_read_whole_or_named(tmp_path, compression):
+    path = tmp_path / "a.tfrecord"  # a name that says nothing
+    write_records(path, [{"text": [f"text {i}".encode()]} for i in range(50)], compression)
+    whole = path.read_bytes()
+    documents = [f"text {i}" for i in range(50)]
+    for setting in (None, compression, "GZIP"):
+        assert list(TfRecordSource(path, compression=setting).documents()) == documents
+    for end in (*range(11, len(whole), 29), len(whole) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(DataError, match=r"a\.tfrecord: .*(truncated|cut short|damaged)"):
+            list(TfRecordSource(path).documents())
+
+
+def test_damage_and_other_files_are_named(tmp_path):
+    path = tmp_path / "a [b].tfrecord"
+    write_records(path, [{"text": [b"good"]}] * 3)
+    whole = path.read_bytes()
+    for place in (0, 9, 14, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=r"a \[b\]\.tfrecord: truncated or damaged TFRecord"):
+            list(TfRecordSource(path).documents())
+    path.write_bytes(b"PK\x03\x04 more than twelve bytes")
+    with pytest.raises(DataError, match="is no TFRecord file but a ZIP archive"):
+        list(TfRecordSource(path).documents())
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=r"no text but a TFRecord file; write data\.train\.type: tfrecord"):
+        list(TextFilesSource(path).documents())
+    path.write_bytes(b"")
+    assert list(TfRecordSource(path).documents()) == []
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        feature = {"text": tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))}
+        writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+    with pytest.raises(DataError, match=r"'text' holds int64 values, not bytes; set data\.train\.text_key"):
+        list(TfRecordSource(path).documents())

@@ -11,8 +11,9 @@ from typing import Any
 
 from tfllm.commands.arguments import OVERRIDES
 from tfllm.commands.start import start_tensorflow
-from tfllm.config import ExperimentConfig, load_config
+from tfllm.config import ConfigError, ExperimentConfig, config_from_mapping, load_config
 from tfllm.config.build import to_mapping
+from tfllm.config.load import config_text
 from tfllm.run_folder import RunFolder
 
 EPILOG = OVERRIDES
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_OR_CONFIG",
         help="the folder of a run, a YAML file, or a checkpoint: a folder of transformers, a .gguf file, or hf://org/name",
     )
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="overrides, for a YAML file")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="overrides of the config")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,39 +37,51 @@ def run(arguments: argparse.Namespace) -> int:
     if path.suffix == ".gguf" or (path / "config.json").exists():
         return _inspect_checkpoint(path)
     is_run = path.is_dir()
-    config = RunFolder(path).load_config() if is_run else load_config(path, arguments.overrides)
+    folder = RunFolder(path)
+    config = folder.load_config() if is_run else load_config(path, arguments.overrides)
 
     start_tensorflow()
-    import yaml
-
     from tfllm import experiment
     from tfllm.pretrained import expand
+    from tfllm.text_places import located
     from tfllm.tokenizers import load_tokenizer
     from tfllm.training.peak_memory import peak_memory_bytes
 
+    if is_run:
+        config = located(config, folder)
+        if arguments.overrides:
+            mapping, source = to_mapping(config), f"the config of {path}"
+            config = config_from_mapping(mapping, arguments.overrides, source=source, for_training=False)
     config = expand(config)
     framework = peak_memory_bytes()
-    tokenizer = load_tokenizer(RunFolder(path).tokenizer) if is_run else None
-    prepared = experiment.prepare(config, tokenizer)
-    model = experiment.make_model(config, prepared.tokenizer.vocab_size, training=True)
+    tokenizer = load_tokenizer(folder.tokenizer) if is_run else experiment.prepare(config).tokenizer
+    model = experiment.make_model(config, tokenizer.vocab_size, training=True)
     _print_parameters(model)
     _print_memory(config, model, experiment.memory_of(config, model, framework=framework))
     _print_arithmetic(config, experiment.flops_per_token(model, config.data.seq_len))
+    _print_data(config, tokenizer)
+    if is_run:
+        _print_run(folder)
+    print("\nCONFIG")
+    print("  " + config_text(config).replace("\n", "\n  ").rstrip())
+    return 0
+
+
+def _print_data(config: ExperimentConfig, tokenizer: Any) -> None:
+    """The rows, or why there are none: of a run all the rest can be told without its text."""
+    from tfllm import experiment
+    from tfllm.data.errors import DataError
+
     print("\nDATA")
+    try:
+        prepared = experiment.prepare(config, tokenizer)
+    except (ConfigError, DataError) as error:
+        print(f"  {error}")
+        return
     for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
         print(f"  {name:<11} {rows.summary}")
     epochs = config.training.steps * config.training.global_batch_size / prepared.train.num_rows
     print(f"  {'epochs':<11} {epochs:.2f} in {config.training.steps:,} steps")
-    if is_run:
-        _print_run(RunFolder(path))
-    print("\nCONFIG")
-    print(
-        "  "
-        + yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
-        .replace("\n", "\n  ")
-        .rstrip()
-    )
-    return 0
 
 
 def _inspect_checkpoint(path: Path) -> int:

@@ -46,9 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     start_tensorflow()
     from tfllm import training_probe, training_run
     from tfllm.pretrained import expand
+    from tfllm.run_folder import RunFolder
+    from tfllm.text_places import located
     from tfllm.training.stop_request import exit_code
 
-    config = expand(config)
+    config = located(expand(config), RunFolder(run_dir), here_first=True)
     if arguments.dry_run or arguments.replay:
         lines = (
             training_probe.dry_run(config) if arguments.dry_run else training_probe.replay(config, run_dir)

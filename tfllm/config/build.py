@@ -14,6 +14,7 @@ from typing import Any
 from tfllm.config.errors import Problem
 from tfllm.config.registry import Registry
 from tfllm.config.setting import broken_rules
+from tfllm.config.written import LARGEST, Written, as_bool, as_guessed, as_number, as_whole, leading_zero
 
 BAD = object()  # stands for a value that has been reported and must not be looked at again
 
@@ -75,6 +76,11 @@ def _build_value(hint: Any, field: Any, raw: Any, path: str, problems: list[Prob
     optional, hint = _split_optional(hint)
     if raw is None and optional:
         return None
+    if isinstance(raw, Written) and raw == "None":
+        mend = "write null" if optional else "leave the key out"
+        mend += ', or "None" with its quotes if that is the text' if hint is str else ""
+        problems.append(Problem(path, raw, "is Python's word", mend))
+        return BAD
     registry = field.metadata.get("registry")
     if registry is not None:
         return _build_registered(registry, raw, path, problems)
@@ -87,7 +93,7 @@ def _build_value(hint: Any, field: Any, raw: Any, path: str, problems: list[Prob
 
 
 def _build_registered(registry: Registry, raw: Any, path: str, problems: list[Problem]) -> Any:
-    if isinstance(raw, str):
+    if isinstance(raw, str) and not (isinstance(raw, Written) and as_number(raw) is not None):
         raw = {"type": raw}  # `schedule: cosine` is short for `schedule: {type: cosine}`
     if not isinstance(raw, Mapping):
         problems.append(Problem(path, raw, "must be a section with a `type`", _one_of(registry.names())))
@@ -112,24 +118,15 @@ def _convert(hint: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
         values = [_convert(inner, item, f"{path}[{i}]", problems) for i, item in enumerate(items)]
         return BAD if any(v is BAD for v in values) else tuple(values)
     if typing.get_origin(hint) is dict and isinstance(raw, Mapping):
-        return dict(raw)
+        return as_guessed(dict(raw))
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), raw, path, problems)
-    if hint is float and isinstance(raw, (int, float, str)) and not isinstance(raw, bool):
-        # YAML 1.1 reads `3e-4`, without a dot, as a string.
-        try:
-            if math.isfinite(float(raw)):
-                return float(raw)
-        except (ValueError, OverflowError):
-            pass
-    if hint is int and isinstance(raw, float) and raw.is_integer():
-        return int(raw)
-    if hint in (int, bool, str) and type(raw) is hint:
-        return raw
-    if hint is str and isinstance(raw, (int, float)) and not isinstance(raw, bool):
-        return str(raw)
+    read = _READ.get(hint)
+    value = None if read is None else read(raw)
+    if value is not None:
+        return value
     rule, mend = {
-        int: ("must be a whole number", "write digits without quotes"),
+        int: ("must be a whole number", _whole_mend(raw)),
         float: ("must be a finite number", "write for example 0.001 or 1e-3"),
         bool: ("must be true or false", "write true or false without quotes"),
         str: ("must be text", "put it in quotes"),
@@ -137,6 +134,48 @@ def _convert(hint: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
     }[typing.get_origin(hint) or hint]
     problems.append(Problem(path, raw, rule, mend))
     return BAD
+
+
+def _read_whole(raw: Any) -> int | None:
+    if isinstance(raw, Written):
+        return as_whole(raw)
+    if isinstance(raw, float) and raw.is_integer():
+        raw = int(raw)
+    return raw if type(raw) is int and abs(raw) <= LARGEST else None
+
+
+def _read_number(raw: Any) -> float | None:
+    if isinstance(raw, str):
+        return as_number(raw.strip())
+    if isinstance(raw, bool) or not isinstance(raw, (int, float)):
+        return None
+    try:
+        return float(raw) if math.isfinite(raw) else None
+    except OverflowError:
+        return None
+
+
+def _read_bool(raw: Any) -> bool | None:
+    return as_bool(raw) if isinstance(raw, Written) else raw if isinstance(raw, bool) else None
+
+
+def _read_text(raw: Any) -> str | None:
+    """The characters that were written; but true and false without quotes are more likely in the wrong place."""
+    if isinstance(raw, Written) and raw.lower() in ("true", "false"):
+        return None
+    return str(raw) if isinstance(raw, (str, int, float)) and not isinstance(raw, bool) else None
+
+
+_READ: dict[Any, Any] = {int: _read_whole, float: _read_number, bool: _read_bool, str: _read_text}
+
+
+def _whole_mend(raw: Any) -> str:
+    if isinstance(raw, str) and leading_zero(raw) and as_whole(raw.lstrip("+-0_") or "0") is not None:
+        return "write it without the zeros in front, which mean octal to some and nothing to others"
+    digits = raw.lstrip("+-").replace("_", "") if isinstance(raw, str) else ""
+    if type(raw) is int or (isinstance(raw, Written) and digits.isdigit()):
+        return f"write at most {LARGEST}"
+    return "write digits without quotes"
 
 
 def _split_optional(hint: Any) -> tuple[bool, Any]:

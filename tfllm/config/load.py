@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ from tfllm.config.build import build, to_mapping
 from tfllm.config.data import SOURCES
 from tfllm.config.errors import ConfigError, Problem
 from tfllm.config.experiment import ExperimentConfig
+from tfllm.config.written import end_of_yaml, read_yaml, yaml_text
 
 
 def load_config(
@@ -30,8 +36,9 @@ def load_config(
     Raises:
         ConfigError: with every mistake found, each with its path, value, rule and mend.
     """
-    mapping = _read_yaml(Path(path))
-    return config_from_mapping(mapping, overrides, source=str(path), for_training=for_training)
+    problems: list[Problem] = []
+    mapping = _read_yaml(Path(path), problems)
+    return _checked(mapping, overrides, str(path), for_training, problems)
 
 
 def config_from_mapping(
@@ -42,9 +49,15 @@ def config_from_mapping(
     for_training: bool = True,
 ) -> ExperimentConfig:
     """As `load_config`, from a mapping that is already in memory."""
-    problems: list[Problem] = []
+    return _checked(mapping, overrides, source, for_training, [])
+
+
+def _checked(
+    mapping: Any, overrides: Sequence[str], source: str, for_training: bool, problems: list[Problem]
+) -> ExperimentConfig:
     if not isinstance(mapping, dict):
-        raise ConfigError([Problem("the file", mapping, "must hold sections", "see configs/")], source)
+        problem = Problem("the file", mapping, "must hold sections", "see configs/")
+        raise ConfigError([*problems, problem], source)
     for override in overrides:
         mapping = _with_override(mapping, override, problems)
     config = build(ExperimentConfig, mapping, "", problems)
@@ -64,32 +77,33 @@ def _training_problems(mapping: dict[str, Any], config: Any) -> list[Problem]:
 
 
 def save_config(config: ExperimentConfig, path: str | Path) -> None:
-    """Writes the resolved config; `load_config` reads it back to an equal one."""
-    text = yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
-    part = Path(path).with_name(".part_config")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)  # a process killed here leaves the old file or the new one
+    """Writes the resolved config; `load_config` reads it back to an equal one.
+
+    A process or a machine that dies here leaves the old file or the new one, whole.
+    """
+    path = Path(path)
+    part = path.with_name(".part_config")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(config_text(config))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    with contextlib.suppress(OSError):  # some network file systems know no sync of a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key written twice; plain YAML would keep the last and say nothing."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value} is written twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+def config_text(config: ExperimentConfig) -> str:
+    """The resolved config as YAML."""
+    return yaml_text(to_mapping(config))
 
 
-def _read_yaml(path: Path) -> Any:
+def _read_yaml(path: Path, problems: list[Problem]) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        return read_yaml(path.read_text(encoding="utf-8"), problems)
     except FileNotFoundError:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         mend = f"there are {', '.join(near[:5])}" if near else "give the path of a YAML file"
@@ -99,25 +113,57 @@ def _read_yaml(path: Path) -> Any:
         mend = "give a readable UTF-8 YAML file"
         raise ConfigError([Problem(str(path), Problem.ABSENT, rule, mend)], str(path)) from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
-        rule = f"is not YAML ({getattr(error, 'problem', None) or error})"
-        mend = "check indentation, quotes and colons there"
-        raise ConfigError([Problem(where, Problem.ABSENT, rule, mend)], str(path)) from None
+        raise ConfigError([_yaml_problem(error)], str(path)) from None
+
+
+def _yaml_problem(error: yaml.YAMLError) -> Problem:
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
+    words = getattr(error, "problem", None) or str(error).splitlines()[0]
+    mend = "check indentation, quotes and colons there"
+    if "\\t" in words:
+        mend = "write spaces, not tabs"
+    elif "undefined alias" in words or words.startswith("expected alphabetic or numeric character"):
+        mend = 'put a text that begins with * or & in quotes, as "*.txt"'
+    elif "another document" in words or "single document" in words:
+        mend = "keep one document; remove the lines that are ---"
+    elif isinstance(error, yaml.reader.ReaderError):
+        mend = "save the file as UTF-8 text, without control characters"
+    return Problem(where, Problem.ABSENT, f"is not YAML ({words})", mend)
 
 
 def _with_override(mapping: dict[str, Any], override: str, problems: list[Problem]) -> dict[str, Any]:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    keys = key.split(".")
+    if not equals or not all(keys):
         mend = "write for example optimizer.learning_rate=3e-4"
         problems.append(Problem(override, Problem.ABSENT, "is not an override", mend))
         return mapping
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        problems.append(Problem(key, text, "is not a YAML value", "put it in quotes"))
+    if "[" in key or any(each.isdigit() for each in keys):
+        whole = key.partition("[")[0] if "[" in key else ".".join(itertools.takewhile(_is_name, keys))
+        mend = f"write the whole list, {whole}=[...], or change it in the YAML file"
+        problems.append(Problem(override, Problem.ABSENT, "names one of a list", mend))
         return mapping
-    return _assign(mapping, key.split("."), value)
+    try:
+        broken: list[Problem] = []
+        value = read_yaml(text, broken, path=key)
+        rest = text[end_of_yaml(text) :].strip()
+    except yaml.YAMLError:
+        problems.append(Problem(key, text, "is not a YAML value", _quoted(key, text)))
+        return mapping
+    if rest:
+        broken.append(Problem(key, text, "has a comment to YAML from the # on", _quoted(key, text)))
+    problems += broken
+    return mapping if broken else _assign(mapping, keys, value)
+
+
+def _is_name(key: str) -> bool:
+    return not key.isdigit()
+
+
+def _quoted(key: str, text: str) -> str:
+    example = shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
+    return f"put it in quotes inside the shell's: {example}" if len(example) < 100 else "put it in quotes"
 
 
 def _assign(mapping: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:

@@ -91,6 +91,13 @@ class RowMixture:
         )
 
     @property
+    def content(self) -> str:
+        """Equal contents give equal batches, whatever text the rows were made from."""
+        return settings_digest(
+            stores=[store.content for store in self.stores], weights=whole_weights(self.weights)
+        )
+
+    @property
     def summary(self) -> str:
         """The numbers, in words: a part for each component."""
         total = sum(self.weights)

@@ -172,6 +172,7 @@ class _Job:
             key=key,
             identity=store_identity(key, folder / PIECES_FILE),
             source=self.source.describe(),
+            notices=tuple(getattr(self.source, "notices", ())),
         )
 
 
@@ -254,12 +255,26 @@ def _check_size(store: RowStore, job: _Job, require_full_row: bool) -> None:
         f"{store.num_documents} documents with {store.num_tokens} tokens"
     )
     if store.num_rows == 0:
-        mend = (
-            "choose another validation fraction or split seed" if job.split else "check the path and text_key"
-        )
-        raise DataError(f"{found}, but at least one document is needed; give more text, or {mend}")
+        raise DataError(f"{found}, but at least one document is needed{store.remarks}; {_mend(job)}")
     if store.packing and require_full_row and store.num_tokens < store.seq_len:
         raise DataError(
             f"{found}, but one row needs data.seq_len={store.seq_len} tokens; set data.seq_len to at most "
             f"{store.num_tokens}, or give more text"
         )
+
+
+def _mend(job: _Job) -> str:
+    """What to do where one side of a split, or the whole source, has no document."""
+    section = getattr(job.source, "section", "data.train")
+    read = sum(1 for _ in itertools.islice((text for text in job.source.documents() if text.strip()), 2))
+    if read == 0:
+        return f"it holds no text; check {section}.path"
+    if job.split is None:
+        return "its text has no tokens; give more text"
+    held_out = "name the held-out text in data.validation"
+    if read == 1:
+        return (
+            f"it is one document, which no validation fraction divides: {held_out}, or write what separates documents "
+            f'inside a file as {section}.split_on, e.g. split_on: "\\n\\n"'
+        )
+    return f"it has too few documents for the share: write another data.validation_fraction or seed, or {held_out}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -63,7 +64,7 @@ def mapped_rows(store: RowStore) -> tf.Tensor:
         return tf.raw_ops.ImmutableConst(
             dtype=tf.as_dtype(store.dtype),
             shape=[store.num_rows, len(FEATURES), store.seq_len],
-            memory_region_name=str(store.path),
+            memory_region_name=os.fsencode(store.path),
         )
 
 

@@ -19,9 +19,11 @@ import numpy as np
 from tfllm.data.errors import DataError
 from tfllm.data.packing import Rows
 from tfllm.data.piece import FEATURES, PieceCounts
+from tfllm.data.sources.source import settings_digest
 
 FORMAT_VERSION = 2
 ROWS_FILE, PIECES_FILE, META_FILE = "rows.bin", "pieces.jsonl", "meta.json"
+_NOTICES = 3  # of a source that are shown
 _SPOT_CHECKS = 4  # pieces that every opening reads: 50 MB at most, and all of a small store
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class RowStore:
         key: The digest of everything that the rows depend on.
         identity: The digest of `key` and of the checksums of all rows: equal identities, equal rows.
         source: The source, in words.
+        notices: What was strange about the source, in words.
     """
 
     path: Path
@@ -66,6 +69,7 @@ class RowStore:
     key: str = ""
     identity: str = ""
     source: str = ""
+    notices: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -73,8 +77,24 @@ class RowStore:
         skipped = f", {self.num_skipped:,} unreadable in the source and skipped" if self.num_skipped else ""
         return (
             f"{self.num_documents:,} documents, {self.num_bytes:,} bytes, {self.num_tokens:,} tokens in"
-            f" {self.num_rows:,} rows of {self.seq_len}{skipped}"
+            f" {self.num_rows:,} rows of {self.seq_len}{skipped}{self.remarks}"
         )
+
+    @property
+    def remarks(self) -> str:
+        """The first of the notices, each behind a semicolon."""
+        more = len(self.notices) - _NOTICES
+        shown = [*self.notices[:_NOTICES], *([f"{more} more such notices"] if more > 0 else [])]
+        return "".join(f"; {notice}" for notice in shown)
+
+    @property
+    def content(self) -> str:
+        """The digest of the rows as training sees them: equal for equal rows, whatever text they were made from."""
+        numbers = [
+            [piece.rows, piece.documents, piece.tokens, piece.bytes, piece.crc32] for piece in self.pieces
+        ]
+        shape = [self.seq_len, self.dtype, self.packing, self.pad_id]
+        return settings_digest(shape=shape, pieces=[piece for piece in numbers if piece[0]])
 
     @property
     def row_bytes(self) -> int:
@@ -152,6 +172,7 @@ class RowStore:
             meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
             if meta.pop("format") != FORMAT_VERSION:
                 raise ValueError("another format version")
+            meta["notices"] = tuple(meta.get("notices", ()))
             modified = meta.pop("mtime_ns")
             store = cls(path=folder / ROWS_FILE, **meta)
             store._check_files(modified)

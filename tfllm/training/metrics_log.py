@@ -37,12 +37,15 @@ class MetricsLog:
         self.path = Path(path)
         kept = [line for line in read_metrics(self.path) if line["step"] <= step and step > 0]
         part = self.path.with_suffix(".part")
-        part.write_text("".join(_line(entry) for entry in kept))
-        os.replace(part, self.path)  # a kill in between must not lose the lines
+        with part.open("w", encoding="utf-8") as file:
+            file.write("".join(_line(entry) for entry in kept))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.path)  # a kill or a power cut in between must not lose the lines
 
     def write(self, entry: dict[str, Any]) -> None:
         """Appends one line; it is in the file when this returns."""
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(entry))
 
 
@@ -54,17 +57,26 @@ class NoLog:
 
 
 def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Yields the lines of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    """Yields the lines of a `metrics.jsonl`.
+
+    What is no line of a log, with a `step` and a `split`, is left out: a last line cut short by a kill, or what
+    somebody else wrote there.
+    """
     path = Path(path)
     if not path.exists():
         return
-    with path.open() as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for text in file:
             try:
                 entry = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            yield entry
+            if (
+                isinstance(entry, dict)
+                and type(entry.get("step")) is int
+                and isinstance(entry.get("split"), str)
+            ):
+                yield entry
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import tensorflow as tf
 # Written at once by one thread: large enough for a disk's full speed, small beside the model.
 _GROUP_BYTES = 256 << 20
 _WRITERS = 2
+_PATTERN = frozenset("*?[]\\")
 
 
 class HostCopy:
@@ -56,11 +60,12 @@ class HostCopy:
             tf.errors.OpError: when the disk refuses.
         """
         groups = self._groups()
-        parts = [f"{prefix}.group_{index}" for index in range(len(groups))]
+        # As bytes: a path need not be UTF-8.
+        parts = [os.fsencode(f"{prefix}.group_{index}") for index in range(len(groups))]
         with ThreadPoolExecutor(_WRITERS) as pool:
             list(pool.map(self._write_group, parts, groups))
         with tf.device("CPU:0"):
-            tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=str(prefix))
+            tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=parts, destination_prefix=os.fsencode(prefix))
 
     def _groups(self) -> list[list[str]]:
         groups: list[list[str]] = [[]]
@@ -73,7 +78,7 @@ class HostCopy:
             filled += buffer.nbytes
         return groups
 
-    def _write_group(self, prefix: str, names: Sequence[str]) -> None:
+    def _write_group(self, prefix: bytes, names: Sequence[str]) -> None:
         with tf.device("CPU:0"):
             tensors = [self.tensor(name) for name in names]
             whole = [""] * len(names)
@@ -88,10 +93,23 @@ def read_tensor(prefix: Path, name: str, dtype: str) -> tf.Tensor:
         name: Of the variable.
         dtype: That it was written in.
     """
-    with tf.device("CPU:0"):
+    with tf.device("CPU:0"), _without_pattern(prefix) as plain:
         return tf.raw_ops.RestoreV2(
-            prefix=str(prefix), tensor_names=[name], shape_and_slices=[""], dtypes=[tf.as_dtype(dtype)]
+            prefix=os.fsencode(plain), tensor_names=[name], shape_and_slices=[""], dtypes=[tf.as_dtype(dtype)]
         )[0]
+
+
+@contextlib.contextmanager
+def _without_pattern(prefix: Path) -> Iterator[Path]:
+    """Gives a path of a bundle that TensorFlow reads: it writes to any, but takes what it reads for a pattern
+    (RestoreV2 looks for the index with `GetMatchingPaths`). A link under a plain name leads to the others."""
+    if not _PATTERN.intersection(str(prefix)):
+        yield prefix
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "bundle"
+        link.symlink_to(prefix.parent.absolute(), target_is_directory=True)
+        yield link / prefix.name
 
 
 def backing_variable(variable: Any) -> tf.Variable:

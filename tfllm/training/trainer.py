@@ -61,6 +61,7 @@ class Trainer:
         self._step_seconds = 0.0
         # Calls of another length on each worker would hear of a request to stop at different steps.
         self._adapts = num_workers(train_step.strategy) == 1
+        self._clock = _clock()
         self._loop = tf.function(self._run_steps, reduce_retracing=True)
 
     def run(self, state: TrainerState) -> str | None:
@@ -117,9 +118,9 @@ class Trainer:
         rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(METRICS)])
 
         def body(index, going, waited, rows):
-            before = tf.timestamp()
+            before = self._clock()
             features = next(iterator)
-            waited += tf.timestamp() - before
+            waited += self._clock() - before
             metrics = self.train_step(features, stop)
             return index + 1, metrics[_FAILED] == 0, waited, rows.write(index, metrics)
 
@@ -155,3 +156,16 @@ class Trainer:
             f" run stops{words}. The last good checkpoint is {kept[-1] if kept else 'none yet'}."
             f" Lower optimizer.learning_rate, set optimizer.clip_norm, or look at those rows"
         )
+
+
+def _clock() -> Callable[[], tf.Tensor]:
+    """What tells the seconds inside a graph: TensorFlow's clock or, where ops must be deterministic, Python's.
+
+    With determinism on, by the config or by TF_DETERMINISTIC_OPS, TensorFlow refuses to tell the time. Its
+    own clock is the better one where it may be asked: Python's waits for whatever thread runs Python.
+    """
+    try:
+        tf.timestamp()
+    except tf.errors.OpError:
+        return lambda: tf.ensure_shape(tf.numpy_function(time.perf_counter, [], tf.float64), [])
+    return tf.timestamp

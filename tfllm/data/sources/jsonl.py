@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tfllm.data.errors import DataError, check_choice
-from tfllm.data.sources.files import content_digest, matching_files, unreadable
+from tfllm.data.sources.file_kind import HEAD_BYTES
+from tfllm.data.sources.files import (
+    NotText,
+    check_is_text,
+    content_digest,
+    is_gzip,
+    matching_files,
+    opened,
+)
 from tfllm.data.sources.source import settings_digest
+
+_WORDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text"}
 
 
 class JsonlSource:
-    """Files of JSON objects, one a line, plain or `.gz`; one document an object. Blank lines are passed over.
+    """Files of JSON objects, one a line, plain or gzip; one document an object. Blank lines are passed over.
 
     Args:
         path: A path or glob, or a list of them; `**` matches any depth.
         text_key: The key of the text in each object.
-        on_error: "raise", or "skip" a line that is broken, lacks the key or holds no string (counted in
-            `skipped`).
+        on_error: "raise", or "skip" a line that is broken, lacks the key or holds no string, and a file that is
+            no text (counted in `skipped`).
+        section: What messages call the settings: the section of the config.
+
+    Attributes:
+        skipped: Lines and files passed over by the last reading.
+        notices: What it found strange.
 
     Raises:
         DataError: No file matches, or (from `documents`) a line is bad; it names the file and 1-based line.
@@ -32,26 +46,24 @@ class JsonlSource:
         text_key: str = "text",
         *,
         on_error: str = "raise",
+        section: str = "data.train",
     ):
         self.path = path
         self.text_key = text_key
         self.on_error = check_choice("on_error", on_error, ("raise", "skip"))
-        self.files = matching_files(path)
+        self.section = section
+        self.files = matching_files(path, key=f"{section}.path")
         self.skipped = 0
+        self.notices: list[str] = []
 
     def documents(self) -> Iterator[str]:
         """Yield the text of each line."""
-        self.skipped = 0
+        self.skipped, self.notices = 0, []
         for file in self.files:
-            for number, line in enumerate(_lines(file), start=1):
-                if not line.strip():
-                    continue
-                try:
-                    yield self._text(line)
-                except ValueError as error:
-                    if self.on_error == "raise":
-                        raise DataError(f"{file}:{number}: {error}; or set on_error='skip'") from error
-                    self.skipped += 1
+            try:
+                yield from self._documents(file)
+            except NotText as error:
+                self._broken(str(error), error)
 
     def describe(self) -> str:
         """Return the path, how many files it matches, and the key."""
@@ -62,31 +74,88 @@ class JsonlSource:
         return settings_digest(
             type="jsonl",
             content=content_digest(self.files),
-            gzipped=[file.suffix == ".gz" for file in self.files],
+            gzipped=[is_gzip(file) for file in self.files],
             text_key=self.text_key,
             on_error=self.on_error,
         )
 
-    def _text(self, line: bytes) -> str:
-        try:
-            record = json.loads(line.strip().decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"byte {error.start} of the line is not UTF-8; save the file as UTF-8"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not valid JSON ({error.msg}, column {error.colno}); mend the line") from error
+    def _documents(self, file: Path) -> Iterator[str]:
+        for number, line in enumerate(_lines(file), start=1):
+            if not line.strip():
+                continue
+            try:
+                yield self._text(line, whole=number == 1)
+            except ValueError as error:
+                self._broken(f"{file}:{number}: {error}", error)
+
+    def _broken(self, message: str, error: Exception) -> None:
+        if self.on_error == "raise":
+            raise DataError(f"{message}; or write {self.section}.on_error: skip") from error
+        if not self.skipped:
+            self.notices.append(f"skipped: {message}")
+        self.skipped += 1
+
+    def _text(self, line: bytes, *, whole: bool) -> str:
+        record = _parsed(line, self.text_key, whole=whole)
         if not isinstance(record, dict):
-            raise ValueError(f"a line must hold a JSON object, not {type(record).__name__}")
+            mend = "; write each of its items on a line of its own" if isinstance(record, list) else ""
+            raise ValueError(f"a line must hold a JSON object, not {_kind(record)}{mend}")
+        key = f"{self.section}.text_key"
         if self.text_key not in record:
-            keys = ", ".join(map(repr, record))
-            raise ValueError(f"no key {self.text_key!r}; the keys are {keys or 'none'}; set text_key")
+            keys = ", ".join(map(repr, list(record)[:20]))
+            raise ValueError(f"no key {self.text_key!r}; the keys are {keys or 'none'}; set {key}")
         text = record[self.text_key]
         if not isinstance(text, str):
-            raise ValueError(f"{self.text_key!r} must be a string, not {type(text).__name__}; set text_key")
+            raise ValueError(f"{self.text_key!r} must be a string, not {_kind(text)}; set {key}")
         if not _is_unicode(text):
             raise ValueError(f"{self.text_key!r} holds half of a surrogate pair; write the whole character")
         return text
+
+
+def _parsed(line: bytes, text_key: str, *, whole: bool) -> Any:
+    try:
+        text = line.strip().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} of the line is not UTF-8; save the file as UTF-8") from error
+    try:
+        record = _loads(text)
+    except json.JSONDecodeError as error:
+        if whole and (text == "{" or text.startswith("[")):
+            raise ValueError(
+                "one JSON text over several lines, not JSON lines; write one object a line (jq -c '.[]' of a list)"
+            ) from error
+        raise ValueError(f"not valid JSON ({error.msg}, column {error.colno}); mend the line") from error
+    except RecursionError:
+        raise ValueError("lists and objects are nested too deep; mend the line") from None
+    if text.count(json.dumps(text_key)) > 1 and isinstance(record, dict):
+        _check_once(text, text_key)
+    return record
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # a number of more digits than Python makes an int of; it is no text in any case
+        return json.loads(text, parse_int=str)
+
+
+def _check_once(text: str, key: str) -> None:
+    """Which of two values is meant, nobody knows; JSON's readers differ."""
+    outermost: list[tuple[str, Any]] = []
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        outermost[:] = found  # of the objects, the outermost ends last
+        return dict(found)
+
+    json.loads(text, object_pairs_hook=pairs, parse_int=str)
+    if [name for name, _ in outermost].count(key) > 1:
+        raise ValueError(f"has the key {key!r} twice; keep one of them")
+
+
+def _kind(value: Any) -> str:
+    return _WORDS.get(type(value), "a list" if isinstance(value, list) else "an object")
 
 
 def _is_unicode(text: str) -> bool:
@@ -99,8 +168,8 @@ def _is_unicode(text: str) -> bool:
 
 
 def _lines(file: Path) -> Iterator[bytes]:
-    try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
-            yield from stream
-    except (OSError, EOFError, zlib.error) as error:
-        raise unreadable(file, error) from error
+    """Yield the lines, whatever ends them: inside JSON's texts a line end is always escaped."""
+    with opened(file) as stream:
+        check_is_text(file, stream.peek(HEAD_BYTES)[:HEAD_BYTES])
+        for line in stream:
+            yield from line.rstrip(b"\r\n").split(b"\r")
