@@ -10,7 +10,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,6 +18,7 @@ import tensorflow as tf
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.config.data import MixtureConfig
+from tfllm.config.home import expand_home
 from tfllm.data.errors import DataError
 from tfllm.data.mixture import RowMixture
 from tfllm.data.pipeline import evaluation_batches
@@ -178,7 +178,8 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
         return pretrained_tokenizer(config)
     if section.path is not None:
         return ByteBPETokenizer.from_file(section.path)
-    cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else default_cache_dir()
+    named = config.data.cache_dir
+    cache = expand_home(named, "data.cache_dir") if named else default_cache_dir()
     split = _split(config, "train")
     budget = section.train_megabytes * 1_000_000
     identity = f"byte_bpe 3 {section.vocab_size} {budget} {split} {source.fingerprint()}"

@@ -16,7 +16,7 @@ from tfllm.config.model import MODELS
 from tfllm.convert.assignment import assign_weights
 from tfllm.convert.checkpoint import Checkpoint, read_checkpoint
 from tfllm.convert.errors import ConvertError
-from tfllm.convert.gguf_file import GgufFile
+from tfllm.convert.gguf_file import open_gguf
 from tfllm.convert.hub import local_path
 from tfllm.models.decoder import Decoder
 from tfllm.models.encoder import Encoder
@@ -177,7 +177,7 @@ def tokenizer_of(path: Path) -> Tokenizer:
         TokenizerError: when there is none, or it is not understood.
     """
     if path.suffix == ".gguf":
-        file = GgufFile(path)
+        file = open_gguf(path)
         return read_gguf_tokenizer(file.metadata, file.list_of, path)
     return read_tokenizer(RunFolder(path).tokenizer if is_run(path) else path)
 

@@ -1,4 +1,4 @@
-"""tfllm evaluate: loss, perplexity and bits a byte of a run on its validation split, or on other text."""
+"""The command tfllm evaluate."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tfllm.commands.start import start_tensorflow
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
 from tfllm.config.build import to_mapping
 from tfllm.run_folder import RunFolder
+
+SUMMARY = "loss, perplexity and bits a byte of a run on its validation split, or on other text."
 
 EPILOG = """It prints one JSON object. `own_rows` says whether the rows are those that the run itself held
 out: false where text, split or row length are others, null where that is not known.

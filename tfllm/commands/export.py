@@ -1,4 +1,4 @@
-"""tfllm export: write a text-in, text-out SavedModel for TensorFlow Serving."""
+"""The command tfllm export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 
 from tfllm.commands.arguments import add_model
 from tfllm.commands.start import start_tensorflow
+from tfllm.config.home import expand_home
 from tfllm.export.errors import ExportError
+
+SUMMARY = "write a text-in, text-out SavedModel for TensorFlow Serving."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +47,7 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
     exported = export_saved_model(
         lm.model,
         lm.tokenizer,
-        Path(to) if to is not None else Path(run_dir) / "export",
+        expand_home(to, "--to") if to is not None else Path(run_dir) / "export",
         generation=lm.config.generation,
         stop_ids=stop_ids(lm.tokenizer, lm.config.generation.stop_tokens),
         max_new_tokens=lm.config.export.max_new_tokens,

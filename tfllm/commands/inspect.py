@@ -1,4 +1,4 @@
-"""tfllm inspect: parameters, memory, config and data of a run, of a config, or of another library's checkpoint."""
+"""The command tfllm inspect."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tfllm.config import ConfigError, ExperimentConfig, config_from_mapping, loa
 from tfllm.config.build import to_mapping
 from tfllm.config.load import config_text
 from tfllm.run_folder import RunFolder
+
+SUMMARY = "parameters, memory, config and data of a run, of a config, or of another library's checkpoint."
 
 EPILOG = OVERRIDES
 
@@ -109,15 +111,17 @@ def _tokenizer_rows(path: Path) -> list[tuple[str, str]]:
     def names(ids: Sequence[int]) -> str:
         return " ".join(map(tokenizer.token_label, ids)) or "nothing"
 
-    template = tokenizer.chat_template
+    templates = tokenizer.chat_template or {}
+    named = {"": templates} if isinstance(templates, str) else templates
+    sizes = (f"{name} {len(template)} characters".lstrip() for name, template in named.items())
     return [
         (
             "type",
             f"{tokenizer.type}, {tokenizer.vocab_size} tokens, {len(tokenizer.special_ids)} of them special",
         ),
-        *((role, name) for role, name in tokenizer.roles.items()),
+        *((role, name) for role, name in tokenizer.shown_roles.items()),
         ("around a text", f"{names(tokenizer.prefix_ids)} … {names(tokenizer.suffix_ids)}"),
-        ("chat template", "none" if template is None else f"{len(template)} characters"),
+        ("chat template", ", ".join(sizes) or "none"),
     ]
 
 

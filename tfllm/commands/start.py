@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from typing import IO
 
 
 def start_tensorflow() -> None:
@@ -22,7 +23,7 @@ def start_tensorflow() -> None:
     os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(_memory_bytes() >> 20))
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as notices:
+    with _scratch_file() as notices:
         os.dup2(notices.fileno(), 2)
         failed = True
         try:
@@ -36,6 +37,13 @@ def start_tensorflow() -> None:
             if failed:
                 notices.seek(0)
                 sys.stderr.write(notices.read().decode(errors="replace"))
+
+
+def _scratch_file() -> IO[bytes]:
+    """In memory, where the system has such files: no folder for temporary ones is needed."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("notices"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _memory_bytes() -> int:

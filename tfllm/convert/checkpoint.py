@@ -20,7 +20,7 @@ from tfllm.convert.config_table import Arguments
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.families import FAMILIES
 from tfllm.convert.family import Family
-from tfllm.convert.gguf_file import GgufFile
+from tfllm.convert.gguf_file import open_gguf
 from tfllm.convert.safetensors_files import SafetensorsFiles
 from tfllm.convert.tensors import Tensors
 from tfllm.convert.weight_table import Row, variables_by_path
@@ -60,7 +60,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if path.suffix == ".gguf":
-        file = GgufFile(path)
+        file = open_gguf(path)
         return _checkpoint(path, file.config(), str(path), lambda: file)
     where = path / CONFIG_FILE
     return _checkpoint(path, _read_json(where), str(where), lambda: SafetensorsFiles(path))

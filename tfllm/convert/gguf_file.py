@@ -1,7 +1,7 @@
 """GGUF files, llama.cpp's format: one file with config, tokenizer and weights, often quantized.
 
-Read through the `gguf` package, which also undoes the quantization. What comes out are the config keys and
-the tensor names of transformers, so that a family's tables serve both formats. Three things differ
+The `gguf` package undoes the quantization. What comes out are the config keys and the tensor names of
+transformers, so that a family's tables serve both formats. Three things differ
 (llama.cpp's `convert_hf_to_gguf.py`): queries and keys of `llama` are stored with the rows of a head interleaved, for a
 rotation of neighbours; scales of Gemma's norms are stored with one added; and a model without an output layer
 uses its embedding, which no key says.
@@ -9,15 +9,19 @@ uses its embedding, which no key says.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from tfllm.convert.errors import ConvertError
+from tfllm.convert.gguf_header import TensorPlace
+from tfllm.convert.gguf_parts import GgufParts, part_names
 
 _BLOCK = {
     "attn_norm": "input_layernorm",
@@ -38,6 +42,8 @@ _GEMMA_BLOCK = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+# Types that NumPy has; the others are undone by the package.
+_PLAIN: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
@@ -82,10 +88,11 @@ class GgufFile:
     """The tensors of a GGUF file, under transformers' names.
 
     Args:
-        path: The file.
+        path: The file, or one of its parts.
 
     Raises:
-        ConvertError: when it is not a GGUF file, is damaged, or of an architecture that is not known.
+        ConvertError: when it is not a GGUF file, is damaged, lacks a part, or is of an architecture that is not
+            known.
 
     Attributes:
         metadata: Every key of the file to its value, but for lists.
@@ -95,26 +102,17 @@ class GgufFile:
 
     def __init__(self, path: Path):
         self.path = path
-        reader = _open(path)
-        with _damage(path):
-            self._fields = dict(reader.fields)
-            # A vocabulary is a hundred thousand small arrays: read when asked for.
-            short = (name for name, field in self._fields.items() if len(field.data) <= 1)
-            self.metadata = {name: _plain(self._fields[name].contents()) for name in short}
-            kind = self.metadata.get("general.architecture")
+        header = GgufParts(path)
+        self.metadata, self._lists = header.metadata, header.lists
+        kind = self.metadata.get("general.architecture")
         if kind not in _ARCHITECTURES:
             raise ConvertError(
                 f"{path}: general.architecture={kind!r} is not known; known are {', '.join(sorted(_ARCHITECTURES))}"
             )
         self._prefix, self._architecture = kind, _ARCHITECTURES[kind]
-        self._tensors: dict[str, Any] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.types: dict[str, str] = {}
-        for tensor in reader.tensors:
-            name = self._their_name(tensor.name)
-            self._tensors[name] = tensor
-            self.types[name] = tensor.tensor_type.name
-            self.shapes[name] = tuple(int(size) for size in reversed(tensor.shape))
+        self._places = {self._their_name(name): place for name, place in header.tensors.items()}
+        self.shapes = {name: place.shape for name, place in self._places.items()}
+        self.types = {name: place.type for name, place in self._places.items()}
 
     def config(self) -> dict[str, Any]:
         """What `config.json` would say.
@@ -126,7 +124,7 @@ class GgufFile:
         known = set()
         for ours, theirs in _KEYS.items():
             known.add(key := f"{self._prefix}.{ours}")
-            if key in self._fields:
+            if key in self.metadata or key in self._lists:
                 mapping[theirs] = self._value(key)
         embedding = self.shapes.get("model.embed_tokens.weight", (0,))
         mapping.setdefault("vocab_size", embedding[0])
@@ -140,39 +138,28 @@ class GgufFile:
             theirs = f"model.layers.0.{self._architecture.block[name]}.bias"
             if theirs in self.shapes:
                 mapping["mlp_bias" if name == "ffn_up" else "attention_bias"] = True
-        for key in self._fields:
+        for key in (*self.metadata, *self._lists):
             if key.startswith(f"{self._prefix}.") and key not in known and key not in _harmless(self._prefix):
                 mapping[key] = self._value(key)  # for the family to report
         return mapping
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor in transformers' layout, float32, or float16 where it is stored so.
+        """One tensor in transformers' layout, in the type of float it is stored in, float32 where it is quantized.
 
         Raises:
-            ConvertError: when its quantization is not known, or its data damaged.
+            ConvertError: when its quantization is not known, or the file cannot be read any more.
         """
-        import gguf
-
-        tensor = self._tensors[name]
-        with _damage(self.path):
-            try:
-                array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-            except NotImplementedError:
-                raise ConvertError(
-                    f"{self.path}: {tensor.name} is quantized as {tensor.tensor_type.name}, which the gguf package"
-                    " cannot undo; take a file with another quantization"
-                ) from None
-            array = array.reshape(self.shapes[name])
+        array = _numbers_at(self._places[name], name)
         if self._architecture.interleaved and (".q_proj." in name or ".k_proj." in name):
             return self._not_interleaved(name, array)
         if self._architecture.norms_plus_one and name.endswith("norm.weight"):
-            return array - 1.0
+            return array.astype(np.float32) - 1.0
         return array
 
     def list_of(self, key: str) -> list[Any]:
         """The list under a key, such as a vocabulary; empty where there is none."""
-        with _damage(self.path):
-            return list(self._fields[key].contents()) if key in self._fields else []
+        held = self._lists.get(key, [])
+        return held.tolist() if isinstance(held, np.ndarray) else held
 
     def _value(self, key: str) -> Any:
         """A key's value, a list too: a number for each layer is not implemented, and is said and not dropped."""
@@ -223,30 +210,58 @@ class GgufFile:
         return {**share, "rope_scaling": section}
 
 
+def open_gguf(path: Path) -> GgufFile:
+    """The GGUF file at a path; the last one is kept open, so to say, and read again only when it has changed.
+
+    A vocabulary makes reading slow, and model, tokenizer and settings all stand in one file.
+
+    Raises:
+        ConvertError: see `GgufFile`.
+    """
+    parts = [path.with_name(name) for name in part_names(path.name)]
+    return _opened(path, tuple(_state(part) for part in parts))
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: Path, states: tuple[object, ...]) -> GgufFile:
+    del states  # by them the cache knows a file that has changed
+    return GgufFile(path)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
 def _harmless(prefix: str) -> frozenset[str]:
     """Keys that say again what others say."""
     return frozenset(f"{prefix}.{name}" for name in ("attention.value_length", "rope.scaling.finetuned"))
 
 
-def _open(path: Path) -> Any:
+def _numbers_at(place: TensorPlace, name: str) -> np.ndarray:
+    """The numbers of a tensor, without their quantization."""
+    if place.size == 0:
+        return np.zeros(place.shape, np.float32)
+    try:
+        data = np.fromfile(place.path, np.uint8, place.size, offset=place.offset)
+    except OSError as error:
+        raise ConvertError(f"{place.path} cannot be read ({error.strerror or error})") from None
+    if data.size < place.size:
+        raise ConvertError(f"{place.path} became shorter while it was read; download it again")
+    if place.type in _PLAIN:
+        return data.view(_PLAIN[place.type]).reshape(place.shape)
     import gguf
 
-    if not path.is_file():
-        raise ConvertError(f"{path} does not exist; give the path of a .gguf file")
-    with _damage(path):
-        return gguf.GGUFReader(path)
-
-
-def _plain(value: Any) -> Any:
-    """Floats are float32 there; `1e-5`, not what is nearest to it in binary."""
-    return float(str(np.float32(value))) if isinstance(value, float) else value
-
-
-@contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
     try:
-        yield
-    except ConvertError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
-        raise ConvertError(f"{path} is not a whole GGUF file ({error}); download it again") from None
+        array = gguf.quants.dequantize(
+            data.reshape(math.prod(place.shape[:-1]), -1), gguf.GGMLQuantizationType[place.type]
+        )
+    except NotImplementedError:
+        raise ConvertError(
+            f"{place.path}: {name} is quantized as {place.type}, which the gguf package cannot undo; take a file with"
+            " another quantization"
+        ) from None
+    return array.reshape(place.shape)

@@ -36,6 +36,7 @@ from tfllm.training.tensor_bundle import HostCopy, backing_variable, read_tensor
 _BUNDLE = "variables"
 _AVERAGE = "optimizer/ema/"
 _UPDATES = "optimizer/updates"
+_MEND = "free space or make the folder writable"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Checkpointer:
         self._copy = HostCopy(self._variables)
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._lost: CheckpointError | None = None  # what became of the last save, where it was let go
         self._notices: list[str] = []
         self._damaged: set[Path] = set()
 
@@ -148,14 +150,29 @@ class Checkpointer:
             return True
         return value < recorded["value"] if mode == "min" else value > recorded["value"]
 
-    def wait(self) -> None:
+    def wait(self, *, last: bool = False) -> None:
         """Returns when the last save is on disk.
 
+        Args:
+            last: No other save follows, so that one that failed is not let go, whatever `on_error` says.
+
         Raises:
-            CheckpointError: when it failed, with `on_error="stop"`.
+            CheckpointError: when it failed, with `on_error="stop"` or `last`.
         """
-        if self._thread is None:
-            return
+        if self._thread is not None:
+            self._join(last)
+        if last and self._lost is not None:
+            raise CheckpointError(
+                f"{self._lost}. The last weights lie on no disk: {_MEND}, then run the same command again"
+            )
+
+    def settle(self) -> None:
+        """Returns when nothing is being written any more, however that ended."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _join(self, last: bool) -> None:
+        assert self._thread is not None
         start = time.perf_counter()
         self._thread.join()
         self._thread = None
@@ -164,10 +181,18 @@ class Checkpointer:
         for notice in notices:
             self.notify(notice)
         failure, self._failure = self._failure, None
-        if isinstance(failure, CheckpointError) and self.on_error == "continue":
-            self.notify(str(failure))
-        elif failure is not None:
-            raise failure
+        if not isinstance(failure, CheckpointError):
+            self._lost = None
+            if failure is not None:
+                raise failure
+        elif self.on_error == "stop":
+            raise CheckpointError(
+                f"{failure}. {_MEND.capitalize()}, then run the same command again"
+            ) from failure
+        else:
+            self._lost = failure
+            if not last:
+                self.notify(f"{failure}. Training goes on without it; {_MEND}")
 
     def restore(self, path: str | Path | None = None) -> Restored | None:
         """Reads a checkpoint into the variables.
@@ -213,16 +238,11 @@ class Checkpointer:
             whole = [path for path in self.paths() if looks_whole(path) and path not in self._damaged]
             self._failure = CheckpointError(
                 f"checkpoint of step {step} could not be written to {self.folder}: {_reason(error)}; the last"
-                f" whole checkpoint is {whole[-1] if whole else 'none'}. {self._mend()}"
+                f" whole checkpoint is {whole[-1] if whole else 'none'}"
             )
             self._failure.__cause__ = error
         except Exception as error:
             self._failure = error
-
-    def _mend(self) -> str:
-        if self.on_error == "continue":
-            return "Training goes on without it; free space or make the folder writable"
-        return "Free space or make the folder writable, then run the same command again"
 
     def _write(self, step: int, manifest: dict[str, Any]) -> None:
         part = start_part(self.folder, step)

@@ -29,11 +29,14 @@ class Trainer:
         batches: Returns the (distributed) dataset of batches from a given step on.
         steps: Updates in the whole run.
         steps_per_call: Steps inside one compiled loop at most; callbacks shorten it where they are due.
-        callbacks: Called in order; the order of log before save keeps a resumed log the same.
+        callbacks: Called in order, and before a save: the order of log before save keeps a resumed log the same.
         save: The callback that saves; also called when the run is asked to stop.
+        side_shows: Called last, once a checkpoint of the same step is on disk; one that fails, or takes the process
+            with it, costs no weights.
         stop_request: Makes the context in which signals become requests to stop.
         on_failure: Keeps what is needed to look into a step that failed; returns words for the message.
         progress: Called with the state after each call of the compiled loop.
+        notify: Called with one line when a side show fails.
     """
 
     def __init__(
@@ -44,23 +47,28 @@ class Trainer:
         steps: int,
         callbacks: Sequence[Callback],
         save: Save,
+        side_shows: Sequence[Callback] = (),
         stop_request: Callable[[], StopRequest] = StopRequest,
         steps_per_call: int = 10,
         on_failure: Callable[[TrainerState], str] = lambda state: "",
         progress: Callable[[TrainerState], None] = lambda state: None,
+        notify: Callable[[str], None] = print,
     ):
         self.train_step = train_step
         self.batches = batches
         self.steps = steps
         self.callbacks = [*callbacks, save]
         self.save = save
+        self.side_shows = list(side_shows)
         self.stop_request = stop_request
         self.steps_per_call = steps_per_call
         self.on_failure = on_failure
         self.progress = progress
+        self.notify = notify
         self._step_seconds = 0.0
         # Calls of another length on each worker would hear of a request to stop at different steps.
         self._adapts = num_workers(train_step.strategy) == 1
+        self._clock = _clock()
         self._loop = tf.function(self._run_steps, reduce_retracing=True)
 
     def run(self, state: TrainerState) -> str | None:
@@ -74,6 +82,7 @@ class Trainer:
 
         Raises:
             TrainingError: when the loss or the gradient is no longer finite, naming step and rows.
+            CheckpointError: when the last weights lie on no disk.
         """
         state.steps = self.steps
         iterator = iter(self.batches(state.step))
@@ -81,19 +90,33 @@ class Trainer:
             for callback in self.callbacks:
                 if state.step in callback.at:
                     callback(state)
+            self._show([show for show in self.side_shows if state.step in show.at], state)
             while state.step < self.steps:
                 others_stop = self._advance(state, iterator, stop.requested())
                 self.progress(state)
                 for callback in self.callbacks:
                     if self._is_due(callback, state):
                         callback(state)
+                self._show([show for show in self.side_shows if self._is_due(show, state)], state)
                 if state.step < self.steps and (others_stop or (self._adapts and stop.requested())):
                     if state.saved_step != state.step:
                         self.save(state)
-                    self.save.wait()
+                    self.save.wait(last=True)
                     return stop.requested() or "another worker was asked to stop"
-            self.save.wait()
+            self.save.wait(last=True)
         return None
+
+    def _show(self, shows: Sequence[Callback], state: TrainerState) -> None:
+        if shows and state.saved_step == state.step:
+            self.save.wait(last=state.step == self.steps)
+        for show in shows:
+            try:
+                show(state)
+            except Exception as error:
+                first = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self.notify(
+                    f"step {state.step}: {type(show).__name__.lower()} failed ({first}); the run goes on"
+                )
 
     def _advance(self, state: TrainerState, iterator: Any, reason: str | None) -> bool:
         """Runs the steps up to the next stop; returns whether some worker was asked to stop."""
@@ -117,9 +140,9 @@ class Trainer:
         rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(METRICS)])
 
         def body(index, going, waited, rows):
-            before = tf.timestamp()
+            before = self._clock()
             features = next(iterator)
-            waited += tf.timestamp() - before
+            waited += self._clock() - before
             metrics = self.train_step(features, stop)
             return index + 1, metrics[_FAILED] == 0, waited, rows.write(index, metrics)
 
@@ -133,8 +156,9 @@ class Trainer:
         if self._adapts and self._step_seconds:
             longest = min(longest, max(1, int(_CALL_SECONDS / self._step_seconds)))
         stops = [self.steps, step + longest]
-        stops += [(step // c.every + 1) * c.every for c in self.callbacks if c.every]
-        stops += [at for c in self.callbacks for at in c.at if at > step]
+        called = [*self.callbacks, *self.side_shows]
+        stops += [(step // c.every + 1) * c.every for c in called if c.every]
+        stops += [at for c in called for at in c.at if at > step]
         return min(stops) - step
 
     def _is_due(self, callback: Callback, state: TrainerState) -> bool:
@@ -155,3 +179,16 @@ class Trainer:
             f" run stops{words}. The last good checkpoint is {kept[-1] if kept else 'none yet'}."
             f" Lower optimizer.learning_rate, set optimizer.clip_norm, or look at those rows"
         )
+
+
+def _clock() -> Callable[[], tf.Tensor]:
+    """What tells the seconds inside a graph: TensorFlow's clock or, where ops must be deterministic, Python's.
+
+    With determinism on, by the config or by TF_DETERMINISTIC_OPS, TensorFlow refuses to tell the time. Its
+    own clock is the better one where it may be asked: Python's waits for whatever thread runs Python.
+    """
+    try:
+        tf.timestamp()
+    except tf.errors.OpError:
+        return lambda: tf.ensure_shape(tf.numpy_function(time.perf_counter, [], tf.float64), [])
+    return tf.timestamp
