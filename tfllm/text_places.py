@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 from tfllm.config import ExperimentConfig
@@ -44,7 +43,7 @@ def located(config: ExperimentConfig, run: RunFolder, *, here_first: bool = Fals
         return config
     folders = [os.path.normpath(os.path.join(os.path.realpath(run.path), str(recorded.get("from_run", "."))))]
     folders.append(str(recorded.get("whole", ".")))
-    if here_first or any(Path(folder) == Path.cwd() for folder in folders[:1]):
+    if here_first or (os.path.isdir(folders[0]) and os.path.samefile(folders[0], os.curdir)):
         folders.insert(0, "")
     data = config.data
     found: dict[str, Any] = {name: _section(getattr(data, name), folders) for name in ("train", "validation")}

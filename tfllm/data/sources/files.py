@@ -110,7 +110,11 @@ def _glob_of(pattern: str) -> str:
 
 
 def _nothing_matches(pattern: str, key: str) -> str:
-    message = f"{key}={pattern!r} matches no file (working directory: {os.getcwd()})"
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = "removed"
+    message = f"{key}={pattern!r} matches no file (working directory: {here})"
     place = pattern if os.path.lexists(pattern) else os.path.expanduser(pattern)
     if os.path.isdir(place):
         return f"{message}; it is a folder, so name its files, e.g. {os.path.join(pattern, '**', '*.txt')!r}"
