@@ -5,10 +5,12 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from tfllm.commands.evaluate import are_own
 from tfllm.run_folder import RunFolder
 from tfllm.training.checkpoint import checkpoint_paths
 from tfllm.training.metrics_log import MetricsLog, read_metrics
@@ -140,6 +142,14 @@ def test_other_rows_are_told_and_never_mixed_in(tfllm, place, tmp_path, monkeypa
         status, out, err = tfllm("evaluate", run, *words)
         assert status == 0 and json.loads(out)["own_rows"] is False
         assert "these held-out rows are not the run's own" in err
+
+
+def test_what_earlier_versions_recorded_is_compared_too():
+    rows = SimpleNamespace(content="c", identity="i")
+    assert are_own(rows, {"rows": {"validation": "c"}, "data": {"validation": "other key, same rows"}})
+    assert are_own(rows, {"data": {"validation": "i"}})
+    assert are_own(rows, {"data": {"validation": "j"}}) is False
+    assert are_own(rows, {}) is None
 
 
 @pytest.mark.parametrize(

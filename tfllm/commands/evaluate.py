@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         moved = f"where it has moved, add its new place: tfllm evaluate {arguments.run} data.train.path=..."
         raise DataError(f"{error}; {moved}") from None
-    own = _are_own(rows, folder.about(lm.step))
+    own = are_own(rows, folder.about(lm.step))
     if own is False:
         print(
             f"these held-out rows are not the run's own ({rows.summary}): the figures do not compare with those in"
@@ -100,7 +100,7 @@ def _overridden(config: ExperimentConfig, overrides: Sequence[str], run: str) ->
     return config_from_mapping(mapping, overrides, source=f"the config of {run}", for_training=False)
 
 
-def _are_own(rows: Any, about: dict[str, Any]) -> bool | None:
+def are_own(rows: Any, about: dict[str, Any]) -> bool | None:
     """Whether rows are those that a checkpoint's run held out; None where it does not say."""
     if "rows" in about:
         return bool(rows.content == about["rows"]["validation"])
