@@ -26,7 +26,8 @@ def mend_streams() -> None:
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does by itself
+        with contextlib.suppress(OSError):  # it flushes
+            sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does by itself
 
 
 def say(text: str) -> None:
