@@ -32,6 +32,7 @@ from tfllm.data.sources import (
     TextFilesSource,
     TfdsSource,
     TfRecordSource,
+    check_apart,
 )
 from tfllm.data.split import split_of
 from tfllm.data.store import RowStore, default_cache_dir
@@ -88,6 +89,8 @@ def prepare(
         DataError, TokenizerError: when text or tokenizer cannot be used.
     """
     source = make_source(config.data.train)
+    if config.data.validation is not None:
+        check_apart(source, make_source(config.data.validation, "data.validation"))
     tokenizer = tokenizer or make_tokenizer(config, source)
     rows = _rows_of(config, tokenizer, progress)
     train = _all_rows(rows, "train", source, split=_split(config, "train"))
@@ -102,6 +105,9 @@ def held_out_rows(
 ) -> RowStore | RowMixture:
     """The validation side of `prepare` alone; text to train on is not needed where `data.validation` is given."""
     rows = _rows_of(config, tokenizer, progress)
+    if config.data.validation is None and config.data.train is None:
+        rule, mend = "is required: this model came without text", "write data.validation.type and .path"
+        raise ConfigError([Problem("data.validation", Problem.ABSENT, rule, mend)], "the config")
     if config.data.validation is not None:
         source = make_source(config.data.validation, "data.validation")
         return rows("validation", source, require_full_row=False)
@@ -154,7 +160,7 @@ def make_source(config: Any, section: str = "data.train") -> Source:
         sources = [make_source(part.source, f"{section}.sources[{i}].source") for i, part in parts]
         return MixtureSource(sources, [part.weight for part in config.sources])
     arguments = arguments_of(config, "type")
-    if hasattr(config, "path"):
+    if config.type != "python_docs":
         arguments["section"] = section
     return _SOURCES[config.type](**arguments)
 

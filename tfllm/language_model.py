@@ -24,7 +24,7 @@ from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.pretrained import Pretrained, config_of_preset, is_run, keras_nlp_preset, tokenizer_at
 from tfllm.run_folder import RunFolder
 from tfllm.tokenizers import Tokenizer, read_tokenizer
-from tfllm.tokenizers.chat_template import ChatTemplate
+from tfllm.tokenizers.chat_template import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables, restore_model
 
 _FORMATS = ("tfllm", "huggingface")
@@ -102,14 +102,14 @@ class LanguageModel:
 
         Args:
             prompt: Messages, each with `role` and `content`; or the content of one message of the user.
-            variables: Of the chat template, such as `tools` or `enable_thinking`.
+            variables: Of the chat template, such as `tools`, `documents` or `enable_thinking`; and `chat_template`,
+                the name of one where the tokenizer has several.
 
         Raises:
             TokenizerError: when the tokenizer has no chat template, or it refuses the messages.
         """
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        text = ChatTemplate.of(self.tokenizer).render(messages, add_generation_prompt=True, **variables)
-        return self.tokenizer.encode_with_special(text)
+        return encode_prompt(self.tokenizer, messages, **variables)
 
     def generate(self, prompts: str | Sequence[Any], *, chat: bool = False, **settings: Any) -> Any:
         """Continues prompts, or answers them.

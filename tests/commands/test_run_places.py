@@ -70,6 +70,19 @@ def test_a_run_in_brackets_goes_on(tfllm, place, monkeypatch):
     shutil.rmtree("runs/go [on]")
 
 
+def test_an_export_that_tensorflow_cannot_load_there_says_so(tfllm, place, tmp_path):
+    import tensorflow as tf
+
+    run = place / "runs" / "exp [v2]"
+    status, out, err = tfllm("export", run, "--to", tmp_path / "served [x]")
+    exported = Path(out.strip())
+    assert status == 0 and "copy the folder to a path without * ? [ ]" in err
+    with pytest.raises((tf.errors.OpError, OSError, ValueError)):
+        tf.saved_model.load(str(exported))
+    shutil.copytree(exported, tmp_path / "plain")
+    assert tf.saved_model.load(str(tmp_path / "plain")).signatures["serving_default"]
+
+
 def test_evaluate_works_from_anywhere(tfllm, place, tmp_path, monkeypatch):
     run = place / "runs" / "exp [v2]"
     monkeypatch.chdir(place)

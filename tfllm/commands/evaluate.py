@@ -59,6 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     from tfllm.text_places import located
 
     lm = tfllm.load(arguments.run)
+    untrained = list(lm.config.check_for_training())
+    if untrained:
+        raise ConfigError(untrained, arguments.run)
     folder = RunFolder(local_path(arguments.run))
     config = _overridden(located(lm.config, folder), arguments.overrides, arguments.run)
     try:

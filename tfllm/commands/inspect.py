@@ -111,15 +111,17 @@ def _tokenizer_rows(path: Path) -> list[tuple[str, str]]:
     def names(ids: Sequence[int]) -> str:
         return " ".join(map(tokenizer.token_label, ids)) or "nothing"
 
-    template = tokenizer.chat_template
+    templates = tokenizer.chat_template or {}
+    named = {"": templates} if isinstance(templates, str) else templates
+    sizes = (f"{name} {len(template)} characters".lstrip() for name, template in named.items())
     return [
         (
             "type",
             f"{tokenizer.type}, {tokenizer.vocab_size} tokens, {len(tokenizer.special_ids)} of them special",
         ),
-        *((role, name) for role, name in tokenizer.roles.items()),
+        *((role, name) for role, name in tokenizer.shown_roles.items()),
         ("around a text", f"{names(tokenizer.prefix_ids)} … {names(tokenizer.suffix_ids)}"),
-        ("chat template", "none" if template is None else f"{len(template)} characters"),
+        ("chat template", ", ".join(sizes) or "none"),
     ]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from tfllm.tokenizers.added_token import AddedToken
 from tfllm.tokenizers.bpe_files import BytePairs, pairs
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
+from tfllm.tokenizers.end_of_turn import end_names
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.framing import Framing
-from tfllm.tokenizers.roles import ROLES
+from tfllm.tokenizers.roles import ROLES, unset_roles
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tfllm.tokenizers.sentencepiece_files import sentencepiece_of_pieces
 from tfllm.tokenizers.sentencepiece_model import BPE, UNIGRAM, built_model
@@ -33,6 +34,10 @@ _SPLITS = {
     "qwen2": ("qwen2", False, True),
     "deepseek-r1-qwen": ("qwen2", False, True),
 }
+_END_KEYS = (
+    *("eos_token_id", "eot_token_id", "eom_token_id"),
+    *("fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"),
+)
 _ID_KEYS = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -71,8 +76,33 @@ def read_gguf_tokenizer(
             f" {len(types)}; download the file again"
         )
     given = _given(path, metadata, tokens)
-    template = metadata.get("tokenizer.chat_template")
-    return _READERS[kind](path, metadata, list_of, tokens, types, given, chat_template=template)
+    templates = _chat_templates(path, metadata, list_of)
+    tokenizer = _READERS[kind](path, metadata, list_of, tokens, types, given, chat_template=templates)
+    tokenizer.unset_roles = unset_roles(tokenizer.roles, given)
+    return tokenizer
+
+
+def end_token_ids(metadata: Mapping[str, Any], list_of: Callable[[str], list[Any]]) -> list[int]:
+    """Ids of the tokens that end a turn or a text, as llama.cpp decides: those under keys, and some by their names."""
+    tokens = [str(token) for token in list_of(f"{PREFIX}tokens")]
+    ids = {token: i for i, token in enumerate(tokens)}
+    keyed = [metadata.get(f"{PREFIX}{key}") for key in _END_KEYS]
+    known = [i for i in keyed if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < len(tokens)]
+    known += [int(i) for i in list_of(f"{PREFIX}eos_token_ids") if 0 <= int(i) < len(tokens)]
+    return list(dict.fromkeys([*known, *(ids[name] for name in end_names(ids))]))
+
+
+def _chat_templates(
+    path: str | Path, metadata: Mapping[str, Any], list_of: Callable[[str], list[Any]]
+) -> str | dict[str, str] | None:
+    """The template, or several by name: the names stand in a list, each template under a key of its own."""
+    one = "tokenizer.chat_template"
+    named = {str(name): metadata.get(f"{one}.{name}") for name in list_of("tokenizer.chat_templates")}
+    found = {**({"default": metadata[one]} if one in metadata else {}), **named}
+    for name, template in found.items():
+        if not isinstance(template, str):
+            raise TokenizerError(f"{path}: {one}.{name}={template!r} must be a text; download the file again")
+    return found if named else found.get("default")
 
 
 def _byte_bpe(

@@ -17,6 +17,8 @@ _USUAL = {
     "unk_token": ("<unk>", "[UNK]"),
     "mask_token": ("<mask>", "[MASK]"),
 }
+# Where a file names one of these, it says all there is about how texts begin and end.
+_DECIDE = ("bos_token", "cls_token", "eos_token", "sep_token")
 # Whose part a missing one takes.
 _STAND_INS = {
     "bos_token": ("cls_token", "eos_token"),
@@ -37,6 +39,32 @@ def given_roles(*configs: Mapping[str, Any]) -> dict[str, str]:
     return roles
 
 
+def unset_roles(
+    played: Mapping[str, str], given: Mapping[str, str], *configs: Mapping[str, Any], own: bool = False
+) -> frozenset[str]:
+    """The roles of bos, eos and pad that a checkpoint leaves open, and that another token only stands in for.
+
+    Here each is played, for rows of training need them; a chat template must not see them, and a saved folder leaves
+    them open again.
+
+    Args:
+        played: Role to name, from `choose_roles`.
+        given: Role to name, as files say.
+        *configs: The files: a role that one of them sets to null is left open.
+        own: Whether the vocabulary itself says which of its tokens begins and which ends a text.
+    """
+    null = {role for config in configs for role in ROLES if role in config and config[role] is None}
+    decides = any(given.get(role) == played.get(role) for role in _DECIDE if role in given)
+    return frozenset(
+        role
+        for role in ("bos_token", "eos_token", "pad_token")
+        if given.get(role) != played[role]
+        and (
+            role in null or played[role] not in _USUAL[role] or (role != "pad_token" and decides and not own)
+        )
+    )
+
+
 def choose_roles(
     where: object, given: Mapping[str, str], known: Iterable[str], names: Iterable[str]
 ) -> dict[str, str]:
@@ -55,7 +83,7 @@ def choose_roles(
     """
     known, names = frozenset(known), sorted(names)
     roles = {role: name for role, name in given.items() if name in known}
-    decides = {role for role in roles if role in ("bos_token", "cls_token", "eos_token", "sep_token")}
+    decides = {role for role in roles if role in _DECIDE}
     for role in ("unk_token", "mask_token"):
         _usual(roles, role, known)
     if not decides:

@@ -42,7 +42,7 @@ class Tokenizer(ABC):
         other_roles: name by `unk_token`, `mask_token`, `cls_token` and `sep_token`, where there are such.
         added_tokens: tokens that are cut out of texts, and options of special ones.
         framing: what the checkpoint puts around a text; by default bos before it.
-        chat_template: the Jinja template that renders a chat.
+        chat_template: the Jinja template that renders a chat, or several by name, one of them `default`.
         opening: how decoding differs at the start of a text; by default it does not.
 
     Attributes:
@@ -57,6 +57,8 @@ class Tokenizer(ABC):
         suffix_ids: those that stand behind it.
         separator_ids: those between two texts of a pair.
         chat_template: as above, None if there is none; may be set.
+        unset_roles: roles that the checkpoint leaves open, played here by a token that stands in; may be set.
+        shown_roles: the others, role to name: what templates see and `save` writes.
     """
 
     type: ClassVar[str]
@@ -72,7 +74,7 @@ class Tokenizer(ABC):
         other_roles: Mapping[str, str] | None = None,
         added_tokens: Sequence[AddedToken] = (),
         framing: Framing | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Mapping[str, str] | None = None,
         opening: Opening | None = None,
     ):
         self.roles = {
@@ -103,7 +105,12 @@ class Tokenizer(ABC):
         self.framing = Framing(prefix=(self.bos_id,)) if framing is None else framing
         self._check_framing()
         self.chat_template = chat_template
+        self.unset_roles: frozenset[str] = frozenset()
         self.opening = opening
+
+    @property
+    def shown_roles(self) -> dict[str, str]:  # noqa: D102
+        return {role: name for role, name in self.roles.items() if role not in self.unset_roles}
 
     @property
     def prefix_ids(self) -> tuple[int, ...]:  # noqa: D102
@@ -239,10 +246,15 @@ class Tokenizer(ABC):
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             **self.roles,
+            **dict.fromkeys(self.unset_roles),
             "clean_up_tokenization_spaces": False,
         }
-        if self.chat_template is not None:
+        if isinstance(self.chat_template, str):
             config["chat_template"] = self.chat_template
+        elif self.chat_template:
+            config["chat_template"] = [
+                {"name": name, "template": template} for name, template in self.chat_template.items()
+            ]
         _write_json(folder / CONFIG_FILE, config)
         _write_json(folder / TOKENIZER_FILE, self._tokenizer_json())
 
