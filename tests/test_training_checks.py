@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +20,9 @@ def config(**sections):
     return config_from_mapping({**mapping, **sections})
 
 
-def check(config, task=None):
-    tokenizer = ByteTokenizer()
-    check_late(config, tokenizer, task or CausalLM(token_byte_lengths=tokenizer.token_byte_lengths()))
+def check(config, task=None, *, tokenizer=None, export=Path("nowhere")):
+    tokenizer = tokenizer or ByteTokenizer()
+    check_late(config, tokenizer, task or CausalLM(token_byte_lengths=tokenizer.token_byte_lengths()), export)
 
 
 def problems(config, task=None):
@@ -75,7 +76,7 @@ def test_a_prompt_must_have_tokens_that_the_model_has():
 
     assert sample_ids(Bare(), "") == []
     with pytest.raises(ConfigError, match="has no tokens"):
-        check_late(config(generation={"prompts": [""]}), Bare(), CausalLM())
+        check(config(generation={"prompts": [""]}), tokenizer=Bare())
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,15 @@ def test_a_tokenizer_without_a_graph_cannot_be_exported():
 
     asked = config(export={"at_end": True})
     with pytest.raises(ConfigError, match=r"export\.at_end=true cannot be: it has no graph"):
-        check_late(asked, Offline(), CausalLM())
+        check(asked, tokenizer=Offline())
+
+
+def test_an_export_needs_its_folder(tmp_path):
+    (tmp_path / "export").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"export\.at_end=true goes to .* no folder that can be written"):
+        check(config(export={"at_end": True}), export=tmp_path / "export")
+    check(config(), export=tmp_path / "export")
+    check(config(export={"at_end": True}), export=tmp_path)
 
 
 def test_every_metric_of_the_task_but_the_count_has_a_direction():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tfllm import experiment
@@ -12,13 +14,14 @@ from tfllm.generation.errors import GenerationError
 from tfllm.tokenizers import Tokenizer, TokenizerError
 
 
-def check_late(config: ExperimentConfig, tokenizer: Tokenizer, task: Any) -> None:
+def check_late(config: ExperimentConfig, tokenizer: Tokenizer, task: Any, export: Path) -> None:
     """Looks at prompts, stop tokens, the best metric and the export, which come after hours of training.
 
     Args:
         config: The experiment, its model expanded.
         tokenizer: Its tokenizer.
         task: Its task, which names metrics and their directions.
+        export: The folder of exported versions.
 
     Raises:
         ConfigError: with all that would fail.
@@ -27,7 +30,7 @@ def check_late(config: ExperimentConfig, tokenizer: Tokenizer, task: Any) -> Non
         *_prompt_problems(config, tokenizer),
         *_stop_problems(config, tokenizer),
         *_metric_problems(config, task),
-        *_export_problems(config, tokenizer),
+        *_export_problems(config, tokenizer, export),
     ]
     if problems:
         raise ConfigError(problems, "the config")
@@ -94,9 +97,12 @@ def _metric_problems(config: ExperimentConfig, task: Any) -> Iterator[Problem]:
         yield Problem("training.best_mode", mode, rule, "leave it out: the metric knows")
 
 
-def _export_problems(config: ExperimentConfig, tokenizer: Tokenizer) -> Iterator[Problem]:
+def _export_problems(config: ExperimentConfig, tokenizer: Tokenizer, folder: Path) -> Iterator[Problem]:
     if not config.export.at_end:
         return
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        rule = f"goes to {folder}, which is no folder that can be written"
+        yield Problem("export.at_end", True, rule, "move away what is there")
     try:
         tokenizer.in_graph()
     except TokenizerError as error:

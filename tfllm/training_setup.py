@@ -247,7 +247,7 @@ def _prepare(config: ExperimentConfig, run: RunFolder, display: Display, records
         if kept
         else experiment.make_tokenizer(config, experiment.make_source(config.data.train))
     )
-    check_late(config, tokenizer, experiment.make_task(config, tokenizer))
+    check_late(config, tokenizer, experiment.make_task(config, tokenizer), run.export)
     if records:
         run.open_for(config)
     prepared = experiment.prepare(config, tokenizer)

@@ -58,7 +58,7 @@ def test_text_that_the_output_cannot_say_is_escaped(tfllm, run_dir, monkeypatch)
         status, _, err = tfllm(*words)
         sys.stdout.flush()
         assert (status, err) == (0, "")
-    assert raw.getvalue().startswith(b"ban\\xe9\\u2502\\udcc3")
+        assert raw.getvalue().startswith(b"ban\\xe9\\u2502\\udcc3")
 
 
 def test_an_answer_that_is_lost_has_a_status(tfllm, run_dir, monkeypatch):

@@ -287,6 +287,18 @@ def test_a_side_show_that_takes_the_process_along_is_not_met_again(tmp_path, uni
     assert lines(tmp_path) == lines(uninterrupted[0])
 
 
+def test_a_stop_is_saved_before_the_side_shows(tmp_path):
+    """A scheduler gives seconds; a sample may take more."""
+    terminate = Recorder(3, lambda step: os.kill(os.getpid(), signal.SIGTERM))
+    show = Show(3, tmp_path)
+    trainer, state = make_trainer(tmp_path, steps=9, callbacks=[terminate], side_shows=[show], notify=str)
+    assert trainer.run(state) == "SIGTERM"
+    assert (show.steps, show.saved) == ([3], [["step_00000003"]])
+    trainer, state = make_trainer(tmp_path, steps=9, side_shows=[Recorder(6, terminate.action)])
+    assert trainer.run(state) == "SIGTERM", "asked for during a show"
+    assert trainer.save.checkpointer.paths()[-1].name == "step_00000006"
+
+
 @pytest.mark.parametrize(("fails_at", "ends"), [((4,), True), ((6,), False), ((4, 6), False)])
 def test_a_last_save_that_fails_is_not_let_go(tmp_path, monkeypatch, fails_at, ends):
     real = Checkpointer._write

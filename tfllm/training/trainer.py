@@ -97,14 +97,20 @@ class Trainer:
                 for callback in self.callbacks:
                     if self._is_due(callback, state):
                         callback(state)
+                leaves = self._saves_to_leave(state, others_stop, stop)
                 self._show([show for show in self.side_shows if self._is_due(show, state)], state)
-                if state.step < self.steps and (others_stop or (self._adapts and stop.requested())):
-                    if state.saved_step != state.step:
-                        self.save(state)
+                if leaves or self._saves_to_leave(state, others_stop, stop):
                     self.save.wait(last=True)
                     return stop.requested() or "another worker was asked to stop"
             self.save.wait(last=True)
         return None
+
+    def _saves_to_leave(self, state: TrainerState, others_stop: bool, stop: StopRequest) -> bool:
+        """Whether the run is asked to stop before its end; then its weights are saved."""
+        leaves = state.step < self.steps and bool(others_stop or (self._adapts and stop.requested()))
+        if leaves and state.saved_step != state.step:
+            self.save(state)
+        return leaves
 
     def _show(self, shows: Sequence[Callback], state: TrainerState) -> None:
         if shows and state.saved_step == state.step:
