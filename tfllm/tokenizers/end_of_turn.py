@@ -49,6 +49,6 @@ def end_names(vocabulary: Collection[str] | Mapping[str, int]) -> list[str]:
 
 def looks_like_control(name: str) -> bool:
     """Whether a token's name says that it controls a model, though a file may list it as an ordinary one."""
-    return (
-        name in END_NAMES or (name.startswith(("<|", "<｜")) and name.endswith(("|>", "｜>")) and len(name) > 4)
+    return name in END_NAMES or (
+        name.startswith(("<|", "<｜")) and name.endswith(("|>", "｜>")) and len(name) > 4
     )
