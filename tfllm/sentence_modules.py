@@ -19,11 +19,9 @@ from tfllm.convert.errors import ConvertError
 from tfllm.convert.safetensors_files import SafetensorsFiles, write_safetensors
 
 MODULES_FILE = "modules.json"
-_TEXT_FILES = ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json")
-_TEXT_FILES += (
-    "sentence_xlm-roberta_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlnet_config.json",
+_TEXT_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "xlm-roberta", "camembert", "albert", "xlnet")
 )
 _PROMPTS_FILE, _TOKENIZER_FILE = "config_sentence_transformers.json", "tokenizer_config.json"
 _LIBRARY = "sentence_transformers."
