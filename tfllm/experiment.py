@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import math
 import shutil
@@ -37,11 +36,11 @@ from tfllm.data.sources import (
 from tfllm.data.split import split_of
 from tfllm.data.store import RowStore, default_cache_dir
 from tfllm.evaluation.evaluator import Evaluator
-from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.layers.causal_attention import group_size_for
 from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.pretrained import MODEL_TYPES, pretrained_tokenizer
+from tfllm.stop_tokens import stop_ids
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
@@ -321,32 +320,16 @@ def make_evaluator(
 
 
 def make_generator(
-    model: Any, tokenizer: Tokenizer, stop_tokens: Sequence[str] = (), *, jit_compile: bool = True
+    model: Any, tokenizer: Tokenizer | None, stop_tokens: Sequence[str] = (), *, jit_compile: bool = True
 ) -> Generator:
     """Builds a generator that stops at the end of a document, and chooses no token that the tokenizer lacks."""
     return Generator(
         model,
         stop_ids=stop_ids(tokenizer, stop_tokens),
-        pad_id=tokenizer.pad_id,
-        num_tokens=tokenizer.vocab_size,
+        pad_id=0 if tokenizer is None else tokenizer.pad_id,
+        num_tokens=None if tokenizer is None else tokenizer.vocab_size,
         jit_compile=jit_compile,
     )
-
-
-def stop_ids(tokenizer: Tokenizer, stop_tokens: Sequence[str] = ()) -> list[int]:
-    """Ids of the tokens that end a text: those that end, begin and pad documents, and those named.
-
-    Raises:
-        GenerationError: when a name is not that of a special token.
-    """
-    for name in stop_tokens:
-        if name not in tokenizer.special_tokens:
-            near = difflib.get_close_matches(name, tokenizer.special_tokens, 3, 0.0)
-            raise GenerationError(
-                f"generation.stop_tokens: {name!r} is not a special token; there are for example {', '.join(near)}"
-            )
-    named = [tokenizer.special_tokens[name] for name in stop_tokens]
-    return sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id, *named})
 
 
 def flops_per_token(model: Any, seq_len: int) -> float:

@@ -23,7 +23,9 @@ from tfllm.models.decoder import Decoder
 from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.pretrained import Pretrained, config_of_preset, is_run, keras_nlp_preset, tokenizer_at
 from tfllm.run_folder import RunFolder
-from tfllm.tokenizers import Tokenizer, read_tokenizer
+from tfllm.sentence_modules import SentenceModules, read_sentence_modules, transformer_folder
+from tfllm.stop_tokens import named_ids
+from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
 from tfllm.tokenizers.chat_template import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables, restore_model
 
@@ -36,26 +38,40 @@ class LanguageModel:
 
     Args:
         model: The Keras model.
-        tokenizer: Its tokenizer.
+        tokenizer: Its tokenizer; None where the checkpoint has none: then what needs text raises, and `generator`
+            goes from token ids to token ids.
         config: The experiment it comes from.
         step: Updates it was trained for.
         jit_compile: Compile generation with XLA: slower at the first call, faster at the others.
+        sentence_modules: How texts become vectors; None is the mean, of length 1.
     """
 
     def __init__(
         self,
         model: Any,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         config: ExperimentConfig,
         *,
         step: int = 0,
         jit_compile: bool = True,
+        sentence_modules: SentenceModules | None = None,
     ):
         self.model = model
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
+        self.sentence_modules = sentence_modules
         self.config = config
         self.step = step
         self.jit_compile = jit_compile
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer; NoTokenizerError where it has none."""
+        if self._tokenizer is None:
+            raise NoTokenizerError(
+                f"{self.config.tokenizer.source} has no tokenizer, which reading and writing text needs; put its"
+                " tokenizer.json there, or give token ids to lm.generator and lm.model"
+            )
+        return self._tokenizer
 
     @cached_property
     def generator(self) -> Generator:
@@ -65,7 +81,7 @@ class LanguageModel:
                 "an encoder does not generate; take embed, or load a decoder or an encoder-decoder"
             )
         return make_generator(
-            self.model, self.tokenizer, self.config.generation.stop_tokens, jit_compile=self.jit_compile
+            self.model, self._tokenizer, self.config.generation.stop_tokens, jit_compile=self.jit_compile
         )
 
     def encode(self, prompt: str) -> list[int]:
@@ -74,28 +90,45 @@ class LanguageModel:
         return [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt), *suffix]
 
     def embed(
-        self, texts: str | Sequence[str], *, pooling: str = "mean", normalize: bool = True
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        prompt_name: str | None = None,
     ) -> np.ndarray:
         """One vector for each text, from an encoder or a decoder.
 
         Args:
-            texts: One text, or several; what is longer than the model's context is cut off at its end.
-            pooling: mean of all tokens; first token; or pooler, where the model has one.
-            normalize: Divide each vector by its length, so that a product of two is their cosine.
+            texts: One text, or several; what is longer than the model's context, or the checkpoint's
+                `max_seq_length`, is cut off.
+            pooling: mean of all tokens; first token; last token; or pooler, where the model has one. None is what a
+                folder of sentence-transformers says, with its layers behind it, and else the mean.
+            normalize: Divide each vector by its length, so that a product of two is their cosine. None is what the
+                folder says, and else True.
+            prompt_name: Of the folder's prompts, the one to put before each text; None is its default, if it has one.
 
         Returns:
-            float32 [D] for one text, [B, D] for several.
+            float32 [E] for one text, [B, E] for several.
 
         Raises:
-            GenerationError: when the pooling is not known, or the model has none.
+            GenerationError: when the pooling or the prompt is not known, or the model has none.
 
         Example:
             >>> lm = tfllm.load("all-MiniLM-L6-v2")
             >>> near, far = lm.embed(["a cat", "a dog"]) @ lm.embed("a kitten")
         """
         if isinstance(texts, str):
-            return self.embed([texts], pooling=pooling, normalize=normalize)[0]
-        return embed(self.model, self.tokenizer, texts, pooling=pooling, normalize=normalize)
+            return self.embed([texts], pooling=pooling, normalize=normalize, prompt_name=prompt_name)[0]
+        return embed(
+            self.model,
+            self.tokenizer,
+            texts,
+            modules=self.sentence_modules,
+            pooling=pooling,
+            normalize=normalize,
+            prompt_name=prompt_name,
+        )
 
     def encode_chat(self, prompt: str | Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """Token ids of a chat, up to where the assistant's answer begins.
@@ -171,7 +204,10 @@ class LanguageModel:
         folder = RunFolder(Path(path))
         folder.path.mkdir(parents=True, exist_ok=True)
         save_config(self.config, folder.config)
-        self.tokenizer.save(folder.tokenizer)
+        if self._tokenizer is not None:
+            self._tokenizer.save(folder.tokenizer)
+        if self.sentence_modules is not None:
+            self.sentence_modules.save(folder.sentence)
         checkpointer = Checkpointer(folder.checkpoints, model_variables(self.model), keep=1)
         checkpointer.save(self.step, {})
         checkpointer.wait()
@@ -181,21 +217,25 @@ class LanguageModel:
 
     def _save_extras(self, folder: Path) -> None:
         """Writes what a folder of transformers holds beside config and weights."""
-        self.tokenizer.save(folder)
+        if self._tokenizer is not None:
+            self._tokenizer.save(folder)
+        if self.sentence_modules is not None:
+            self.sentence_modules.save(folder)
         if hasattr(self.model, "decode_step"):
             text = json.dumps(self._generation_settings(), indent=2) + "\n"
             (folder / "generation_config.json").write_text(text, encoding="utf-8")
 
     def _generation_settings(self) -> dict[str, Any]:
-        generation = self.config.generation
-        stops = [self.tokenizer.special_tokens[name] for name in generation.stop_tokens]
-        stops = [self.tokenizer.eos_id, *(each for each in stops if each != self.tokenizer.eos_id)]
+        generation, tokenizer = self.config.generation, self._tokenizer
+        ends = [] if tokenizer is None else [tokenizer.eos_id]
+        stops = list(dict.fromkeys([*ends, *named_ids(tokenizer, generation.stop_tokens)]))
+        unset = tokenizer is None or "bos_token" in tokenizer.unset_roles
         sampled = {name: getattr(generation, name) for name in ("temperature", "top_k", "top_p")}
         start = getattr(self.model, "decoder_start_id", None)
         return {
-            "bos_token_id": self.tokenizer.bos_id,
-            "eos_token_id": stops if len(stops) > 1 else stops[0],
-            "pad_token_id": self.tokenizer.pad_id,
+            "bos_token_id": None if tokenizer is None or unset else tokenizer.bos_id,
+            "eos_token_id": stops[0] if len(stops) == 1 else stops or None,
+            "pad_token_id": None if tokenizer is None else tokenizer.pad_id,
             **({} if start is None else {"decoder_start_token_id": start}),
             "max_new_tokens": generation.max_new_tokens,
             "repetition_penalty": generation.repetition_penalty,
@@ -238,16 +278,29 @@ def load(
     path = local_path(source)
     if is_run(path):
         return _load_run(path, dtype, jit_compile, notify)
+    folder = path
+    if path.suffix != ".gguf" and path != (path := transformer_folder(path)):
+        source = path
     if path.suffix != ".gguf" and not (path / "config.json").exists():
         rule = "holds neither config.yaml, as runs do, nor config.json, as checkpoints do"
         mend = "give the folder of a run, e.g. runs/quickstart, or a checkpoint"
         raise ConfigError([Problem(str(path), Problem.ABSENT, rule, mend)], "the model")
     pretrained = Pretrained(source)
-    tokenizer, config = pretrained.tokenizer, pretrained.config()
+    tokenizer = _tokenizer(lambda: pretrained.tokenizer, notify)
+    config, modules = pretrained.config(), read_sentence_modules(folder)
     for note in pretrained.notes():
         notify(note)
     model = load_model(pretrained.checkpoint, dtype=dtype)
-    return LanguageModel(model, tokenizer, config, jit_compile=jit_compile)
+    return LanguageModel(model, tokenizer, config, jit_compile=jit_compile, sentence_modules=modules)
+
+
+def _tokenizer(read: Callable[[], Tokenizer], notify: Callable[[str], None]) -> Tokenizer | None:
+    """A tokenizer, or None and a line where there is none: the model can be used without."""
+    try:
+        return read()
+    except NoTokenizerError as error:
+        notify(f"{error}; until then it reads and writes no text")
+        return None
 
 
 def _load_preset(source: str, preset: str, dtype: str, jit_compile: bool) -> LanguageModel:
@@ -260,7 +313,11 @@ def _load_preset(source: str, preset: str, dtype: str, jit_compile: bool) -> Lan
 def _load_run(path: Path, dtype: str, jit_compile: bool, notify: Callable[[str], None]) -> LanguageModel:
     folder = RunFolder(path)
     config = folder.load_config()
-    tokenizer = read_tokenizer(folder.tokenizer)
-    model = make_model(config, tokenizer.vocab_size, dtype=dtype)
+    modules = read_sentence_modules(folder.sentence)
+    tokenizer = _tokenizer(lambda: read_tokenizer(folder.tokenizer), notify)
+    size = config.model.vocab_size or 0 if tokenizer is None else tokenizer.vocab_size
+    model = make_model(config, size, dtype=dtype)
     restored = restore_model(folder.checkpoints, model, notify=notify)
-    return LanguageModel(model, tokenizer, config, step=restored.step, jit_compile=jit_compile)
+    return LanguageModel(
+        model, tokenizer, config, step=restored.step, jit_compile=jit_compile, sentence_modules=modules
+    )

@@ -22,9 +22,11 @@ from tfllm.models.decoder import Decoder
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.run_folder import RunFolder
-from tfllm.tokenizers import Tokenizer, read_tokenizer
+from tfllm.stop_tokens import checked_ids, names_of_ids
+from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
+from tfllm.tokenizers.end_of_turn import end_names
 from tfllm.tokenizers.extension import with_special_tokens
-from tfllm.tokenizers.gguf import read_gguf_tokenizer
+from tfllm.tokenizers.gguf import end_token_ids, read_gguf_tokenizer
 from tfllm.tokenizers.keras_nlp_preset import read_keras_nlp_tokenizer
 from tfllm.training.checkpoint import restore_model
 
@@ -112,20 +114,49 @@ class Pretrained:
         Raises:
             ConvertError: when the file is damaged.
         """
-        found = {**self._json(_CONFIG_FILE, "eos_token_id"), **self._json(_GENERATION_FILE)}
+        found = self._json(_GENERATION_FILE)
         section: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0}
         if found.get("do_sample"):
             section = {**_SAMPLED, **{k: found[k] for k in _SAMPLED if found.get(k) is not None}}
         for name in ("max_new_tokens", "repetition_penalty"):
             if found.get(name) is not None:
                 section[name] = found[name]
-        section["stop_tokens"] = self._stop_tokens(found.get("eos_token_id"))
+        section["stop_tokens"] = self.stop_tokens()
         return section
 
-    def _stop_tokens(self, ids: Any) -> list[str]:
-        ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
-        names = {token_id: name for name, token_id in self.tokenizer.special_tokens.items()}
-        return [names[each] for each in ids if each in names and each != self.tokenizer.eos_id]
+    def stop_tokens(self) -> list[str]:
+        """Names of the tokens that end a text, beside the tokenizer's own.
+
+        Those that its files say; where they say none, and in GGUF files besides, those whose names say so.
+
+        Raises:
+            ConvertError: when a file is damaged, or gives what is no id.
+        """
+        if self.checkpoint.family.kind.model is Encoder:
+            return []
+        try:
+            tokenizer = self.tokenizer
+        except NoTokenizerError:
+            return names_of_ids(None, self._end_ids())
+        ids = self._end_ids()
+        return names_of_ids(tokenizer, [i for i in ids if i < tokenizer.vocab_size and i != tokenizer.eos_id])
+
+    def _end_ids(self) -> list[int]:
+        if self.path.suffix == ".gguf":
+            file = open_gguf(self.path)
+            return end_token_ids(file.metadata, file.list_of)
+        for name in (_GENERATION_FILE, _CONFIG_FILE):
+            found = self._json(name, "eos_token_id")
+            if found.get("eos_token_id") is not None:
+                size = self.checkpoint.arguments["vocab_size"]
+                return checked_ids(self.path / name, found["eos_token_id"], size)
+        try:
+            tokenizer = self.tokenizer
+        except NoTokenizerError:
+            return []
+        known = {token.content: token.id for token in tokenizer.added_tokens}
+        own = (tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
+        return [known[name] for name in end_names(known) if known[name] not in own]
 
     def _json(self, name: str, *keys: str) -> dict[str, Any]:
         path = self.path / name
@@ -200,7 +231,8 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
         return config
     asked = config.model
     path = local_path(asked.source)
-    model = dict(_run_model(path) if is_run(path) else Pretrained(asked.source).model_section())
+    there = RunFolder(path).load_config() if is_run(path) else Pretrained(asked.source)
+    model = dict(_run_model(there) if isinstance(there, ExperimentConfig) else there.model_section())
     longest = asked.max_seq_len
     if longest is not None and model.get("positions") == "learned" and longest > model["max_seq_len"]:
         rule = f"exceeds the {model['max_seq_len']} positions that {asked.source} has learned"
@@ -210,26 +242,33 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
     model["max_seq_len"] = longest or model.get("max_seq_len")
     if asked.new_head:
         model["tie_embeddings"] = False
+    generation = to_mapping(config.generation)
+    own = config.tokenizer.type == "pretrained" and config.tokenizer.source in (None, asked.source)
+    if own and not generation["stop_tokens"]:  # texts of this training end where the source's do
+        found = there.generation.stop_tokens if isinstance(there, ExperimentConfig) else there.stop_tokens()
+        generation["stop_tokens"] = list(found)
     if asked.vocab_size is not None:
         model["vocab_size"] = asked.vocab_size
     elif config.tokenizer.type == "pretrained":
-        size = pretrained_tokenizer(config).vocab_size
+        made = there.tokenizer if own and isinstance(there, Pretrained) else None
+        size = pretrained_tokenizer(config, made).vocab_size
         model["vocab_size"] = max(model.get("vocab_size") or 0, size)
     else:
         model["vocab_size"] = None
     return config_from_mapping(
-        {**to_mapping(config), "model": model}, source="the config with its pretrained model"
+        {**to_mapping(config), "model": model, "generation": generation},
+        source="the config with its pretrained model",
     )
 
 
-def pretrained_tokenizer(config: ExperimentConfig) -> Tokenizer:
-    """The tokenizer of a section `tokenizer: {type: pretrained}`, with what it adds.
+def pretrained_tokenizer(config: ExperimentConfig, made: Tokenizer | None = None) -> Tokenizer:
+    """The tokenizer of a section `tokenizer: {type: pretrained}`, with what it adds; `made` without, where it is read.
 
     Raises:
         TokenizerError: when there is none, or it is not understood.
     """
     section = config.tokenizer
-    tokenizer = tokenizer_at(section.source or config.model.source)
+    tokenizer = made or tokenizer_at(section.source or config.model.source)
     return with_special_tokens(tokenizer, section.extra_special_tokens)
 
 
@@ -247,7 +286,6 @@ def start_from_source(config: ExperimentConfig, model: Any, *, notify: Callable[
         assign_weights(read_checkpoint(path), model, new_head=section.new_head)
 
 
-def _run_model(path: Path) -> Mapping[str, Any]:
-    config = RunFolder(path).load_config()
+def _run_model(config: ExperimentConfig) -> Mapping[str, Any]:
     section = to_mapping(config.model)
     return {**section, "max_seq_len": config.context_length}

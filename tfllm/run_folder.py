@@ -80,6 +80,11 @@ class RunFolder:
         return self.path / "tokenizer"
 
     @property
+    def sentence(self) -> Path:
+        """Folder of what makes vectors of texts, where the model is a sentence encoder."""
+        return self.path / "sentence"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"

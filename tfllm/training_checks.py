@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfllm import experiment
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.generation.errors import GenerationError
+from tfllm.stop_tokens import stop_ids
 from tfllm.tokenizers import Tokenizer, TokenizerError
 
 
@@ -75,7 +75,7 @@ def _prompt_problems(config: ExperimentConfig, tokenizer: Tokenizer) -> Iterator
 def _stop_problems(config: ExperimentConfig, tokenizer: Tokenizer) -> Iterator[Problem]:
     for index, name in enumerate(config.generation.stop_tokens):
         try:
-            experiment.stop_ids(tokenizer, [name])
+            stop_ids(tokenizer, [name])
         except GenerationError:
             near = difflib.get_close_matches(name, tokenizer.special_tokens, 3, 0.0)
             rule, mend = "is not a special token", f"there are for example {', '.join(near)}"

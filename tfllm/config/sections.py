@@ -206,7 +206,10 @@ class GenerationConfig:
     top_p: float = setting(0.95, "keep the likeliest tokens up to this probability", above=0.0, maximum=1.0)
     repetition_penalty: float = setting(1.0, "divide the logits of tokens seen; 1 is off", above=0.0)
     seed: int = setting(0, "same seed, same text", minimum=0, maximum=2**31 - 1)
-    stop_tokens: tuple[str, ...] = setting((), "special tokens that end a text, beside the tokenizer's own")
+    stop_tokens: tuple[str, ...] = setting(
+        (),
+        "tokens that end a text, beside the tokenizer's own: by name, by a text that is one token, or id:N",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

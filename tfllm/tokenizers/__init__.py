@@ -6,7 +6,7 @@ Importing this package does not import TensorFlow; `Tokenizer.in_graph` does.
 
 from tfllm.tokenizers.byte import ByteTokenizer
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
-from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
 from tfllm.tokenizers.folder import read_tokenizer
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tfllm.tokenizers.tokenizer import Tokenizer
@@ -17,6 +17,7 @@ load_tokenizer = read_tokenizer  # a saved tokenizer is read as any other
 __all__ = [
     "ByteBPETokenizer",
     "ByteTokenizer",
+    "NoTokenizerError",
     "SentencePieceTokenizer",
     "Tokenizer",
     "TokenizerError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
 from tfllm.tokenizers.json_file import read_json_object
 from tfllm.tokenizers.roles import given_roles, unset_roles
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -54,7 +54,7 @@ def _read(folder: Path, config: dict[str, Any], roles: dict[str, str]) -> Tokeni
         )
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return bpe_of_files(folder, config, _optional(folder / "added_tokens.json"), roles, **conventions)
-    raise TokenizerError(
+    raise NoTokenizerError(
         f"{folder} holds no tokenizer: it must have tokenizer.json, tokenizer.model, vocab.txt, or vocab.json and"
         " merges.txt; give the folder of a whole checkpoint"
     )

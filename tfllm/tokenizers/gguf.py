@@ -10,7 +10,7 @@ from tfllm.tokenizers.added_token import AddedToken
 from tfllm.tokenizers.bpe_files import BytePairs, pairs
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.end_of_turn import end_names
-from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
 from tfllm.tokenizers.framing import Framing
 from tfllm.tokenizers.roles import ROLES, unset_roles
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -64,7 +64,7 @@ def read_gguf_tokenizer(
     """
     kind = metadata.get(f"{PREFIX}model")
     if kind not in _READERS:
-        raise TokenizerError(
+        raise (NoTokenizerError if kind is None else TokenizerError)(
             f"{path}: {PREFIX}model={kind!r} must be one of {', '.join(map(repr, _READERS))}; take another file, or"
             " the checkpoint's own tokenizer files"
         )
