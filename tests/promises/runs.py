@@ -130,6 +130,8 @@ class Runs:
         return self._made[name]
 
     def _train(self, run, values, stop_at, patch):
+        if stop_at is not None:  # the loop must come back to Python there
+            values = {"training.log_every": stop_at, **values}
         overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
         command = ["train", str(self.config()), "--run-dir", str(run.folder), *overrides]
         with pytest.MonkeyPatch.context() as monkeypatch:
