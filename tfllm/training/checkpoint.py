@@ -9,10 +9,11 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfllm.training.checkpoint_folder import (
@@ -296,7 +297,13 @@ class Checkpointer:
 
 
 def restore_model(
-    folder: str | Path, model: Any, *, best: bool = False, notify: Callable[[str], None] = print
+    folder: str | Path,
+    model: Any,
+    *,
+    best: bool = False,
+    leave: Collection[str] = (),
+    resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] | None = None,
+    notify: Callable[[str], None] = print,
 ) -> Restored:
     """Reads the model's variables alone from a run's newest whole checkpoint.
 
@@ -307,6 +314,9 @@ def restore_model(
         folder: The `checkpoints/` folder of a run.
         model: A built model.
         best: Take the checkpoint that `best.json` names, where there is one.
+        leave: Layers of the model whose variables stay as they are, e.g. `output_projection`.
+        resize: Variables that may be of another shape there, by their path inside the model, and what makes the
+            shape wanted of their value; None allows none.
         notify: Called with one line when a checkpoint is passed over.
 
     Raises:
@@ -321,9 +331,14 @@ def restore_model(
         raise CheckpointError(f"no whole checkpoint in {folder}; train first, or give another run folder")
     path, manifest = newest
     saved = manifest["variables"]
-    variables = model_variables(model)
+    inside = {name: name.removeprefix(f"model/{model.name}/") for name in model_variables(model)}
+    variables = {
+        name: v for name, v in model_variables(model).items() if inside[name].split("/")[0] not in leave
+    }
     wanted = {name: _spec(backing_variable(v)) for name, v in variables.items()}
     differ = [n for n, spec in wanted.items() if saved.get(n, {}).get("shape") != spec["shape"]]
+    resized = {n: resize[inside[n]] for n in differ if resize and inside[n] in resize and n in saved}
+    differ = [name for name in differ if name not in resized]
     if differ:
         raise _another_model(path, differ, saved, wanted)
     averages = {name: _AVERAGE + name.removeprefix("model/") for name in variables}
@@ -332,6 +347,8 @@ def restore_model(
     for name, variable in variables.items():
         source = averages[name] if averages[name] in saved else name
         value = read_tensor(path / _BUNDLE, source, saved[source]["dtype"])
+        if name in resized:
+            value = resized[name](np.asarray(value), tuple(variable.shape))
         backing_variable(variable).assign(tf.cast(value, variable.dtype))
     averaged = any(name in saved for name in averages.values())
     return Restored(manifest["step"], manifest["state"], manifest["about"], path, averaged)
