@@ -75,7 +75,7 @@ def _print(settings: Report, ready: dict[str, Report], rounds: dict[str, list[Re
 
 def _peak_gb(report: Report) -> float:
     """Of the GPU, or of the process where there is none."""
-    return report.get("device_gb", report["peak_gb"])
+    return report["device_gb"] if "device_gb" in report else report["peak_gb"]
 
 
 def _rates(settings: Report, reports: list[Report]) -> list[float]:

@@ -221,7 +221,7 @@ class Check:
         if python is None:
             return self.table.add(name, "not measured: no PyTorch and transformers here; see --peers")
         on_cpu = self.about.get("kind", "CPU") == "CPU"
-        settings = {**self.shape, **(ON_A_CPU if on_cpu and not self.arguments.tiny else {})}
+        settings: Report = {**self.shape, **(ON_A_CPU if on_cpu and not self.arguments.tiny else {})}
         settings |= {"precision": precision, "steps": 3 if on_cpu else 20, "model": {}, "task": {}}
         settings["system"] = "tfllm" if system == "tfllm" else "torch_compile"
         script = f"bench_training_{'tensorflow' if system == 'tfllm' else 'torch'}.py"
