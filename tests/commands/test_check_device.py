@@ -201,10 +201,10 @@ def test_without_time_nothing_is_cut_in_silence(run):
     assert all("not measured" in line(lines, name) for name in names)
 
 
-def test_shares_add_up_to_the_time(run):
+def test_no_section_may_take_all_of_the_time(run):
     _, _, started = run("--seconds", "100", mixed_float16=WorkerLate(), export=WorkerLate())
     assert all(0 < each["timeout"] <= 100 for each in started)
-    assert started[0]["timeout"] < 20  # twice the share of the first section alone
+    assert started[0]["timeout"] == pytest.approx(40, abs=1)  # what hangs leaves the others most of it
 
 
 def test_a_cpu_trains_in_float32_only(run, monkeypatch):
