@@ -28,6 +28,7 @@ from tfllm.training.display import Display
 from tfllm.training.distribution import num_workers, worker_errors
 from tfllm.training.errors import TrainingError
 from tfllm.training.metrics_log import MetricsLog, NoLog
+from tfllm.training.peak_memory import memory_errors
 from tfllm.training.replay import save_batch
 from tfllm.training.stop_request import StopRequest
 from tfllm.training.tensorboard import TensorBoard
@@ -65,7 +66,7 @@ def train(config: ExperimentConfig, run_dir: str | Path, display: Display | None
         ConfigError, DataError, TokenizerError, TrainingError: each with one message to act on.
     """
     display = display or Display(total_steps=config.training.steps)
-    with worker_errors(), set_up(config, Path(run_dir), display) as setup:
+    with memory_errors(), worker_errors(), set_up(config, Path(run_dir), display) as setup:
         return Outcome(_Run(setup).run(), setup.is_chief)
 
 
