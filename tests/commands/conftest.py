@@ -52,6 +52,9 @@ def tfllm(capfd):
             status = end.code
         out, err = capfd.readouterr()
         assert "Traceback" not in out + err
+        assert (
+            "AutoGraph" not in out + err
+        )  # a warning to developers of TensorFlow programs, not to users of ours
         return status, out, err
 
     return run

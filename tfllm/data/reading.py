@@ -58,6 +58,7 @@ def gather_stores(
     return tf.ensure_shape(together, [row_ids.shape[0], *parts[0].shape[1:]])
 
 
+@tf.autograph.experimental.do_not_convert  # there is nothing to convert, and what Python's own files hold cannot be
 def mapped_rows(store: RowStore) -> tf.Tensor:
     """Return the memory-mapped file, [R, 3, T] of the store's dtype, for C++ to gather from."""
     with tf.device("CPU:0"):
