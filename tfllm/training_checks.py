@@ -10,6 +10,7 @@ from typing import Any
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.generation.errors import GenerationError
+from tfllm.stop_tokens import named_ids
 from tfllm.stop_tokens import stop_ids
 from tfllm.tokenizers import Tokenizer, TokenizerError
 
@@ -75,11 +76,10 @@ def _prompt_problems(config: ExperimentConfig, tokenizer: Tokenizer) -> Iterator
 def _stop_problems(config: ExperimentConfig, tokenizer: Tokenizer) -> Iterator[Problem]:
     for index, name in enumerate(config.generation.stop_tokens):
         try:
-            stop_ids(tokenizer, [name])
-        except GenerationError:
-            near = difflib.get_close_matches(name, tokenizer.special_tokens, 3, 0.0)
-            rule, mend = "is not a special token", f"there are for example {', '.join(near)}"
-            yield Problem(f"generation.stop_tokens[{index}]", name, rule, mend)
+            named_ids(tokenizer, [name])
+        except GenerationError as error:
+            rule = str(error).removeprefix(f"generation.stop_tokens: {name!r} ")
+            yield Problem(f"generation.stop_tokens[{index}]", name, rule)
 
 
 def _metric_problems(config: ExperimentConfig, task: Any) -> Iterator[Problem]:
