@@ -11,7 +11,6 @@ from typing import Any
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.generation.errors import GenerationError
 from tfllm.stop_tokens import named_ids
-from tfllm.stop_tokens import stop_ids
 from tfllm.tokenizers import Tokenizer, TokenizerError
 
 
