@@ -2,10 +2,11 @@
 
     python scripts/bench_training.py [--shape 124m] [--peers ~/peers/bin/python]
 
-GPT-2 shapes, the same random tokens, float32, AdamW, gradients clipped to norm 1, no dropout; tfllm and
-KerasHub compiled by XLA, transformers eager and under torch.compile, with its fused optimizer. Each system
-runs in a process of its own, so that its peak memory is its own, and they take turns, so that all meet the
-same machine. `peers` is the interpreter of an environment with PyTorch and transformers:
+GPT-2 shapes, the same random tokens, float32 or --precision, AdamW, gradients clipped to norm 1, no dropout;
+tfllm and KerasHub compiled by XLA, transformers eager and under torch.compile, with its fused optimizer. Each
+system runs in a process of its own, so that its peak memory is its own, and they take turns, so that all meet
+the same machine. On a GPU the memory is the GPU's, and float32 multiplies with factors in TF32 in all systems.
+`peers` is the interpreter of an environment with PyTorch and transformers:
 
     python -m venv ~/peers && ~/peers/bin/pip install torch transformers
 
@@ -58,18 +59,23 @@ def _print(settings: Report, ready: dict[str, Report], rounds: dict[str, list[Re
     flops, peak = ready["tfllm"]["flops_per_token"], _peak_flops(rounds)
     rates = {name: _rates(settings, reports) for name, reports in rounds.items() if "loss" in reports[0]}
     base_name = "torch_compile" if "torch_compile" in rates else "keras_hub"
-    base, base_gb = statistics.median(rates[base_name]), rounds[base_name][-1]["peak_gb"]
+    base, base_gb = statistics.median(rates[base_name]), _peak_gb(rounds[base_name][-1])
     titles = ("median", "min", "max", "MFU", "ratio", "peak GB", "ratio", "start s", "loss: first", "last")
     print(f"{'':<15}" + "".join(f"{title:>9}" for title in titles[:-2]) + f"{titles[-2]:>13}{titles[-1]:>9}")
     for name, values in rates.items():
         median, last = statistics.median(values), rounds[name][-1]
         print(
             f"{name:<15}{median:>9.0f}{min(values):>9.0f}{max(values):>9.0f}{median * flops / peak:>9.1%}"
-            f"{median / base:>9.2f}{last['peak_gb']:>9.2f}{last['peak_gb'] / base_gb:>9.2f}"
+            f"{median / base:>9.2f}{_peak_gb(last):>9.2f}{_peak_gb(last) / base_gb:>9.2f}"
             f"{ready[name]['start_seconds']:>9.1f}{ready[name]['first_loss']:>13.3f}{last['loss']:>9.3f}"
         )
     print(f"{'floor':<15}{peak / flops:>9.0f}{'':>18}{1:>9.1%}{peak / flops / base:>9.2f}")
     print(f"ratios: over {base_name}; keras_hub's last loss is its last round's mean")
+
+
+def _peak_gb(report: Report) -> float:
+    """Of the GPU, or of the process where there is none."""
+    return report["device_gb"] if "device_gb" in report else report["peak_gb"]
 
 
 def _rates(settings: Report, reports: list[Report]) -> list[float]:
@@ -100,6 +106,7 @@ def _settings(arguments: argparse.Namespace) -> Report:
         **SHAPES[arguments.shape],
         **given,
         "steps": arguments.steps,
+        "precision": arguments.precision,
         "model": _without_none(model),
         "task": _without_none(task),
     }
@@ -129,6 +136,12 @@ def _parse() -> argparse.Namespace:
         ("threads", cores, "threads each"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{words} (default {default})")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16"),
+        default="float32",
+        help="training.precision, torch.autocast (default %(default)s)",
+    )
     parser.add_argument("--peers", metavar="PYTHON", help="run the PyTorch systems too, by this interpreter")
     ours = parser.add_argument_group("options of tfllm alone")
     ours.add_argument("--remat", help="what the backward pass computes again")

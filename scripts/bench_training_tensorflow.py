@@ -35,6 +35,7 @@ def _tfllm(settings: Report):
     from tfllm.models.decoder import Decoder
     from tfllm.tasks.causal_lm import CausalLM
     from tfllm.training.optimizers import make_optimizer
+    from tfllm.training.precision import dtype_policy
     from tfllm.training.train_step import METRICS, TrainStep
 
     tf.keras.utils.set_random_seed(0)
@@ -48,6 +49,7 @@ def _tfllm(settings: Report):
         positions="learned",
         activation="gelu_tanh",
         use_bias=True,
+        dtype=dtype_policy(settings["precision"]),
         **settings["model"],
     )
     model.build()
@@ -86,6 +88,7 @@ def _keras_hub(settings: Report):
     import keras_hub
     import tensorflow as tf
 
+    keras.config.set_dtype_policy(settings["precision"])
     keras.utils.set_random_seed(0)
     backbone = keras_hub.models.GPT2Backbone(
         vocabulary_size=settings["vocab"],
@@ -119,11 +122,24 @@ def _measured(train: Any, settings: Report, **report: Any):
     def measure() -> Report:
         begin = time.perf_counter()
         loss = train(settings["steps"])
-        return {"loss": loss, "seconds": time.perf_counter() - begin}
+        return {"loss": loss, "seconds": time.perf_counter() - begin, **_device_peak()}
 
     first_loss = train(1)
     train(1)
+    _device_peak(reset=True)  # of steps, not of what compiles them
     return measure, {"first_loss": first_loss, **report}
+
+
+def _device_peak(*, reset: bool = False) -> Report:
+    """The most memory that a GPU has held."""
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return {}
+    peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    if reset:
+        tf.config.experimental.reset_memory_stats("GPU:0")
+    return {"device_gb": peak / 1e9}
 
 
 def _tokens(settings: Report) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +151,7 @@ def _tokens(settings: Report) -> tuple[np.ndarray, np.ndarray]:
 def _product(settings: Report):
     from tfllm.training.throughput import peak_flops
 
-    return lambda: {"flops": peak_flops("float32")}, {}
+    return lambda: {"flops": peak_flops(settings["precision"])}, {}
 
 
 if __name__ == "__main__":

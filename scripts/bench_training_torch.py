@@ -14,6 +14,8 @@ import transformers
 
 from scripts.bench_worker import Report, serve
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def main() -> None:
     serve(_build, sys.argv[1:])
@@ -21,22 +23,25 @@ def main() -> None:
 
 def _build(settings: Report):
     torch.set_num_threads(settings["threads"])
+    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it, as TensorFlow does by itself
     transformers.logging.set_verbosity_error()
     return (_product if settings["system"] == "torch_product" else _training)(settings)
 
 
 def _training(settings: Report):
     torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(_config(settings)).train()
+    model = transformers.GPT2LMHeadModel(_config(settings)).train().to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-4, weight_decay=0.1, fused=True)
     run = torch.compile(model) if settings["system"] == "torch_compile" else model
     tokens = np.random.default_rng(0).integers(
         settings["vocab"], size=[settings["batch"], settings["seq_len"] + 1]
     )
-    token_ids = torch.from_numpy(tokens[:, :-1].copy())
+    token_ids = torch.from_numpy(tokens[:, :-1].copy()).to(DEVICE)
+    half = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}.get(settings["precision"])
 
     def step() -> torch.Tensor:
-        loss = run(input_ids=token_ids, labels=token_ids).loss  # the model shifts the labels itself
+        with torch.autocast(DEVICE, dtype=half, enabled=half is not None):
+            loss = run(input_ids=token_ids, labels=token_ids).loss  # the model shifts the labels itself
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -47,11 +52,22 @@ def _training(settings: Report):
         begin = time.perf_counter()
         for _ in range(settings["steps"]):
             loss = step()
-        return {"loss": loss.item(), "seconds": time.perf_counter() - begin}
+        return {"loss": loss.item(), "seconds": time.perf_counter() - begin, **_device_peak()}
 
     first_loss = step().item()
-    step()
+    step().item()
+    _device_peak(reset=True)  # of steps, not of what compiles them
     return measure, {"first_loss": first_loss, "parameters": model.num_parameters()}
+
+
+def _device_peak(*, reset: bool = False) -> Report:
+    """The most memory that a GPU has held."""
+    if DEVICE == "cpu":
+        return {}
+    peak = torch.cuda.max_memory_allocated()
+    if reset:
+        torch.cuda.reset_peak_memory_stats()
+    return {"device_gb": peak / 1e9}
 
 
 def _config(settings: Report) -> transformers.GPT2Config:
@@ -73,7 +89,8 @@ def _config(settings: Report) -> transformers.GPT2Config:
 
 def _product(settings: Report):
     """The rate of a large product, in FLOP/s: the best of six."""
-    a = torch.randn(2048, 2048)
+    size = 2048 if DEVICE == "cpu" else 8192
+    a = torch.randn(size, size, device=DEVICE)
 
     def measure() -> Report:
         best = float("inf")
@@ -81,7 +98,7 @@ def _product(settings: Report):
             begin = time.perf_counter()
             (a @ a).sum().item()
             best = min(best, time.perf_counter() - begin)
-        return {"flops": 2.0 * 2048**3 / best}
+        return {"flops": 2.0 * size**3 / best}
 
     return measure, {}
 

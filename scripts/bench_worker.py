@@ -10,16 +10,25 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 Report = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+class WorkerEnded(SystemExit):
+    """The process ended instead of reporting; where nobody catches it, the benchmark ends too."""
+
+
+class WorkerLate(Exception):
+    """The process has not reported in time."""
 
 
 class Worker:
@@ -30,17 +39,35 @@ class Worker:
         script: A file beside this one, which calls `serve`.
         settings: JSON values, given to what the script builds.
         threads: Threads to compute with.
+        log: Receives what the process and its libraries print; None is this process's standard error.
+        timeout: Seconds that it may take to be ready, and seconds for each measurement; None is any number.
 
     Attributes:
         report: What the process said when it was ready, and `start_seconds` from nothing to there.
+
+    Raises:
+        WorkerEnded: when the process ends before it is ready.
+        WorkerLate: when it takes too long; it is ended then.
     """
 
-    def __init__(self, python: str, script: str, settings: Mapping[str, Any], *, threads: int):
+    def __init__(
+        self,
+        python: str,
+        script: str,
+        settings: Mapping[str, Any],
+        *,
+        threads: int,
+        log: IO[Any] | None = None,
+        timeout: float | None = None,
+    ):
         begin = time.perf_counter()
+        self.timeout = timeout
+        self._where = "above" if log is None else "in the log"
         self._process = subprocess.Popen(
             [python, str(ROOT / "scripts" / script), json.dumps({**settings, "threads": threads})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=log,
             text=True,
             env=_environment(threads),
         )
@@ -59,11 +86,21 @@ class Worker:
         self._process.stdin.close()
         self._process.wait()
 
+    def kill(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+
     def _read(self) -> Report:
         assert self._process.stdout is not None
+        # A report is one line, written at once, and none follows before it is asked for.
+        if not select.select([self._process.stdout], [], [], self.timeout)[0]:
+            self.kill()
+            raise WorkerLate
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"a worker ended with status {self._process.wait()}; its message is above")
+            status = self._process.wait()
+            raise WorkerEnded(f"a worker ended with status {status}; its message is {self._where}")
         return json.loads(line)
 
 

@@ -9,7 +9,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,6 +17,7 @@ import tensorflow as tf
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.config.data import MixtureConfig
+from tfllm.config.home import expand_home
 from tfllm.data.errors import DataError
 from tfllm.data.mixture import RowMixture
 from tfllm.data.pipeline import evaluation_batches
@@ -31,6 +31,7 @@ from tfllm.data.sources import (
     TextFilesSource,
     TfdsSource,
     TfRecordSource,
+    check_apart,
 )
 from tfllm.data.split import split_of
 from tfllm.data.store import RowStore, default_cache_dir
@@ -87,6 +88,8 @@ def prepare(
         DataError, TokenizerError: when text or tokenizer cannot be used.
     """
     source = make_source(config.data.train)
+    if config.data.validation is not None:
+        check_apart(source, make_source(config.data.validation, "data.validation"))
     tokenizer = tokenizer or make_tokenizer(config, source)
     rows = _rows_of(config, tokenizer, progress)
     train = _all_rows(rows, "train", source, split=_split(config, "train"))
@@ -101,6 +104,9 @@ def held_out_rows(
 ) -> RowStore | RowMixture:
     """The validation side of `prepare` alone; text to train on is not needed where `data.validation` is given."""
     rows = _rows_of(config, tokenizer, progress)
+    if config.data.validation is None and config.data.train is None:
+        rule, mend = "is required: this model came without text", "write data.validation.type and .path"
+        raise ConfigError([Problem("data.validation", Problem.ABSENT, rule, mend)], "the config")
     if config.data.validation is not None:
         source = make_source(config.data.validation, "data.validation")
         return rows("validation", source, require_full_row=False)
@@ -153,7 +159,7 @@ def make_source(config: Any, section: str = "data.train") -> Source:
         sources = [make_source(part.source, f"{section}.sources[{i}].source") for i, part in parts]
         return MixtureSource(sources, [part.weight for part in config.sources])
     arguments = arguments_of(config, "type")
-    if hasattr(config, "path"):
+    if config.type != "python_docs":
         arguments["section"] = section
     return _SOURCES[config.type](**arguments)
 
@@ -171,7 +177,8 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
         return pretrained_tokenizer(config)
     if section.path is not None:
         return ByteBPETokenizer.from_file(section.path)
-    cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else default_cache_dir()
+    named = config.data.cache_dir
+    cache = expand_home(named, "data.cache_dir") if named else default_cache_dir()
     split = _split(config, "train")
     budget = section.train_megabytes * 1_000_000
     identity = f"byte_bpe 3 {section.vocab_size} {budget} {split} {source.fingerprint()}"

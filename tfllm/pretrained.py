@@ -13,7 +13,7 @@ from typing import Any, cast
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
 from tfllm.config.build import to_mapping
 from tfllm.config.model import MODELS
-from tfllm.convert.assignment import assign_weights
+from tfllm.convert.assignment import HEAD_LAYERS, RESIZED, assign_weights
 from tfllm.convert.checkpoint import Checkpoint, read_checkpoint
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.gguf_file import open_gguf
@@ -48,6 +48,8 @@ _ABOUT_GENERATION = (
     ),
     *("bos_token_id", "pad_token_id", "decoder_start_token_id", "max_new_tokens", "repetition_penalty"),
 )
+# A run's positions are as many as it learned; its tokens may be more or less in another run.
+_MORE_TOKENS = {path: fit for path, fit in RESIZED.items() if not path.startswith("position_")}
 _NO_EFFECT: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {})
 
 
@@ -281,7 +283,8 @@ def start_from_source(config: ExperimentConfig, model: Any, *, notify: Callable[
     section = config.model
     path = local_path(section.source)
     if is_run(path):
-        restore_model(RunFolder(path).checkpoints, model, notify=notify)
+        leave = HEAD_LAYERS if getattr(section, "new_head", False) else ()
+        restore_model(RunFolder(path).checkpoints, model, leave=leave, resize=_MORE_TOKENS, notify=notify)
     else:
         assign_weights(read_checkpoint(path), model, new_head=section.new_head)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 from tfllm.config import ExperimentConfig
@@ -14,8 +13,14 @@ from tfllm.run_folder import RunFolder
 
 
 def folder_of_text(run: RunFolder) -> dict[str, str]:
-    """What a checkpoint records: the working directory, whole and as seen from the run folder."""
-    here = os.getcwd()
+    """What a checkpoint records: the working directory, whole and as seen from the run folder.
+
+    Nothing where the working directory has been removed: then no relative path leads anywhere.
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        return {}
     return {"whole": here, "from_run": os.path.relpath(here, os.path.realpath(run.path))}
 
 
@@ -34,11 +39,11 @@ def located(config: ExperimentConfig, run: RunFolder, *, here_first: bool = Fals
         The config with whole paths.
     """
     recorded = run.about().get("folder")
-    if not isinstance(recorded, dict):
+    if not isinstance(recorded, dict) or not recorded:
         return config
     folders = [os.path.normpath(os.path.join(os.path.realpath(run.path), str(recorded.get("from_run", "."))))]
     folders.append(str(recorded.get("whole", ".")))
-    if here_first or any(Path(folder) == Path.cwd() for folder in folders[:1]):
+    if here_first or (os.path.isdir(folders[0]) and os.path.samefile(folders[0], os.curdir)):
         folders.insert(0, "")
     data = config.data
     found: dict[str, Any] = {name: _section(getattr(data, name), folders) for name in ("train", "validation")}

@@ -13,15 +13,28 @@ from tfllm import experiment
 from tfllm.config import ExperimentConfig
 from tfllm.data.store import RowStore
 from tfllm.evaluation.evaluator import Evaluator
-from tfllm.training.callbacks import Callback, Evaluate, Histograms, Log, Profile, Sample, Save, TrainerState
+from tfllm.training.callbacks import (
+    Callback,
+    Evaluate,
+    Histograms,
+    Log,
+    Profile,
+    Sample,
+    Save,
+    TrainerState,
+    Writer,
+)
 from tfllm.training.display import Display
 from tfllm.training.distribution import num_workers, worker_errors
 from tfllm.training.errors import TrainingError
 from tfllm.training.metrics_log import MetricsLog, NoLog
+from tfllm.training.peak_memory import memory_errors
 from tfllm.training.replay import save_batch
 from tfllm.training.stop_request import StopRequest
+from tfllm.training.tensorboard import TensorBoard
 from tfllm.training.throughput import peak_flops
 from tfllm.training.trainer import Trainer
+from tfllm.training_checks import sample_ids
 from tfllm.training_setup import TrainingSetup, set_up
 
 
@@ -53,7 +66,7 @@ def train(config: ExperimentConfig, run_dir: str | Path, display: Display | None
         ConfigError, DataError, TokenizerError, TrainingError: each with one message to act on.
     """
     display = display or Display(total_steps=config.training.steps)
-    with worker_errors(), set_up(config, Path(run_dir), display) as setup:
+    with memory_errors(), worker_errors(), set_up(config, Path(run_dir), display) as setup:
         return Outcome(_Run(setup).run(), setup.is_chief)
 
 
@@ -77,10 +90,12 @@ class _Run:
                 self._evaluate(state)
             return trainer.run(state)
         finally:
+            self.writer.close()
             self.display.stop()
 
     def _trainer(self, state: TrainerState) -> Trainer:
         training = self.config.training
+        self.writer = self._writer()
         return Trainer(
             train_step=self.setup.step,
             batches=lambda start: self.setup.batches(start, training.steps),
@@ -90,49 +105,59 @@ class _Run:
             save=Save(
                 every=training.checkpoint_every, checkpointer=self.setup.checkpointer, best=self.setup.best
             ),
+            side_shows=self._side_shows(),
             stop_request=lambda: StopRequest(notice=training.preemption_notice, notify=self.display.notice),
             on_failure=self._keep_failure,
             progress=self.display.progress,
+            notify=self.display.notice,
         )
+
+    def _writer(self) -> Writer:
+        if not self.setup.is_chief:
+            return tf.summary.create_noop_writer()
+        return TensorBoard(self.run_folder.tensorboard, notify=self.display.notice)
 
     def _callbacks(self, state: TrainerState) -> list[Callback]:
         """The chief writes; every worker takes part in what computes over all of them."""
         config, training, show = self.config, self.config.training, self.display.entry
         log: Any = NoLog()
-        writer = tf.summary.create_noop_writer()
         if self.setup.is_chief:
-            log = MetricsLog(self.run_folder.metrics, step=state.step)
-            writer = tf.summary.create_file_writer(str(self.run_folder.tensorboard))
+            log = MetricsLog(self.run_folder.metrics, step=state.step, notify=self.display.notice)
         self._evaluate = Evaluate(
             every=training.evaluate_every,
             evaluate=self._evaluator().evaluate,
             log=log,
-            writer=writer,
+            writer=self.writer,
             show=show,
         )
         logging = Log(
             every=training.log_every,
             log=log,
-            writer=writer,
+            writer=self.writer,
             show=show,
             flops_per_token=experiment.flops_per_token(self.setup.model, config.data.seq_len),
             peak_flops=peak_flops(training.precision) * _devices(self.setup.strategy),
             scaled=self.setup.loss_scale is not None,
         )
-        callbacks: list[Callback] = [logging, self._evaluate]
+        return [logging, self._evaluate]
+
+    def _side_shows(self) -> list[Callback]:
+        """What the chief shows besides."""
+        config, training, writer = self.config, self.config.training, self.writer
+        shows: list[Callback] = []
         if not self.setup.is_chief:
-            return callbacks
+            return shows
         if config.generation.prompts:
             folder = self.run_folder.samples
-            callbacks.append(
+            shows.append(
                 Sample(every=training.sample_every, sample=self._sampler(), folder=folder, writer=writer)
             )
         if training.histogram_every:
             variables = self.setup.model.trainable_variables
-            callbacks.append(Histograms(every=training.histogram_every, variables=variables, writer=writer))
+            shows.append(Histograms(every=training.histogram_every, variables=variables, writer=writer))
         if training.profile is not None:
-            callbacks.append(Profile(steps=training.profile, folder=self.run_folder.tensorboard))
-        return callbacks
+            shows.append(Profile(steps=training.profile, folder=self.run_folder.tensorboard))
+        return shows
 
     def _evaluator(self) -> Evaluator:
         return experiment.make_evaluator(
@@ -151,7 +176,7 @@ class _Run:
         generator = experiment.make_generator(self.setup.model, tokenizer, stop_tokens, jit_compile=False)
 
         def sample() -> list[tuple[str, str]]:
-            ids = [[*tokenizer.prefix_ids, *tokenizer.encode(prompt)] for prompt in prompts]
+            ids = [sample_ids(tokenizer, prompt) for prompt in prompts]
             with self.setup.optimizer.averaged():
                 return list(zip(prompts, map(tokenizer.decode, generator(ids, **settings)), strict=True))
 

@@ -20,8 +20,10 @@ from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.data.pipeline import training_batches
 from tfllm.experiment import Prepared
+from tfllm.export.signatures import Limits
 from tfllm.pretrained import start_from_source
 from tfllm.run_folder import RunFolder
+from tfllm.run_lock import locked_run
 from tfllm.text_places import folder_of_text
 from tfllm.tokenizers import load_tokenizer
 from tfllm.training.callbacks import TrainerState
@@ -38,6 +40,7 @@ from tfllm.training.distribution import (
 from tfllm.training.errors import TrainingError
 from tfllm.training.loss_scale import LossScale
 from tfllm.training.train_step import TrainStep
+from tfllm.training_checks import best_metric, check_late
 from tfllm.version import __version__
 
 _MENDS = {
@@ -74,15 +77,18 @@ def set_up(
         check_agreement(strategy, _fingerprints(config), mends=_MENDS)
     if not chief:
         display = Display(total_steps=config.training.steps, silent=True)
-    if chief:
-        if records:
-            run.open_for(config)
-        prepared = _prepare(config, run, display)
-    # The others find the chief's tokenizer and rows where they share a disk, and make their own elsewhere.
-    gather_from_workers(strategy, [0])
-    if not chief:
-        prepared = _prepare(config, run, display)
-    yield TrainingSetup(config, run, strategy, prepared, display)
+    with contextlib.ExitStack() as stack:
+        if chief and records:
+            stack.enter_context(locked_run(folder, notify=display.notice))
+        if chief:
+            prepared = _prepare(config, run, display, records)
+        # The others find the chief's tokenizer and rows where they share a disk, and make their own elsewhere.
+        gather_from_workers(strategy, [0])
+        if not chief:
+            prepared = _prepare(config, run, display, records=False)
+        setup = TrainingSetup(config, run, strategy, prepared, display)
+        stack.callback(setup.checkpointer.settle)  # what still writes holds the lock
+        yield setup
 
 
 class TrainingSetup:
@@ -112,10 +118,17 @@ class TrainingSetup:
             self.model = experiment.make_model(config, prepared.tokenizer.vocab_size, training=True)
             self.optimizer = experiment.make_optimizer_of(config, self.model)
             self.loss_scale = LossScale() if precision == "mixed_float16" else None
+        if config.export.at_end:
+            Limits.of(self.model, config.export.max_new_tokens)
         self.task = experiment.make_task(config, prepared.tokenizer)
         self.step = self._make_step()
         training = config.training
-        self.best = (training.best_metric, training.best_mode) if training.best_metric else None
+        self.best = best_metric(config, self.task)
+        if self.best is not None and training.evaluate_every is None:
+            display.notice(
+                "training.best_metric: the only evaluation is that of the end, so the last checkpoint is the best; set"
+                " training.evaluate_every"
+            )
         self.checkpointer = self.make_checkpointer(
             run.checkpoints, keep=training.keep_checkpoints, best=self.best
         )
@@ -223,14 +236,25 @@ class TrainingSetup:
         )
 
 
-def _prepare(config: ExperimentConfig, run: RunFolder, display: Display) -> Prepared:
+def _prepare(config: ExperimentConfig, run: RunFolder, display: Display, records: bool) -> Prepared:
+    """Tokenizer and rows; between the two, before anything is written, what would fail late."""
     start = time.perf_counter()
-    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer.exists() else None
+    if records:
+        run.check(config)
+    kept = run.tokenizer.exists()
+    tokenizer = (
+        load_tokenizer(run.tokenizer)
+        if kept
+        else experiment.make_tokenizer(config, experiment.make_source(config.data.train))
+    )
+    check_late(config, tokenizer, experiment.make_task(config, tokenizer), run.export)
+    if records:
+        run.open_for(config)
     prepared = experiment.prepare(config, tokenizer)
-    if tokenizer is None:
+    if not kept:
         part = run.tokenizer.with_name(f".part_tokenizer_{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)
-        prepared.tokenizer.save(part)
+        tokenizer.save(part)
         part.rename(run.tokenizer)  # whole or not there, should the process be killed
     for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
         display.notice(f"{name}: {rows.summary}")

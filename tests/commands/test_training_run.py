@@ -2,7 +2,11 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +173,100 @@ def test_a_full_disk_stops_the_run_or_not(train, config_file, tmp_path, monkeypa
     monkeypatch.setattr(Checkpointer, "_write", full)
     assert train(config_file, tmp_path / "stops") == 1
     assert "No space left on device" in capfd.readouterr().err
-    assert train(config_file, tmp_path / "goes_on", "training.on_save_error=continue") == 0
-    assert "Training goes on" in capfd.readouterr().err
+    assert train(config_file, tmp_path / "goes_on", "training.on_save_error=continue") == 1
+    out, err = capfd.readouterr()
+    assert "checkpoint of step 3 could not be written" in err and "Training goes on" in err
+    assert "checkpoint of step 6 could not be written" in err and "The last weights lie on no disk" in err
+    assert "trained" not in out
     assert lines(tmp_path / "goes_on")[-1]["step"] == 6
+
+
+def test_what_would_fail_late_is_refused_before_anything_is_written(train, config_file, tmp_path, capfd):
+    words = [
+        f"generation.prompts=[{'a' * 40}]",
+        "generation.stop_tokens=['<|im_end|>']",
+        "training.best_metric=eval_loss",
+    ]
+    for last in ([], ["--dry-run"]):
+        assert train(config_file, tmp_path / "run", *words, *last) == 2
+        err = capfd.readouterr().err
+        assert "3 problems" in err
+        for path in (
+            "generation.prompts[0]=",
+            "generation.stop_tokens[0]=",
+            "training.best_metric=eval_loss",
+        ):
+            assert path in err
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_is_looked_at_too(train, whole, config_file, tmp_path, capfd):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert train(config_file, folder, "training.steps=8", f"generation.prompts=[{'a' * 40}]") == 2
+    assert "generation.prompts[0]=" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_best_metric_needs_no_mode(train, config_file, tmp_path, capfd):
+    words = ["training.best_metric=loss", "training.evaluate_every=2"]
+    assert train(config_file, tmp_path / "run", *words) == 0
+    best = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
+    assert (best["metric"], best["mode"]) == ("loss", "min")
+    assert train(config_file, tmp_path / "run", *words, "training.best_mode=max") == 2
+    assert "training.best_mode=max contradicts training.best_metric=loss" in capfd.readouterr().err
+
+
+def test_side_shows_that_fail_cost_a_notice(train, whole, config_file, tmp_path, capfd, monkeypatch):
+    from tfllm.generation.generate import Generator
+    from tfllm.training.callbacks import Histograms
+
+    def fail(self, *arguments, **keywords):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Generator, "__call__", fail)
+    monkeypatch.setattr(Histograms, "__call__", fail)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "tensorboard").write_text("in the way")
+    assert train(config_file, folder, "training.histogram_every=3") == 0
+    err = capfd.readouterr().err
+    for words in (
+        "step 6: sample failed (out of memory); the run goes on",
+        "step 3: histograms failed (out of memory)",
+        "tensorboard cannot be written any more (Not a directory)",
+    ):
+        assert err.count(words) == 1
+    assert lines(folder) == lines(whole)
+    assert [p.name for p in checkpoint_paths(folder / "checkpoints")] == ["step_00000003", "step_00000006"]
+
+
+def test_a_run_folder_is_for_one_process(train, config_file, tmp_path, capfd):
+    from tfllm.run_lock import locked_run
+
+    with locked_run(tmp_path / "run"):
+        assert train(config_file, tmp_path / "run") == 1
+        err = capfd.readouterr().err
+        assert f"{tmp_path / 'run'} is being trained by process {os.getpid()} on " in err
+        assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+    assert train(config_file, tmp_path / "run") == 0
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_training_outlives_its_terminal(whole, config_file, tmp_path):
+    """Nobody reads standard error after its first line, standard output is closed; the run ends as it should."""
+    command = [sys.executable, "-m", "tfllm.commands.main", "train", str(config_file), "--run-dir", "run"]
+    quoted = " ".join(map(shlex.quote, command))
+    script = f"{{ {quoted} >&-; echo $? > status; }} 2>&1 | head -n 1"
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "status").read_text() == "0\n"
+    assert lines(tmp_path / "run") == lines(whole)
+    assert [p.name for p in checkpoint_paths(tmp_path / "run" / "checkpoints")][-1] == "step_00000006"
+
+
+def test_a_training_under_python_oo(whole, config_file, tmp_path):
+    command = [sys.executable, "-OO", "-m", "tfllm.commands.main", "train", str(config_file)]
+    done = subprocess.run([*command, "--run-dir", "run"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "trained: run\n"), done.stderr
+    assert lines(tmp_path / "run") == lines(whole)

@@ -182,6 +182,18 @@ def test_aliases_cannot_multiply_without_end(tmp_path, kind):
     assert "more than 100,000 values" in file_error(tmp_path, BASE + "\n".join(lines))
 
 
+def test_a_byte_order_mark_and_windows_lines_are_no_mistake(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbfname: x\r\ndata:\r\n  train: python_docs\r\n")
+    assert load_config(tmp_path / "c.yaml").name == "x"
+    (tmp_path / "c.yaml").write_bytes(BASE.encode("utf-16"))
+    with pytest.raises(ConfigError, match="give a readable UTF-8 YAML file"):
+        load_config(tmp_path / "c.yaml")
+
+
+def test_an_equals_sign_may_stand_in_a_value():
+    assert config_from_mapping(minimal(), ["data.cache_dir=a=b", "model.size=mini"]).data.cache_dir == "a=b"
+
+
 def test_of_two_merged_sections_the_first_counts(tmp_path):
     text = "name: x\ndata: {train: python_docs}\ntraining: {<<: [{steps: 5}, {steps: 6, log_every: 3}], seed: 0}\n"
     (tmp_path / "c.yaml").write_text(text.replace(", seed: 0", ""))

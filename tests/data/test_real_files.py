@@ -13,7 +13,8 @@ import zipfile
 import pytest
 
 from tests.data.fakes import ByteTokenizer
-from tfllm.data import DataError, JsonlSource, TextFilesSource, prepare_rows
+from tfllm.data import DataError, JsonlSource, MixtureSource, PythonDocsSource, TextFilesSource, prepare_rows
+from tfllm.data.sources import check_apart
 from tfllm.data.sources.file_kind import encoding_mark, kind_of
 from tfllm.data.sources.files import matching_files
 
@@ -91,6 +92,19 @@ def test_a_file_counts_once_whatever_leads_to_it(tmp_path, monkeypatch):
         assert [file.read_text() for file in matching_files(order)] == ["c", "b"]
 
 
+@pytest.mark.parametrize("pattern", ["**", "**/*.txt", "*/**/*", "a/**/c/**/*.txt", "**/**/*.txt"])
+def test_links_in_a_circle_are_entered_once(tmp_path, monkeypatch, pattern):
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    for number in range(4):  # glob would try 4 ** 40 ways
+        (tmp_path / "a" / "b" / f"circle{number}").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "b" / "c" / "x.txt").write_text("x")
+    (tmp_path / "a" / ".hidden").mkdir()
+    (tmp_path / "a" / ".hidden" / "y.txt").write_text("y")
+    assert texts(TextFilesSource(str(tmp_path / pattern))) == ["x"]
+    monkeypatch.chdir(tmp_path)
+    assert texts(TextFilesSource(pattern)) == ["x"]
+
+
 def test_one_order_for_relative_and_absolute_paths(tmp_path, monkeypatch):
     for name in ("a", "z"):
         (tmp_path / name).mkdir()
@@ -137,6 +151,20 @@ def test_moved_and_renamed_text_is_the_same_text(tmp_path):
     swapped = TextFilesSource(str(tmp_path / "two" / "*"))
     rows = prepare_rows(source=swapped, tokenizer=ByteTokenizer(), seq_len=16, cache_dir=tmp_path / "cache")
     assert rows.content != again.content
+
+
+def test_held_out_text_is_not_training_text_under_another_name(tmp_path, monkeypatch, caplog):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    monkeypatch.chdir(tmp_path)
+    train = TextFilesSource("a.txt")
+    with pytest.raises(DataError, match=r"data\.validation: link\.txt is also text of data\.train"):
+        check_apart(MixtureSource([train], [1]), TextFilesSource("link.txt"))
+    assert not caplog.text
+    check_apart(train, TextFilesSource(["b.txt", str(tmp_path / "link.txt")]))
+    assert "is also text of data.train" in caplog.text
+    check_apart(PythonDocsSource(), PythonDocsSource(["topics"]))
 
 
 # What a file is

@@ -9,7 +9,12 @@ import pytest
 
 from tfllm.training.stop_request import StopRequest, exit_code
 
-SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1"}
+SIGNALS = {
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGUSR1: "SIGUSR1",
+    signal.SIGHUP: "SIGHUP",
+}
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -32,6 +37,17 @@ def test_a_second_ctrl_c_interrupts_and_the_first_reason_stays():
         assert stop.requested() == "SIGTERM"
 
 
+def test_nohup_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.requested() is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_another_thread_leaves_the_handlers_alone():
     before = {n: signal.getsignal(n) for n in SIGNALS}
     seen = []
@@ -47,7 +63,8 @@ def test_another_thread_leaves_the_handlers_alone():
 
 
 @pytest.mark.parametrize(
-    ("reason", "code"), [("Ctrl-C", 130), ("SIGTERM", 143), ("SIGUSR1", 143), ("preemption", 143)]
+    ("reason", "code"),
+    [("Ctrl-C", 130), ("SIGTERM", 143), ("SIGUSR1", 143), ("SIGHUP", 143), ("preemption", 143)],
 )
 def test_the_exit_code_says_who_asked(reason, code):
     assert exit_code(reason) == code

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import resource
 import signal
 
 import numpy as np
@@ -11,7 +12,7 @@ from tests.training.toy import batches, toy_step
 from tfllm.training.callbacks import Evaluate, Log, Profile, Sample, Save, TrainerState
 from tfllm.training.checkpoint import Checkpointer, model_variables
 from tfllm.training.display import Display
-from tfllm.training.errors import TrainingError
+from tfllm.training.errors import CheckpointError, TrainingError
 from tfllm.training.metrics_log import TIMED, MetricsLog, read_metrics
 from tfllm.training.train_step import metrics_by_name
 from tfllm.training.trainer import Trainer
@@ -202,7 +203,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "reason"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1")], ids=lambda v: str(v)
+    ("number", "reason"),
+    [(signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1"), (signal.SIGHUP, "SIGHUP")],
+    ids=lambda v: str(v),
 )
 def test_a_scheduler_that_ends_the_process_gets_a_checkpoint(tmp_path, number, reason):
     trainer, state = make_trainer(
@@ -233,6 +236,107 @@ def test_the_best_checkpoint_is_made_and_kept(tmp_path):
     names = [p.name for p in trainer.save.checkpointer.paths()]
     assert names == ["step_00000004", "step_00000006", "step_00000009"]
     assert json.loads((tmp_path / "checkpoints" / "best.json").read_text())["step"] == 4
+
+
+class Show(Recorder):
+    """A side show that notes what is on disk when it begins, and fails."""
+
+    def __init__(self, every, folder, at=()):
+        super().__init__(every, at=at)
+        self.folder, self.saved = folder, []
+
+    def __call__(self, state):
+        super().__call__(state)
+        self.saved.append(sorted(path.name for path in self.folder.glob("checkpoints/step_*")))
+        raise MemoryError("no room for a sample\nat all")
+
+
+def test_a_side_show_comes_after_the_checkpoint_and_costs_none(tmp_path, uninterrupted):
+    notices = []
+    show = Show(4, tmp_path, at=(0,))
+    trainer, state = make_trainer(
+        tmp_path, steps=12, log_every=5, save_every=8, keep=9, side_shows=[show], notify=notices.append
+    )
+    assert trainer.run(state) is None
+    assert show.steps == [0, 4, 8, 12]
+    names = ["step_00000008", "step_00000012"]
+    assert show.saved == [[], [], names[:1], names], "the file is whole before the show begins"
+    assert notices == [f"step {s}: show failed (no room for a sample); the run goes on" for s in show.steps]
+    assert lines(tmp_path) == lines(uninterrupted[0])
+
+
+def test_a_side_show_that_takes_the_process_along_is_not_met_again(tmp_path, uninterrupted):
+    """As the system's killer would: the weights are on disk, and the run goes on behind the show."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(step):
+        raise Killed
+
+    trainer, state = make_trainer(
+        tmp_path, steps=12, log_every=5, save_every=5, side_shows=[Recorder(10, kill)]
+    )
+    with pytest.raises(Killed):
+        trainer.run(state)
+    assert trainer.save.checkpointer.paths()[-1].name == "step_00000010"
+    late = Recorder(10)
+    trainer, state = make_trainer(tmp_path, steps=12, log_every=5, save_every=5, side_shows=[late])
+    assert trainer.run(state) is None
+    assert late.steps == [12]
+    assert lines(tmp_path) == lines(uninterrupted[0])
+
+
+def test_a_stop_is_saved_before_the_side_shows(tmp_path):
+    """A scheduler gives seconds; a sample may take more."""
+    terminate = Recorder(3, lambda step: os.kill(os.getpid(), signal.SIGTERM))
+    show = Show(3, tmp_path)
+    trainer, state = make_trainer(tmp_path, steps=9, callbacks=[terminate], side_shows=[show], notify=str)
+    assert trainer.run(state) == "SIGTERM"
+    assert (show.steps, show.saved) == ([3], [["step_00000003"]])
+    trainer, state = make_trainer(tmp_path, steps=9, side_shows=[Recorder(6, terminate.action)])
+    assert trainer.run(state) == "SIGTERM", "asked for during a show"
+    assert trainer.save.checkpointer.paths()[-1].name == "step_00000006"
+
+
+@pytest.mark.parametrize(("fails_at", "ends"), [((4,), True), ((6,), False), ((4, 6), False)])
+def test_a_last_save_that_fails_is_not_let_go(tmp_path, monkeypatch, fails_at, ends):
+    real = Checkpointer._write
+
+    def write(self, step, manifest):
+        if step in fails_at:
+            raise OSError(28, "No space left on device")
+        real(self, step, manifest)
+
+    monkeypatch.setattr(Checkpointer, "_write", write)
+    notices = []
+    trainer, state = make_trainer(tmp_path, steps=6, save_every=4)
+    trainer.save.checkpointer.on_error = "continue"
+    trainer.save.checkpointer.notify = notices.append
+    if ends:
+        assert trainer.run(state) is None
+    else:
+        with pytest.raises(CheckpointError) as caught:
+            trainer.run(state)
+        words = (
+            "checkpoint of step 6 could not be written",
+            "The last weights lie on no disk",
+            "No space left",
+        )
+        assert all(word in str(caught.value) for word in words)
+    assert [("Training goes on" in notice) for notice in notices] == [True] * (4 in fails_at)
+
+
+def test_a_stop_whose_save_fails_is_not_let_go_either(tmp_path, monkeypatch):
+    def full(self, step, manifest):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpointer, "_write", full)
+    terminate = Recorder(3, lambda step: os.kill(os.getpid(), signal.SIGTERM))
+    trainer, state = make_trainer(tmp_path, steps=6, callbacks=[terminate])
+    trainer.save.checkpointer.on_error = "continue"
+    with pytest.raises(CheckpointError, match=r"checkpoint of step 3 .*lie on no disk"):
+        trainer.run(state)
 
 
 def test_a_profile_is_written_of_the_steps_asked_for(tmp_path):
@@ -268,6 +372,38 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
     assert path.read_text() == ""
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert list(read_metrics(tmp_path / "none.jsonl")) == []
+
+
+def test_lines_that_cannot_be_written_wait(tmp_path, monkeypatch):
+    notices = []
+    log = MetricsLog(tmp_path / "metrics.jsonl", notify=notices.append)
+    log.write({"step": 1, "split": "train"})
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "path", tmp_path / "gone" / "metrics.jsonl")
+        log.write({"step": 2, "split": "train"})
+        log.write({"step": 3, "split": "train"})
+    assert len(notices) == 1 and "No such file" in notices[0]
+    log.write({"step": 4, "split": "train"})
+    assert [entry["step"] for entry in read_metrics(log.path)] == [1, 2, 3, 4]
+
+
+def test_a_line_cut_short_by_a_full_disk_is_taken_back(tmp_path):
+    """A limit on the size of files stands for the disk; the line goes in whole once there is room."""
+    notices = []
+    log = MetricsLog(tmp_path / "metrics.jsonl", notify=notices.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    log.write({"step": 1, "split": "train"})
+    whole = log.path.read_bytes()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
+        log.write({"step": 2, "split": "train"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert log.path.read_bytes() == whole and len(notices) == 1
+    log.write({"step": 3, "split": "train"})
+    assert [entry["step"] for entry in read_metrics(log.path)] == [1, 2, 3]
 
 
 def test_a_log_that_cannot_be_cut_back_stays(tmp_path, monkeypatch):

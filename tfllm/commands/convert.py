@@ -1,4 +1,4 @@
-"""tfllm convert: write a model in the format of another library, or in ours."""
+"""The command tfllm convert."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 
 from tfllm.commands.arguments import add_model
 from tfllm.commands.start import start_tensorflow
+
+SUMMARY = "write a model in the format of another library, or in ours."
 
 EPILOG = """examples:
   tfllm convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2 --to tfllm

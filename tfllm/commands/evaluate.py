@@ -1,4 +1,4 @@
-"""tfllm evaluate: loss, perplexity and bits a byte of a run on its validation split, or on other text."""
+"""The command tfllm evaluate."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tfllm.commands.start import start_tensorflow
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
 from tfllm.config.build import to_mapping
 from tfllm.run_folder import RunFolder
+
+SUMMARY = "loss, perplexity and bits a byte of a run on its validation split, or on other text."
 
 EPILOG = """It prints one JSON object. `own_rows` says whether the rows are those that the run itself held
 out: false where text, split or row length are others, null where that is not known.
@@ -57,6 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     from tfllm.text_places import located
 
     lm = tfllm.load(arguments.run)
+    untrained = list(lm.config.check_for_training())
+    if untrained:
+        raise ConfigError(untrained, arguments.run)
     folder = RunFolder(local_path(arguments.run))
     config = _overridden(located(lm.config, folder), arguments.overrides, arguments.run)
     try:
@@ -66,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         moved = f"where it has moved, add its new place: tfllm evaluate {arguments.run} data.train.path=..."
         raise DataError(f"{error}; {moved}") from None
-    own = _are_own(rows, folder.about(lm.step))
+    own = are_own(rows, folder.about(lm.step))
     if own is False:
         print(
             f"these held-out rows are not the run's own ({rows.summary}): the figures do not compare with those in"
@@ -95,7 +100,7 @@ def _overridden(config: ExperimentConfig, overrides: Sequence[str], run: str) ->
     return config_from_mapping(mapping, overrides, source=f"the config of {run}", for_training=False)
 
 
-def _are_own(rows: Any, about: dict[str, Any]) -> bool | None:
+def are_own(rows: Any, about: dict[str, Any]) -> bool | None:
     """Whether rows are those that a checkpoint's run held out; None where it does not say."""
     if "rows" in about:
         return bool(rows.content == about["rows"]["validation"])

@@ -1,13 +1,17 @@
-"""tfllm export: write a text-in, text-out SavedModel for TensorFlow Serving."""
+"""The command tfllm export."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from tfllm.commands.arguments import add_model
 from tfllm.commands.start import start_tensorflow
+from tfllm.config.home import expand_home
 from tfllm.export.errors import ExportError
+
+SUMMARY = "write a text-in, text-out SavedModel for TensorFlow Serving."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,15 +39,23 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
     from tfllm.export.saved_model import export_saved_model
     from tfllm.pretrained import is_run
     from tfllm.stop_tokens import stop_ids
+    from tfllm.training.tensor_bundle import PATTERN
 
     if to is None and not is_run(Path(run_dir)):
         raise ExportError(f"{run_dir} is not the folder of a run; say with --to DIR where the export goes")
     lm = tfllm.load(run_dir)
-    return export_saved_model(
+    exported = export_saved_model(
         lm.model,
         lm.tokenizer,
-        Path(to) if to is not None else Path(run_dir) / "export",
+        expand_home(to, "--to") if to is not None else Path(run_dir) / "export",
         generation=lm.config.generation,
         stop_ids=stop_ids(lm.tokenizer, lm.config.generation.stop_tokens),
         max_new_tokens=lm.config.export.max_new_tokens,
     )
+    if PATTERN.intersection(str(exported.absolute())):
+        print(
+            f"TensorFlow takes {exported} for a pattern, and loads nothing from it: copy the folder to a path without"
+            " * ? [ ] before it is served",
+            file=sys.stderr,
+        )
+    return exported

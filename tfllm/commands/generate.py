@@ -1,4 +1,4 @@
-"""tfllm generate: continue prompts, or answer them."""
+"""The command tfllm generate."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 
 from tfllm.commands.arguments import add_model
 from tfllm.commands.start import start_tensorflow
+
+SUMMARY = "continue prompts, or answer them."
 
 _SETTINGS = {
     "max-new-tokens": (int, "tokens to add at most"),

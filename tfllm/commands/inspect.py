@@ -1,4 +1,4 @@
-"""tfllm inspect: parameters, memory, config and data of a run, of a config, or of another library's checkpoint."""
+"""The command tfllm inspect."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tfllm.config import ConfigError, ExperimentConfig, config_from_mapping, loa
 from tfllm.config.build import to_mapping
 from tfllm.config.load import config_text
 from tfllm.run_folder import RunFolder
+
+SUMMARY = "parameters, memory, config and data of a run, of a config, or of another library's checkpoint."
 
 EPILOG = OVERRIDES
 

@@ -1,4 +1,4 @@
-"""tfllm prepare: train the tokenizer and tokenise the text of a config, ahead of training."""
+"""The command tfllm prepare."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tqdm import tqdm
 from tfllm.commands.arguments import OVERRIDES, add_config
 from tfllm.commands.start import start_tensorflow
 from tfllm.config import load_config
+
+SUMMARY = "train the tokenizer and tokenise the text of a config, ahead of training."
 
 _LINE = "{desc}: {n_fmt}B in {elapsed}, {rate_fmt}{postfix}\n"  # where nobody watches
 

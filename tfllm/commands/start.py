@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from pathlib import Path
+from typing import IO
 
 
 def start_tensorflow() -> None:
@@ -16,19 +18,20 @@ def start_tensorflow() -> None:
     environment to have that instead.
 
     On a machine without a GPU TensorFlow writes several lines about missing CUDA before any log level
-    applies. They are shown only when the import fails.
+    applies. They are shown only when the import fails. A GPU that is there, and that TensorFlow cannot use, is
+    said in one line: computing on the CPU instead takes a hundred times as long.
     """
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(_memory_bytes() >> 20))
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as notices:
+    with _scratch_file() as notices:
         os.dup2(notices.fileno(), 2)
         failed = True
         try:
             import tensorflow as tf
 
-            tf.config.list_physical_devices()
+            found = {device.device_type for device in tf.config.list_physical_devices()}
             failed = False
         finally:
             os.dup2(kept, 2)
@@ -36,6 +39,24 @@ def start_tensorflow() -> None:
             if failed:
                 notices.seek(0)
                 sys.stderr.write(notices.read().decode(errors="replace"))
+    if "GPU" not in found and _has_hidden_gpu():
+        print(
+            "notice: this machine has an NVIDIA GPU, but TensorFlow finds no CUDA libraries for it and computes on"
+            " the CPU; pip install 'tensorflow[and-cuda]', or set CUDA_VISIBLE_DEVICES=-1 to mean the CPU",
+            file=sys.stderr,
+        )
+
+
+def _has_hidden_gpu() -> bool:
+    """Whether there is a GPU that the environment does not hide."""
+    return Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
+
+
+def _scratch_file() -> IO[bytes]:
+    """In memory, where the system has such files: no folder for temporary ones is needed."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("notices"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _memory_bytes() -> int:

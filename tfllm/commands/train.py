@@ -1,4 +1,4 @@
-"""tfllm train: train a model as a config says, or go on where its run stopped."""
+"""The command tfllm train."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from pathlib import Path
 from tfllm.commands.arguments import OVERRIDES, add_config
 from tfllm.commands.start import start_tensorflow
 from tfllm.config import load_config
+from tfllm.config.home import expand_home
+
+SUMMARY = "train a model as a config says, or go on where its run stopped."
 
 EPILOG = (
     OVERRIDES
     + """
 
 exit status:
-  0 done   1 failed   2 bad usage or config   130 Ctrl-C: saved
-  143 SIGTERM, SIGUSR1 or a preemption notice: saved; 75 another worker was lost. After these two start it again:
-  the same command goes on from the last checkpoint"""
+  0 done, and the weights are on disk   1 failed   2 bad usage or config   130 Ctrl-C: saved
+  143 SIGTERM, SIGUSR1, SIGHUP (unless nohup has it ignored) or a preemption notice: saved; 75 another worker was
+  lost. After these two start it again: the same command goes on from the last checkpoint.
+A terminal or pipe that closes does not end a training. One process at a time trains in a run folder."""
 )
 
 
@@ -41,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Trains; the exit status says how it ended."""
     config = load_config(arguments.config, arguments.overrides)
-    run_dir = Path(arguments.run_dir or Path("runs") / config.name)
+    run_dir = expand_home(arguments.run_dir or Path("runs") / config.name, "--run-dir")
 
     start_tensorflow()
     from tfllm import training_probe, training_run
@@ -63,9 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         words = f"stopped by {outcome.stopped_by} and saved in {run_dir}; run the same command again to go on"
         print(words, file=sys.stderr)
         return exit_code(outcome.stopped_by)
+    print(f"trained: {run_dir}", flush=True)
     if config.export.at_end and outcome.is_chief:
         from tfllm.commands.export import export_run
 
         export_run(run_dir)
-    print(f"trained: {run_dir}")
     return 0

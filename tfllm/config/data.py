@@ -29,11 +29,11 @@ class TextFilesConfig:
     """Plain or gzip text files, a document each."""
 
     type: str = "text_files"
-    path: tuple[str, ...] = setting(help="file, glob, or a list of them")
+    path: tuple[str, ...] = setting(help="file that exists, else a glob; or a list of them")
     encoding: str = setting("utf-8", "text encoding of the files")
     split_on: str | None = setting(None, "text that separates documents inside a file")
     on_error: str = setting(
-        "raise", "what to do with bytes that are not text", choices=(*_ON_ERROR, "replace")
+        "raise", "what to do with files that are no text, or broken", choices=(*_ON_ERROR, "replace")
     )
 
 
@@ -43,9 +43,9 @@ class JsonlConfig:
     """One JSON object a line, the text under `text_key`."""
 
     type: str = "jsonl"
-    path: tuple[str, ...] = setting(help="file, glob, or a list of them")
+    path: tuple[str, ...] = setting(help="file that exists, else a glob; or a list of them")
     text_key: str = setting("text", "key of the text")
-    on_error: str = setting("raise", "what to do with a broken line", choices=_ON_ERROR)
+    on_error: str = setting("raise", "what to do with broken lines and files", choices=_ON_ERROR)
 
 
 @SOURCES.register("tfds")
@@ -66,9 +66,11 @@ class TfRecordConfig:
     """TFRecord files of tf.train.Example."""
 
     type: str = "tfrecord"
-    path: tuple[str, ...] = setting(help="file, glob, or a list of them")
+    path: tuple[str, ...] = setting(help="file that exists, else a glob; or a list of them")
     text_key: str = setting("text", "bytes feature that holds the text")
-    compression: str | None = setting(None, "compression of the files", choices=("GZIP", "ZLIB"))
+    compression: str | None = setting(
+        None, "compression, where their first bytes do not say it", choices=("GZIP", "ZLIB")
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

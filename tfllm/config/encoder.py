@@ -58,6 +58,10 @@ class EncoderConfig:
         if self.head.endswith("_classification") and self.num_classes is None:
             rule, mend = f"is required by {path}.head={self.head}", "write how many classes there are"
             yield Problem(f"{path}.num_classes", Problem.ABSENT, rule, mend)
+        if self.num_classes is not None and not self.head.endswith("_classification"):
+            rule = f"means nothing with {path}.head={self.head}"
+            mend = f"leave it out, or set {path}.head to sequence_classification or token_classification"
+            yield Problem(f"{path}.num_classes", self.num_classes, rule, mend)
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             rule = f"must name {path}.num_classes={self.num_classes} classes"
             yield Problem(f"{path}.class_names", list(self.class_names), rule, "give each class a name")

@@ -57,6 +57,16 @@ class ExperimentConfig:
         if isinstance(self.model, (EncoderConfig, EncoderDecoderConfig)):
             rule = f"is not trained by task.type={self.task.type}, which needs a decoder"
             yield Problem("model.type", self.model.type, rule, "take a decoder, or a source that is one")
+        if getattr(self.model, "new_head", False):
+            yield from self._check_new_head()
+
+    def _check_new_head(self) -> Iterator[Problem]:
+        if self.model.source is None:
+            rule, mend = "means nothing without model.source", "name a source, or leave it out"
+            yield Problem("model.new_head", True, rule, mend)
+        elif getattr(self.model, "tie_embeddings", False):
+            rule = "has no output layer to draw: model.tie_embeddings shares it with the token embedding"
+            yield Problem("model.new_head", True, rule, "write model.tie_embeddings: false")
 
     def check(self, path: str) -> Iterator[Problem]:
         """Yields problems between sections."""

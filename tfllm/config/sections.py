@@ -89,7 +89,9 @@ class TrainingConfig:
     checkpoint_every: int = setting(100, "steps between checkpoints", minimum=1)
     keep_checkpoints: int = setting(3, "newest checkpoints kept on disk", minimum=1)
     best_metric: str | None = setting(None, "keep the checkpoint whose validation metric, e.g. loss, is best")
-    best_mode: str = setting("min", "which training.best_metric is best", choices=("min", "max"))
+    best_mode: str | None = setting(
+        None, "which training.best_metric is best; null: as the metric itself has it", choices=("min", "max")
+    )
     on_save_error: str = setting(
         "stop", "when a checkpoint cannot be written: stop, or go on without it", choices=("stop", "continue")
     )

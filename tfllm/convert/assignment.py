@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from tfllm.convert.checkpoint import Checkpoint, checked_names
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.weight_table import variables_by_path
 
-_HEAD = "output_projection/"
+# The layers of our models that are the output layer, or a part of it.
+HEAD_LAYERS = ("output_projection", "logits_bias", "masked_lm_head", "classifier", "next_sentence")
 # Variables whose size may differ, and the axis of it.
 _SIZED = {
     "token_embedding/embeddings": 0,
@@ -41,7 +43,7 @@ def assign_weights(checkpoint: Checkpoint, model: Any, *, new_head: bool = False
     rows = [
         row
         for row in checkpoint.family.rows(checkpoint.arguments)
-        if row.theirs in names and not (new_head and row.ours[0].startswith(_HEAD))
+        if row.theirs in names and not (new_head and row.ours[0].split("/")[0] in HEAD_LAYERS)
     ]
     for row in rows:
         absent = [path for path in row.ours if path not in variables]
@@ -63,7 +65,7 @@ def assign_weights(checkpoint: Checkpoint, model: Any, *, new_head: bool = False
         ):
             variable = variables[path]
             if path in _SIZED:
-                part = _resized(part, variable.shape[_SIZED[path]], _SIZED[path])
+                part = RESIZED[path](part, tuple(variable.shape))
             variable.assign(tf.cast(tf.convert_to_tensor(part), variable.dtype))
 
 
@@ -73,3 +75,11 @@ def _resized(array: np.ndarray, size: int, axis: int) -> np.ndarray:
         return array if size == have else np.take(array, np.arange(size), axis)
     mean = np.mean(array, axis, keepdims=True, dtype=np.float32).astype(array.dtype)
     return np.concatenate([array, np.repeat(mean, size - have, axis)], axis)
+
+
+def _along(axis: int) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
+    return lambda array, shape: _resized(array, shape[axis], axis)
+
+
+# What makes another shape of each of them.
+RESIZED = {path: _along(axis) for path, axis in _SIZED.items()}

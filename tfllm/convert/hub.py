@@ -30,7 +30,12 @@ def local_path(source: str | Path) -> Path:
                 f"{source} is not a handle that tfllm knows; write hf://org/name, keras_nlp://preset, or the path of a"
                 " local folder"
             )
-        return Path(source).expanduser()
+        try:
+            return Path(source).expanduser()
+        except RuntimeError:
+            raise ConvertError(
+                f"{source} begins at a home folder that the system does not know; write the whole path"
+            ) from None
     handle = _HANDLE.fullmatch(str(source))
     if handle is None:
         raise ConvertError(

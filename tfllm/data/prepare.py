@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tfllm.config.home import expand_home
 from tfllm.data.errors import DataError
 from tfllm.data.piece import FEATURES, Piece, PieceCounts, PieceTokenizer, pieces_of
 from tfllm.data.processes import ProcessError, TokenizingProcesses, available_cores
@@ -77,7 +78,7 @@ def prepare_rows(
     if split is not None and split[0] not in ("train", "validation"):
         raise DataError(f"split={split!r} must start with 'train' or 'validation'")
     job = _Job(source, tokenizer, seq_len, packing, split)
-    root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
+    root = expand_home(cache_dir, "data.cache_dir") if cache_dir is not None else default_cache_dir()
     key = job.key()
     folder = root / "rows" / key[:32]
     if (store := _open_sound(folder, notify=True)) is None:

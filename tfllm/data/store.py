@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tfllm.config.home import expand_home
 from tfllm.data.errors import DataError
 from tfllm.data.packing import Rows
 from tfllm.data.piece import FEATURES, PieceCounts
@@ -228,5 +229,13 @@ def damaged(folder: Path, error: Exception) -> DataError:
 
 
 def default_cache_dir() -> Path:
-    """Return `$TFLLM_CACHE`, else `~/.cache/tfllm`."""
-    return Path(os.environ.get("TFLLM_CACHE") or Path.home() / ".cache" / "tfllm")
+    """Return `$TFLLM_CACHE`, else `~/.cache/tfllm`.
+
+    Raises:
+        ConfigError: There is no home folder for it to lie in.
+    """
+    if named := os.environ.get("TFLLM_CACHE"):
+        return expand_home(named, "TFLLM_CACHE")
+    return expand_home(
+        "~/.cache/tfllm", "data.cache_dir", mend="write a folder there, or set TFLLM_CACHE to one"
+    )

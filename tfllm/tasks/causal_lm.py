@@ -52,6 +52,12 @@ class CausalLM:
             sums["bytes"] = tf.reduce_sum(lengths * features["loss_weights"])
         return sums
 
+    @property
+    def metric_modes(self) -> dict[str, str]:
+        """The metrics that say how good a model is, and whether the smallest, `min`, or the largest, `max`, is best."""
+        modes = {"loss": "min", "perplexity": "min"}
+        return modes if self._byte_lengths is None else {**modes, "bits_per_byte": "min"}
+
     def evaluation_metrics(self, sums: dict[str, float]) -> dict[str, float]:
         """Metrics of a whole split: `loss` (nats a token), `perplexity`, `tokens`, `bits_per_byte`."""
         loss = sums["loss"] / sums["weight"]

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +15,10 @@ import tensorflow as tf
 from tfllm.training.checkpoint import Checkpointer
 from tfllm.training.metrics_log import MetricsLog
 from tfllm.training.peak_memory import peak_memory_bytes
+from tfllm.training.tensorboard import TensorBoard
 from tfllm.training.train_step import metrics_by_name
+
+Writer: TypeAlias = TensorBoard | tf.summary.SummaryWriter
 
 
 @dataclasses.dataclass
@@ -108,7 +111,7 @@ class Log:
         *,
         every: int,
         log: MetricsLog,
-        writer: tf.summary.SummaryWriter,
+        writer: Writer,
         show: Callable[[dict[str, Any]], None],
         flops_per_token: float,
         peak_flops: float,
@@ -178,7 +181,7 @@ class Evaluate:
         every: int | None,
         evaluate: Callable[[], dict[str, float]],
         log: MetricsLog,
-        writer: tf.summary.SummaryWriter,
+        writer: Writer,
         show: Callable[[dict[str, Any]], None],
     ):
         self.every = every
@@ -218,7 +221,7 @@ class Sample:
         every: int | None,
         sample: Callable[[], list[tuple[str, str]]],
         folder: str | Path,
-        writer: tf.summary.SummaryWriter,
+        writer: Writer,
     ):
         self.every = every
         self.sample = sample
@@ -249,7 +252,7 @@ class Histograms:
 
     at: tuple[int, ...] = ()
 
-    def __init__(self, *, every: int, variables: list[Any], writer: tf.summary.SummaryWriter):
+    def __init__(self, *, every: int, variables: list[Any], writer: Writer):
         self.every: int | None = every
         self.variables = variables
         self.writer = writer
@@ -314,12 +317,12 @@ class Save:
         state.saved_step = state.step
         state.spend("save", time.perf_counter() - start)
 
-    def wait(self) -> None:
-        """Waits until the last checkpoint is on disk."""
-        self.checkpointer.wait()
+    def wait(self, *, last: bool = False) -> None:
+        """Waits until the last checkpoint is on disk; see `Checkpointer.wait`."""
+        self.checkpointer.wait(last=last)
 
 
-def _write_scalars(writer: tf.summary.SummaryWriter, entry: dict[str, Any], step: int) -> None:
+def _write_scalars(writer: Writer, entry: dict[str, Any], step: int) -> None:
     with writer.as_default(step=step):
         for name, value in entry.items():
             if name not in ("step", "split") and value is not None:

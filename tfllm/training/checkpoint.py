@@ -9,10 +9,11 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfllm.training.checkpoint_folder import (
@@ -36,6 +37,7 @@ from tfllm.training.tensor_bundle import HostCopy, backing_variable, read_tensor
 _BUNDLE = "variables"
 _AVERAGE = "optimizer/ema/"
 _UPDATES = "optimizer/updates"
+_MEND = "free space or make the folder writable"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Checkpointer:
         self._copy = HostCopy(self._variables)
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._lost: CheckpointError | None = None  # what became of the last save, where it was let go
         self._notices: list[str] = []
         self._damaged: set[Path] = set()
 
@@ -148,14 +151,29 @@ class Checkpointer:
             return True
         return value < recorded["value"] if mode == "min" else value > recorded["value"]
 
-    def wait(self) -> None:
+    def wait(self, *, last: bool = False) -> None:
         """Returns when the last save is on disk.
 
+        Args:
+            last: No other save follows, so that one that failed is not let go, whatever `on_error` says.
+
         Raises:
-            CheckpointError: when it failed, with `on_error="stop"`.
+            CheckpointError: when it failed, with `on_error="stop"` or `last`.
         """
-        if self._thread is None:
-            return
+        if self._thread is not None:
+            self._join(last)
+        if last and self._lost is not None:
+            raise CheckpointError(
+                f"{self._lost}. The last weights lie on no disk: {_MEND}, then run the same command again"
+            )
+
+    def settle(self) -> None:
+        """Returns when nothing is being written any more, however that ended."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _join(self, last: bool) -> None:
+        assert self._thread is not None
         start = time.perf_counter()
         self._thread.join()
         self._thread = None
@@ -164,10 +182,18 @@ class Checkpointer:
         for notice in notices:
             self.notify(notice)
         failure, self._failure = self._failure, None
-        if isinstance(failure, CheckpointError) and self.on_error == "continue":
-            self.notify(str(failure))
-        elif failure is not None:
-            raise failure
+        if not isinstance(failure, CheckpointError):
+            self._lost = None
+            if failure is not None:
+                raise failure
+        elif self.on_error == "stop":
+            raise CheckpointError(
+                f"{failure}. {_MEND.capitalize()}, then run the same command again"
+            ) from failure
+        else:
+            self._lost = failure
+            if not last:
+                self.notify(f"{failure}. Training goes on without it; {_MEND}")
 
     def restore(self, path: str | Path | None = None) -> Restored | None:
         """Reads a checkpoint into the variables.
@@ -213,16 +239,11 @@ class Checkpointer:
             whole = [path for path in self.paths() if looks_whole(path) and path not in self._damaged]
             self._failure = CheckpointError(
                 f"checkpoint of step {step} could not be written to {self.folder}: {_reason(error)}; the last"
-                f" whole checkpoint is {whole[-1] if whole else 'none'}. {self._mend()}"
+                f" whole checkpoint is {whole[-1] if whole else 'none'}"
             )
             self._failure.__cause__ = error
         except Exception as error:
             self._failure = error
-
-    def _mend(self) -> str:
-        if self.on_error == "continue":
-            return "Training goes on without it; free space or make the folder writable"
-        return "Free space or make the folder writable, then run the same command again"
 
     def _write(self, step: int, manifest: dict[str, Any]) -> None:
         part = start_part(self.folder, step)
@@ -276,7 +297,13 @@ class Checkpointer:
 
 
 def restore_model(
-    folder: str | Path, model: Any, *, best: bool = False, notify: Callable[[str], None] = print
+    folder: str | Path,
+    model: Any,
+    *,
+    best: bool = False,
+    leave: Collection[str] = (),
+    resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] | None = None,
+    notify: Callable[[str], None] = print,
 ) -> Restored:
     """Reads the model's variables alone from a run's newest whole checkpoint.
 
@@ -287,6 +314,9 @@ def restore_model(
         folder: The `checkpoints/` folder of a run.
         model: A built model.
         best: Take the checkpoint that `best.json` names, where there is one.
+        leave: Layers of the model whose variables stay as they are, e.g. `output_projection`.
+        resize: Variables that may be of another shape there, by their path inside the model, and what makes the
+            shape wanted of their value; None allows none.
         notify: Called with one line when a checkpoint is passed over.
 
     Raises:
@@ -301,9 +331,14 @@ def restore_model(
         raise CheckpointError(f"no whole checkpoint in {folder}; train first, or give another run folder")
     path, manifest = newest
     saved = manifest["variables"]
-    variables = model_variables(model)
+    inside = {name: name.removeprefix(f"model/{model.name}/") for name in model_variables(model)}
+    variables = {
+        name: v for name, v in model_variables(model).items() if inside[name].split("/")[0] not in leave
+    }
     wanted = {name: _spec(backing_variable(v)) for name, v in variables.items()}
     differ = [n for n, spec in wanted.items() if saved.get(n, {}).get("shape") != spec["shape"]]
+    resized = {n: resize[inside[n]] for n in differ if resize and inside[n] in resize and n in saved}
+    differ = [name for name in differ if name not in resized]
     if differ:
         raise _another_model(path, differ, saved, wanted)
     averages = {name: _AVERAGE + name.removeprefix("model/") for name in variables}
@@ -312,6 +347,8 @@ def restore_model(
     for name, variable in variables.items():
         source = averages[name] if averages[name] in saved else name
         value = read_tensor(path / _BUNDLE, source, saved[source]["dtype"])
+        if name in resized:
+            value = resized[name](np.asarray(value), tuple(variable.shape))
         backing_variable(variable).assign(tf.cast(value, variable.dtype))
     averaged = any(name in saved for name in averages.values())
     return Restored(manifest["step"], manifest["state"], manifest["about"], path, averaged)

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from tfllm.training.callbacks import TrainerState
+from tfllm.training.lasting_stream import LastingStream
 
 # In metrics.jsonl and TensorBoard, but not on the terminal.
 _HIDDEN = ("step", "split", "tokens", "useful_tokens_per_second", "update_ratio", "input_wait", "memory_gb")
@@ -15,6 +16,8 @@ _HIDDEN = ("step", "split", "tokens", "useful_tokens_per_second", "update_ratio"
 
 class Display:
     """A progress bar with step, loss, tokens a second and time left; plain lines when not a terminal.
+
+    A stream that breaks or closes, as when a terminal hangs up, ends what is shown and nothing else.
 
     Args:
         total_steps: Updates in the whole run.
@@ -25,7 +28,7 @@ class Display:
     def __init__(self, *, total_steps: int, stream: TextIO | None = None, silent: bool = False):
         self.total_steps = total_steps
         self.silent = silent
-        self.stream = stream or sys.stderr
+        self.stream: Any = LastingStream(stream or sys.stderr)
         self.is_terminal = self.stream.isatty() and not silent
         self._bar: tqdm | None = None
 

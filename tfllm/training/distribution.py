@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import tensorflow as tf
@@ -42,6 +42,7 @@ def make_strategy(
         TrainingError: when there are not enough devices, or the workers cannot be found.
     """
     if kind == "one_device":
+        _show_first_gpu()
         return tf.distribute.get_strategy()
     if kind == "mirrored":
         return _mirrored(num_devices)
@@ -154,6 +155,14 @@ def check_agreement(
             )
 
 
+def _show_first_gpu() -> None:
+    """TensorFlow takes the memory of every GPU that it sees, used or not."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) > 1:
+        with suppress(RuntimeError):  # it has started, and what it took stays taken
+            tf.config.set_visible_devices(gpus[:1], "GPU")
+
+
 def _mirrored(num_devices: int | None) -> tf.distribute.Strategy:
     gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
     if gpus:
@@ -163,6 +172,7 @@ def _mirrored(num_devices: int | None) -> tf.distribute.Strategy:
         names = [gpu.name for gpu in gpus[:num_devices]]
     else:
         names = _logical_cpus(num_devices or 1)
+    # Every GPU stays visible, the unused too, or TensorFlow would think that some are virtual and do without NCCL.
     # Without NCCL the reduction goes over the host, in a fixed order, so runs repeat digit for digit.
     operations = None if gpus else tf.distribute.HierarchicalCopyAllReduce(num_packs=1)
     return tf.distribute.MirroredStrategy(devices=names, cross_device_ops=operations)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ class MetricsLog:
     Args:
         path: The file.
         step: Updates already done; later lines, from a run that was killed, are cut off.
+        notify: Called with one line when lines cannot be written, as on a full disk.
     """
 
-    def __init__(self, path: str | Path, *, step: int = 0):
+    def __init__(self, path: str | Path, *, step: int = 0, notify: Callable[[str], None] = print):
         self.path = Path(path)
+        self.notify = notify
+        self._waiting = b""
         kept = [line for line in read_metrics(self.path) if line["step"] <= step and step > 0]
         part = self.path.with_suffix(".part")
         with part.open("w", encoding="utf-8") as file:
@@ -44,9 +48,25 @@ class MetricsLog:
         os.replace(part, self.path)  # a kill or a power cut in between must not lose the lines
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Appends one line; it is in the file when this returns."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(entry))
+        """Appends one line; it is in the file when this returns.
+
+        One that cannot be written costs no run: it waits in memory, and goes into the file before the next.
+        """
+        first = not self._waiting
+        self._waiting += _line(entry).encode()
+        try:
+            self._append(self._waiting)
+            self._waiting = b""
+        except OSError as error:
+            if first:
+                self.notify(f"{self.path} cannot be written ({error.strerror}); its lines wait in memory")
+
+    def _append(self, lines: bytes) -> None:
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(lines) < len(lines):
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class NoLog:

@@ -11,7 +11,12 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-_REASONS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1"}
+_REASONS = {
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGUSR1: "SIGUSR1",
+    signal.SIGHUP: "SIGHUP",
+}
 # Metadata key: the value that announces the machine's end, and the reason in words. MIGRATE_ON_HOST_MAINTENANCE
 # is left out: the machine goes on elsewhere.
 _NOTICES = {
@@ -25,10 +30,11 @@ _HOLD_SECONDS = 60
 class StopRequest:
     """While entered, turns what announces the end of the process into a request that the training loop reads.
 
-    SIGINT (the first; a second interrupts as usual), SIGTERM and SIGUSR1 (which Slurm sends ahead of the end
-    with `--signal=USR1@60`) become requests; outside the main thread, where Python takes no signals,
-    they stay as they are. Enter it after the strategy is made: TensorFlow's coordination service sets a
-    handler for SIGTERM of its own.
+    SIGINT (the first; a second interrupts as usual), SIGTERM, SIGUSR1 (which Slurm sends ahead of the end
+    with `--signal=USR1@60`) and SIGHUP (the terminal, or the connection to it, is gone; ignored where `nohup`
+    has it ignored) become requests; outside the main thread, where Python takes no signals, they stay as they
+    are. Enter it after the strategy is made: TensorFlow's coordination service sets a handler for SIGTERM of its
+    own.
 
     With `notice="gce"` a thread for each key waits for Google Cloud's metadata server to announce a preemption
     or the termination for host maintenance
@@ -74,6 +80,8 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in _REASONS:
+                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._previous[number] = signal.signal(number, self._on_signal)
         if self.notice == "gce":
             for key in _NOTICES:

@@ -17,7 +17,7 @@ import tensorflow as tf
 # Written at once by one thread: large enough for a disk's full speed, small beside the model.
 _GROUP_BYTES = 256 << 20
 _WRITERS = 2
-_PATTERN = frozenset("*?[]\\")
+PATTERN = frozenset("*?[]\\")  # what TensorFlow takes for a pattern in a path that it reads from
 
 
 class HostCopy:
@@ -103,7 +103,7 @@ def read_tensor(prefix: Path, name: str, dtype: str) -> tf.Tensor:
 def _without_pattern(prefix: Path) -> Iterator[Path]:
     """Gives a path of a bundle that TensorFlow reads: it writes to any, but takes what it reads for a pattern
     (RestoreV2 looks for the index with `GetMatchingPaths`). A link under a plain name leads to the others."""
-    if not _PATTERN.intersection(str(prefix)):
+    if not PATTERN.intersection(str(prefix)):
         yield prefix
         return
     with tempfile.TemporaryDirectory() as folder:

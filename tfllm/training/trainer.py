@@ -29,11 +29,14 @@ class Trainer:
         batches: Returns the (distributed) dataset of batches from a given step on.
         steps: Updates in the whole run.
         steps_per_call: Steps inside one compiled loop at most; callbacks shorten it where they are due.
-        callbacks: Called in order; the order of log before save keeps a resumed log the same.
+        callbacks: Called in order, and before a save: the order of log before save keeps a resumed log the same.
         save: The callback that saves; also called when the run is asked to stop.
+        side_shows: Called last, once a checkpoint of the same step is on disk; one that fails, or takes the process
+            with it, costs no weights.
         stop_request: Makes the context in which signals become requests to stop.
         on_failure: Keeps what is needed to look into a step that failed; returns words for the message.
         progress: Called with the state after each call of the compiled loop.
+        notify: Called with one line when a side show fails.
     """
 
     def __init__(
@@ -44,20 +47,24 @@ class Trainer:
         steps: int,
         callbacks: Sequence[Callback],
         save: Save,
+        side_shows: Sequence[Callback] = (),
         stop_request: Callable[[], StopRequest] = StopRequest,
         steps_per_call: int = 10,
         on_failure: Callable[[TrainerState], str] = lambda state: "",
         progress: Callable[[TrainerState], None] = lambda state: None,
+        notify: Callable[[str], None] = print,
     ):
         self.train_step = train_step
         self.batches = batches
         self.steps = steps
         self.callbacks = [*callbacks, save]
         self.save = save
+        self.side_shows = list(side_shows)
         self.stop_request = stop_request
         self.steps_per_call = steps_per_call
         self.on_failure = on_failure
         self.progress = progress
+        self.notify = notify
         self._step_seconds = 0.0
         # Calls of another length on each worker would hear of a request to stop at different steps.
         self._adapts = num_workers(train_step.strategy) == 1
@@ -75,6 +82,7 @@ class Trainer:
 
         Raises:
             TrainingError: when the loss or the gradient is no longer finite, naming step and rows.
+            CheckpointError: when the last weights lie on no disk.
         """
         state.steps = self.steps
         iterator = iter(self.batches(state.step))
@@ -82,19 +90,39 @@ class Trainer:
             for callback in self.callbacks:
                 if state.step in callback.at:
                     callback(state)
+            self._show([show for show in self.side_shows if state.step in show.at], state)
             while state.step < self.steps:
                 others_stop = self._advance(state, iterator, stop.requested())
                 self.progress(state)
                 for callback in self.callbacks:
                     if self._is_due(callback, state):
                         callback(state)
-                if state.step < self.steps and (others_stop or (self._adapts and stop.requested())):
-                    if state.saved_step != state.step:
-                        self.save(state)
-                    self.save.wait()
+                leaves = self._saves_to_leave(state, others_stop, stop)
+                self._show([show for show in self.side_shows if self._is_due(show, state)], state)
+                if leaves or self._saves_to_leave(state, others_stop, stop):
+                    self.save.wait(last=True)
                     return stop.requested() or "another worker was asked to stop"
-            self.save.wait()
+            self.save.wait(last=True)
         return None
+
+    def _saves_to_leave(self, state: TrainerState, others_stop: bool, stop: StopRequest) -> bool:
+        """Whether the run is asked to stop before its end; then its weights are saved."""
+        leaves = state.step < self.steps and bool(others_stop or (self._adapts and stop.requested()))
+        if leaves and state.saved_step != state.step:
+            self.save(state)
+        return leaves
+
+    def _show(self, shows: Sequence[Callback], state: TrainerState) -> None:
+        if shows and state.saved_step == state.step:
+            self.save.wait(last=state.step == self.steps)
+        for show in shows:
+            try:
+                show(state)
+            except Exception as error:
+                first = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self.notify(
+                    f"step {state.step}: {type(show).__name__.lower()} failed ({first}); the run goes on"
+                )
 
     def _advance(self, state: TrainerState, iterator: Any, reason: str | None) -> bool:
         """Runs the steps up to the next stop; returns whether some worker was asked to stop."""
@@ -134,8 +162,9 @@ class Trainer:
         if self._adapts and self._step_seconds:
             longest = min(longest, max(1, int(_CALL_SECONDS / self._step_seconds)))
         stops = [self.steps, step + longest]
-        stops += [(step // c.every + 1) * c.every for c in self.callbacks if c.every]
-        stops += [at for c in self.callbacks for at in c.at if at > step]
+        called = [*self.callbacks, *self.side_shows]
+        stops += [(step // c.every + 1) * c.every for c in called if c.every]
+        stops += [at for c in called for at in c.at if at > step]
         return min(stops) - step
 
     def _is_due(self, callback: Callback, state: TrainerState) -> bool:

@@ -1,5 +1,6 @@
 """Sources: where documents come from. A source is one small class that yields text."""
 
+from tfllm.data.sources.files import check_apart
 from tfllm.data.sources.jsonl import JsonlSource
 from tfllm.data.sources.mixture import MixtureSource
 from tfllm.data.sources.python_docs import PythonDocsSource
@@ -16,4 +17,5 @@ __all__ = [
     "TextFilesSource",
     "TfRecordSource",
     "TfdsSource",
+    "check_apart",
 ]

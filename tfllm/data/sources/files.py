@@ -8,14 +8,17 @@ import glob
 import gzip
 import hashlib
 import io
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from tfllm.data.errors import DataError
 from tfllm.data.sources.file_kind import GZIP, HEAD_BYTES, encoding_mark, kind_of
+
+logger = logging.getLogger(__name__)
 
 
 class NotText(DataError):
@@ -48,8 +51,7 @@ def matching_files(path: str | Path | Sequence[str | Path], *, key: str = "path"
     ordered = sorted(found, key=lambda file: Path(os.path.abspath(file)))
     unique: dict[tuple[int, int], Path] = {}
     for file in ordered:
-        status = file.stat()
-        unique.setdefault((status.st_dev, status.st_ino), file)
+        unique.setdefault(_identity(file), file)
     return list(unique.values())
 
 
@@ -67,7 +69,33 @@ def matches(pattern: str, folder: str | Path | None = None) -> list[Path]:
         literal = os.path.join(folder or "", os.path.expanduser(pattern))
     if os.path.lexists(literal):
         return [Path(literal)] if os.path.isfile(literal) else []
-    return [Path(name) for name in glob.glob(_glob_of(literal), recursive=True) if os.path.isfile(name)]
+    return [Path(name) for name in _names_of(_glob_of(literal)) if os.path.isfile(name)]
+
+
+def _names_of(pattern: str) -> Iterator[str]:
+    """Yield what a glob names; below `**` every folder is entered once, whatever links lead back to it."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    at = parts.index("**")
+    head, tail = os.sep.join(parts[:at]), os.path.join("", *parts[at + 1 :]) or "*"
+    for top in glob.iglob(head or os.sep) if at else [""]:
+        for folder in _folders_below(top):
+            yield from _names_of(os.path.join(glob.escape(folder), tail))
+
+
+def _folders_below(top: str) -> Iterator[str]:
+    """Yield a folder and those in it, by their names; not hidden ones, as `glob` has it."""
+    seen: set[tuple[int, int]] = set()
+    for folder, names, _ in os.walk(top or os.curdir, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            names.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        yield folder if top else os.path.relpath(folder).removeprefix(os.curdir)
 
 
 def _glob_of(pattern: str) -> str:
@@ -82,7 +110,11 @@ def _glob_of(pattern: str) -> str:
 
 
 def _nothing_matches(pattern: str, key: str) -> str:
-    message = f"{key}={pattern!r} matches no file (working directory: {os.getcwd()})"
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = "removed"
+    message = f"{key}={pattern!r} matches no file (working directory: {here})"
     place = pattern if os.path.lexists(pattern) else os.path.expanduser(pattern)
     if os.path.isdir(place):
         return f"{message}; it is a folder, so name its files, e.g. {os.path.join(pattern, '**', '*.txt')!r}"
@@ -91,6 +123,37 @@ def _nothing_matches(pattern: str, key: str) -> str:
     if os.path.exists(place):
         return f"{message}; it is a pipe or device, and text is read more than once: save it in a file"
     return f"{message}; check the spelling, or give an absolute path"
+
+
+def check_apart(train: Any, validation: Any) -> None:
+    """See that held-out text is not that which is trained on, whatever it is called.
+
+    Args:
+        train: A source, or a mixture of them.
+        validation: A source.
+
+    Raises:
+        DataError: All files of the one are also files of the other. Where it is some, a warning says so.
+    """
+    training = {
+        _identity(file) for part in getattr(train, "sources", [train]) for file in getattr(part, "files", [])
+    }
+    held_out = getattr(validation, "files", [])
+    both = [file for file in held_out if _identity(file) in training]
+    if both and len(both) == len(held_out):
+        raise DataError(
+            f"data.validation: {both[0]} is also text of data.train, so its loss would say nothing; leave "
+            "data.validation out to hold documents out, or give other text"
+        )
+    if both:
+        logger.warning(
+            "data.validation: %s is also text of data.train, so the loss says less than it seems", both[0]
+        )
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

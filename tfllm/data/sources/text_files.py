@@ -120,8 +120,11 @@ class TextFilesSource:
             if self.on_error == "skip":
                 self._skip(f"{file}: byte {error.start} is not valid {self.encoding}")
                 return ""
+            cut = (
+                " (is the file cut short?)" if error.end == len(data) and len(data) - error.start < 4 else ""
+            )
             raise DataError(
-                f"{file}: byte {error.start} is not valid {self.encoding} ({error.reason}); save the file as "
+                f"{file}: byte {error.start} is not valid {self.encoding} ({error.reason}){cut}; save the file as "
                 f"{self.encoding}, write its encoding as {encoding_key}, or write {self.section}.on_error: skip "
                 "(or replace)"
             ) from error

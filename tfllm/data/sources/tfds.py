@@ -19,13 +19,23 @@ class TfdsSource:
         split: A tfds split or slice, e.g. `"train"` or `"train[:90%]"`.
         text_key: The text feature; a dotted path reaches into nested features (`"translation.en"`).
         data_dir: Where it was prepared; `None` is the tfds default.
+        section: What messages call the settings: the section of the config.
 
     Raises:
         DataError: (from every method) the data set, its version or its split is unknown or not prepared, or
             the feature is missing or not text.
     """
 
-    def __init__(self, name: str, split: str = "train", text_key: str = "text", data_dir: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        split: str = "train",
+        text_key: str = "text",
+        data_dir: str | None = None,
+        *,
+        section: str = "data.train",
+    ):
+        self.section = section
         self.name = name
         self.split = split
         self.text_key = text_key
@@ -78,13 +88,13 @@ class TfdsSource:
         except (tfds.core.DatasetNotFoundError, AssertionError, ValueError, ImportError) as error:
             first_line = str(error).strip().split("\n")[0]
             raise DataError(
-                f"name={self.name!r} is no data set that tfds can build or finds under "
-                f"data_dir={self.data_dir!r} ({first_line}); see `tfds.list_builders()`"
+                f"{self.section}.name={self.name!r} is no data set that tfds can build or finds under "
+                f"{self.section}.data_dir={self.data_dir!r} ({first_line}); see `tfds.list_builders()`"
             ) from error
         if not builder.is_prepared():
             raise DataError(
-                f"name={self.name!r} is not prepared under {builder.data_dir}; run "
-                f"`tfds build {self.name}` first, or set data_dir to where it is"
+                f"{self.section}.name={self.name!r} is not prepared under {builder.data_dir}; run "
+                f"`tfds build {self.name}` first, or set {self.section}.data_dir to where it is"
             )
         self._check_split(builder)
         self._check_feature(builder.info.features)
@@ -94,15 +104,16 @@ class TfdsSource:
         try:
             builder.info.splits[self.split]
         except (KeyError, ValueError) as error:
+            there = ", ".join(sorted(builder.info.splits))
             raise DataError(
-                f"split={self.split!r} is not in {self.name}; it has {', '.join(sorted(builder.info.splits))}"
+                f"{self.section}.split={self.split!r} is not in {self.name}; it has {there}"
             ) from error
 
     def _check_feature(self, features: Any) -> None:
         keys = sorted(_text_keys(features))
         if self.text_key not in keys:
             raise DataError(
-                f"text_key={self.text_key!r} is not a text feature of {self.name}; "
+                f"{self.section}.text_key={self.text_key!r} is not a text feature of {self.name}; "
                 f"those are {', '.join(map(repr, keys)) or 'none'}"
             )
 

@@ -1,0 +1,109 @@
+"""What a training would meet at its end, or rarely: looked at as soon as there are a tokenizer and a task."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfllm.config import ConfigError, ExperimentConfig, Problem
+from tfllm.generation.errors import GenerationError
+from tfllm.stop_tokens import stop_ids
+from tfllm.tokenizers import Tokenizer, TokenizerError
+
+
+def check_late(config: ExperimentConfig, tokenizer: Tokenizer, task: Any, export: Path) -> None:
+    """Looks at prompts, stop tokens, the best metric and the export, which come after hours of training.
+
+    Args:
+        config: The experiment, its model expanded.
+        tokenizer: Its tokenizer.
+        task: Its task, which names metrics and their directions.
+        export: The folder of exported versions.
+
+    Raises:
+        ConfigError: with all that would fail.
+    """
+    problems = [
+        *_prompt_problems(config, tokenizer),
+        *_stop_problems(config, tokenizer),
+        *_metric_problems(config, task),
+        *_export_problems(config, tokenizer, export),
+    ]
+    if problems:
+        raise ConfigError(problems, "the config")
+
+
+def best_metric(config: ExperimentConfig, task: Any) -> tuple[str, str] | None:
+    """The metric whose best checkpoint is kept, and `min` or `max`; None where none is asked for."""
+    metric = config.training.best_metric
+    return None if metric is None else (metric, task.metric_modes[metric])
+
+
+def sample_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids that a sample of `generation.prompts` starts with."""
+    return [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
+
+
+def _prompt_problems(config: ExperimentConfig, tokenizer: Tokenizer) -> Iterator[Problem]:
+    new, context = config.generation.max_new_tokens, config.context_length
+    rows = config.model.vocab_size or tokenizer.vocab_size
+    for index, prompt in enumerate(config.generation.prompts):
+        path = f"generation.prompts[{index}]"
+        try:
+            ids = sample_ids(tokenizer, prompt)
+        except TokenizerError as error:
+            yield Problem(path, prompt, f"cannot be encoded: {error}")
+            continue
+        if not ids:
+            yield Problem(path, prompt, "has no tokens", "write some text, or leave it out")
+        elif len(ids) + new > context:
+            room = context - len(ids)
+            rule = f"has {len(ids)} tokens; with generation.max_new_tokens={new} it exceeds the context of {context}"
+            mend = f"write generation.max_new_tokens={room} or less" if room > 0 else "shorten the prompt"
+            yield Problem(path, prompt, rule, mend)
+        elif max(ids) >= rows:
+            label = tokenizer.token_label(max(ids))
+            rule = f"holds the token {label} with id {max(ids)}, and the model has rows for ids below {rows}"
+            yield Problem(
+                path, prompt, rule, f"write model.vocab_size={tokenizer.vocab_size}, or leave the token out"
+            )
+
+
+def _stop_problems(config: ExperimentConfig, tokenizer: Tokenizer) -> Iterator[Problem]:
+    for index, name in enumerate(config.generation.stop_tokens):
+        try:
+            stop_ids(tokenizer, [name])
+        except GenerationError:
+            near = difflib.get_close_matches(name, tokenizer.special_tokens, 3, 0.0)
+            rule, mend = "is not a special token", f"there are for example {', '.join(near)}"
+            yield Problem(f"generation.stop_tokens[{index}]", name, rule, mend)
+
+
+def _metric_problems(config: ExperimentConfig, task: Any) -> Iterator[Problem]:
+    metric, mode = config.training.best_metric, config.training.best_mode
+    if metric is None:
+        return
+    modes = task.metric_modes
+    if metric not in modes:
+        near = difflib.get_close_matches(metric, modes, 1, 0.0)
+        mend = f"write one of {', '.join(modes)}" + (f"; perhaps {near[0]}" if len(modes) > 1 else "")
+        rule = f"is not a metric of task.type={config.task.type}"
+        yield Problem("training.best_metric", metric, rule, mend)
+    elif mode not in (None, modes[metric]):
+        rule = f"contradicts training.best_metric={metric}, which is best at its {modes[metric]}"
+        yield Problem("training.best_mode", mode, rule, "leave it out: the metric knows")
+
+
+def _export_problems(config: ExperimentConfig, tokenizer: Tokenizer, folder: Path) -> Iterator[Problem]:
+    if not config.export.at_end:
+        return
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        rule = f"goes to {folder}, which is no folder that can be written"
+        yield Problem("export.at_end", True, rule, "move away what is there")
+    try:
+        tokenizer.in_graph()
+    except TokenizerError as error:
+        yield Problem("export.at_end", True, f"cannot be: {error}", "write export.at_end=false")
