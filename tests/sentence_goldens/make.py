@@ -109,8 +109,6 @@ def main(root):
         vectors[name] = model.encode(texts).tolist()
         model.save(str(root / name))
         (root / name / "README.md").unlink()
-        if reading:
-            continue
         for shared in [
             *(root / name).glob("*.safetensors"),
             root / name / "config.json",
