@@ -14,6 +14,7 @@ from tfllm.tokenizers.tokenizer_json import tokenizer_of_json
 from tfllm.tokenizers.vocab_files import bpe_of_files, wordpiece_of_file
 
 _MEND = "download it again"
+_LONGEST, _LONGEST_REASON = 1500, 300
 _SPECIAL_FILE, _TEMPLATE_FILE = "special_tokens_map.json", "chat_template.jinja"
 
 
@@ -27,7 +28,20 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     Raises:
         TokenizerError: no such file is there, or one is corrupt, or would not be encoded with as its own library does.
     """
-    folder = Path(folder)
+    try:
+        return _read(Path(folder))
+    except TokenizerError as error:
+        if len(str(error)) <= _LONGEST:
+            raise
+        raise TokenizerError(f"{str(error)[:_LONGEST]}…") from None  # it quotes a part of the file
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+        raise TokenizerError(
+            f"{folder}: its tokenizer is not as any library writes it ({reason}); download it again"
+        ) from error
+
+
+def _read(folder: Path) -> Tokenizer:
     config = _optional(folder / CONFIG_FILE)
     roles = given_roles(config, _optional(folder / _SPECIAL_FILE))
     conventions = {"chat_template": _chat_template(folder, config)}
