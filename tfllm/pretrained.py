@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -14,10 +14,12 @@ from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_map
 from tfllm.config.build import to_mapping
 from tfllm.config.model import MODELS
 from tfllm.convert.assignment import HEAD_LAYERS, RESIZED, assign_weights
-from tfllm.convert.checkpoint import Checkpoint, read_checkpoint
+from tfllm.convert.checkpoint import Checkpoint, checked_names, read_checkpoint
+from tfllm.convert.config_reader import shown
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.gguf_file import open_gguf
 from tfllm.convert.hub import local_path
+from tfllm.json_text import read_json
 from tfllm.models.decoder import Decoder
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_decoder import EncoderDecoder
@@ -98,7 +100,10 @@ class Pretrained:
             k: v for k, v in self._json(_GENERATION_FILE).items() if k not in known and v not in _NO_EFFECT
         }
         words = "concerns generation and is not implemented; it was left aside"
-        return [*self.checkpoint.notes, *(f"{_GENERATION_FILE}: {k}={v!r} {words}" for k, v in left.items())]
+        return [
+            *self.checkpoint.notes,
+            *(f"{_GENERATION_FILE}: {k[:200]}={shown(v)} {words}" for k, v in [*left.items()][:50]),
+        ]
 
     def model_section(self) -> dict[str, Any]:
         """The `model` section that describes it."""
@@ -117,6 +122,10 @@ class Pretrained:
             ConvertError: when the file is damaged.
         """
         found = self._json(_GENERATION_FILE)
+        for name in ("temperature", "top_k", "top_p", "max_new_tokens", "repetition_penalty"):
+            value = found.get(name)
+            if value is not None and (type(value) not in (int, float) or not abs(value) < math.inf):
+                raise ConvertError(f"{self.path / _GENERATION_FILE}: {name}={shown(value)} must be a number")
         section: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0}
         if found.get("do_sample"):
             section = {**_SAMPLED, **{k: found[k] for k in _SAMPLED if found.get(k) is not None}}
@@ -165,7 +174,7 @@ class Pretrained:
         if not path.is_file():
             return {}
         try:
-            mapping = json.loads(path.read_text(encoding="utf-8"))
+            mapping = read_json(path)
         except (OSError, ValueError) as error:
             raise ConvertError(f"{path} is not a JSON file ({error}); download it again") from None
         if not isinstance(mapping, dict):
@@ -234,7 +243,7 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
     asked = config.model
     path = local_path(asked.source)
     there = RunFolder(path).load_config() if is_run(path) else Pretrained(asked.source)
-    model = dict(_run_model(there) if isinstance(there, ExperimentConfig) else there.model_section())
+    model = dict(_run_model(there) if isinstance(there, ExperimentConfig) else _section_of_whole(there))
     longest = asked.max_seq_len
     if longest is not None and model.get("positions") == "learned" and longest > model["max_seq_len"]:
         rule = f"exceeds the {model['max_seq_len']} positions that {asked.source} has learned"
@@ -261,6 +270,12 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
         {**to_mapping(config), "model": model, "generation": generation},
         source="the config with its pretrained model",
     )
+
+
+def _section_of_whole(pretrained: Pretrained) -> dict[str, Any]:
+    """The model of a checkpoint whose files hold what its config says, which is asked before a model is made."""
+    checked_names(pretrained.checkpoint, pretrained.checkpoint.open_tensors())
+    return pretrained.model_section()
 
 
 def pretrained_tokenizer(config: ExperimentConfig, made: Tokenizer | None = None) -> Tokenizer:

@@ -69,8 +69,17 @@ def test_yarn_ramps_over_pairs_and_strengthens_attention():
         assert ratio == pytest.approx(share / 8 + 1 - share)
 
 
+def test_factors_divide_one_pair_each():
+    factors = [1.0, 2.0, 4.0, 1.5, 1.0, 8.0, 8.0, 3.0]
+    frequencies, magnitude = scaled_frequencies(DIM, THETA, {"type": "factors", "factors": factors})
+    assert frequencies == [plain / factor for plain, factor in zip(PLAIN, factors, strict=True)]
+    assert magnitude == 1.0
+    with pytest.raises(ValueError, match="shorter"):
+        scaled_frequencies(DIM, THETA, {"type": "factors", "factors": factors[:-1]})
+
+
 def test_an_unknown_type_is_refused():
     with pytest.raises(
-        ValueError, match="rope_scaling type='dynamic' is not known; use linear, llama3 or yarn"
+        ValueError, match="rope_scaling type='dynamic' is not known; use linear, llama3, yarn or factors"
     ):
         scaled_frequencies(DIM, THETA, {"type": "dynamic", "factor": 2.0})

@@ -132,7 +132,7 @@ def change(content, path, value):
         ("post_processor", {"type": "Mine"}, "post_processor.type='Mine' is not known"),
         ("post_processor", {"type": "TemplateProcessing"}, "post_processor=.* must be TemplateProcessing"),
         ("added_tokens", [{"content": "<|bos|>"}], "each added token must be an object"),
-        ("added_tokens", [{"content": "<|bos|>", "id": -1}], "id -1 of .* must be an integer from 0 on"),
+        ("added_tokens", [{"content": "<|bos|>", "id": -1}], "id -1 of .* must be an integer from 0 to"),
     ],
 )
 def test_another_kind_of_file_is_refused(small, tmp_path, path, value, message):

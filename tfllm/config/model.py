@@ -100,6 +100,23 @@ class YarnRopeScalingConfig:
     truncate: bool = setting(True, "the two bounds are rounded to whole pairs")
 
 
+@ROPE_SCALINGS.register("factors")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FactorsRopeScalingConfig:
+    """Each rotary wavelength becomes longer by a factor of its own."""
+
+    type: str = "factors"
+    factors: tuple[float, ...] = setting(help="how much longer, a number for each pair that is turned")
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        for index, factor in enumerate(self.factors):
+            if factor <= 0:
+                yield Problem(
+                    f"{path}.factors[{index}]", factor, "must be greater than 0", "1 leaves a wave as it is"
+                )
+
+
 @MODELS.register("decoder")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
@@ -181,6 +198,12 @@ class DecoderConfig:
         if self.rotary_dim and (self.rotary_dim % 2 or self.rotary_dim > head_dim):
             rule = f"must be even and at most {head_dim}, the width of a head"
             yield Problem(f"{path}.rotary_dim", self.rotary_dim, rule, f"try {head_dim // 4 * 2}")
+        turned, scaling = (self.rotary_dim or head_dim) // 2, self.rope_scaling
+        if isinstance(scaling, FactorsRopeScalingConfig) and len(scaling.factors) != turned:
+            rule = f"must be one for each of the {turned} pairs that are turned"
+            yield Problem(
+                f"{path}.rope_scaling.factors", list(scaling.factors), rule, f"write {turned} numbers"
+            )
         for index in self.sliding_layers or ():
             if not 0 <= index < self.num_layers:
                 rule = f"must be the index of one of {path}.num_layers={self.num_layers} blocks"

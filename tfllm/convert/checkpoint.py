@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
-from tfllm.convert.config_reader import ConfigReader
-from tfllm.convert.config_table import Arguments
+from tfllm.convert.config_reader import ConfigReader, shown
+from tfllm.convert.config_table import LAYERS, Arguments
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.families import FAMILIES
 from tfllm.convert.family import Family
@@ -25,10 +25,12 @@ from tfllm.convert.output_head import untied_if_held
 from tfllm.convert.safetensors_files import SafetensorsFiles
 from tfllm.convert.tensors import Tensors
 from tfllm.convert.weight_table import Row, variables_by_path
+from tfllm.json_text import read_json
 
 CONFIG_FILE = "config.json"
 DTYPES = ("float32", "bfloat16", "float16")
 _SHOWN = 8  # names in a message
+_MOST_NOTES, _LONGEST_KEY = 50, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _checkpoint(
     kind = mapping.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise ConvertError(f"{where}: model_type={kind!r} is not known; known are {known}")
+        raise ConvertError(f"{where}: model_type={shown(kind)} is not known; known are {known}")
     config = ConfigReader(mapping, where)
     for key in ("quantization_config", "quantization"):
         if config.has(key):
@@ -82,7 +84,13 @@ def _checkpoint(
     names = frozenset() if family.heads is None else open_tensors().shapes.keys()
     arguments = family.completed(family.read_config(config, names), open_tensors)
     arguments, untied = untied_if_held(family, arguments, open_tensors)
-    unknown = [f"{key}={value!r} is not known and was left aside" for key, value in config.unread().items()]
+    left = config.unread()
+    unknown = [
+        f"{key[:_LONGEST_KEY]}={shown(value)} is not known and was left aside"
+        for key, value in itertools.islice(left.items(), _MOST_NOTES)
+    ]
+    if len(left) > _MOST_NOTES:
+        unknown.append(f"{len(left) - _MOST_NOTES} more keys are not known and were left aside")
     return Checkpoint(path, family, arguments, (*config.notes, *untied, *unknown), open_tensors)
 
 
@@ -101,7 +109,6 @@ def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
         raise ConvertError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
     tensors = checkpoint.open_tensors()
     names = checked_names(checkpoint, tensors)
-    _check_sizes(checkpoint, tensors)
     rows = checkpoint.family.rows(checkpoint.arguments)
     failures: list[Exception] = []
     # In this scope Keras makes variables without values, and on leaving it asks their initializers for them,
@@ -173,8 +180,14 @@ def checked_names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
     """Where each tensor of the table stands in the files, if it does.
 
     Raises:
-        ConvertError: when tensors are missing or left over; all of them are named.
+        ConvertError: when tensors are missing or left over; all of them are named. Or when the config asks for more
+            blocks or larger matrices than the files hold, which is known before memory is taken for a model.
     """
+    layers = sum(checkpoint.arguments.get(name, 0) for name in LAYERS)
+    if layers > len(tensors.shapes):
+        raise ConvertError(
+            f"{checkpoint.path}: its config says {layers} blocks, and the files hold {len(tensors.shapes)} tensors"
+        )
     family = checkpoint.family
     table, in_file = family.rows(checkpoint.arguments), _in_file(family, tensors.shapes)
     names = stored_names(family, table, tensors.shapes)
@@ -201,6 +214,7 @@ def checked_names(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, str]:
             f"{checkpoint.path}: the weights are not those of the {family.model_type} that its config"
             f" describes; {'; '.join(words)}"
         )
+    _check_sizes(checkpoint, tensors)
     return names
 
 
@@ -268,7 +282,7 @@ def _some(names: Sequence[str], comma: str = ", ") -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
+        mapping = read_json(path)
     except FileNotFoundError:
         raise ConvertError(f"{path.parent} holds no {CONFIG_FILE}; give the folder of a checkpoint") from None
     except (OSError, ValueError) as error:

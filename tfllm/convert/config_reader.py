@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +12,7 @@ from tfllm.convert.errors import ConvertError
 REQUIRED = object()
 _WORDS = {
     int: "a whole number",
-    float: "a number",
+    float: "a finite number",
     bool: "true or false",
     str: "text",
     list: "a list",
@@ -52,17 +54,21 @@ class ConfigReader:
             if default is REQUIRED:
                 raise ConvertError(f"{self.where}: {key} is missing, so the model's shape is not known")
             return default
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000:
             return float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ConvertError(f"{self.where}: {key}={value!r} must be {_WORDS[kind]}")
+        if (
+            not isinstance(value, kind)
+            or (kind is int and isinstance(value, bool))
+            or (isinstance(value, float) and not math.isfinite(value))
+        ):
+            raise ConvertError(f"{self.where}: {key}={shown(value)} must be {_WORDS[kind]}")
         return value
 
     def size(self, key: str, default: Any = REQUIRED, *, null: Any = REQUIRED) -> Any:
         """A whole number of at least one, and less than 2 ** 31; or what `take` has where there is none."""
         value = self.take(key, int, default, null=null)
         if value is not None and not 0 < value < 2**31:
-            raise ConvertError(f"{self.where}: {key}={value} must be at least 1 and below 2 ** 31")
+            raise ConvertError(f"{self.where}: {key}={shown(value)} must be at least 1 and below 2 ** 31")
         return value
 
     def nested(self, key: str) -> ConfigReader | None:
@@ -92,7 +98,7 @@ class ConfigReader:
 
     def refuse(self, key: str, value: Any, instead: str) -> ConvertError:
         """The error that a value is not implemented."""
-        return ConvertError(f"{self.where}: {key}={value!r} is not implemented in tfllm; {instead}")
+        return ConvertError(f"{self.where}: {key}={shown(value)} is not implemented in tfllm; {instead}")
 
     def unread(self) -> dict[str, Any]:
         """What nobody read, is not private to the writer, and is not switched off by its value."""
@@ -102,3 +108,15 @@ class ConfigReader:
             for key in sorted(left)
             if self._mapping[key] not in (None, False, [], {}, 0)
         }
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 100
+_REPR.maxlong, _REPR.maxstring, _REPR.maxother, _REPR.maxlevel = 40, 200, 200, 4
+_MOST_SHOWN = 1000
+
+
+def shown(value: Any) -> str:
+    """A value of a stranger's file for a message, of bounded length."""
+    text = _REPR.repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

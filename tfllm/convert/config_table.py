@@ -10,6 +10,9 @@ from tfllm.convert.config_reader import REQUIRED, ConfigReader
 from tfllm.convert.errors import ConvertError
 
 Arguments = dict[str, Any]
+# The arguments that say how many blocks there are. Tables have rows for each block, before the files are looked at.
+LAYERS = ("num_layers", "num_encoder_layers", "num_decoder_layers")
+MOST_LAYERS = 4096
 
 
 class ConfigRow(Protocol):
@@ -46,7 +49,10 @@ class Key:
         """See `ConfigRow`."""
         del arguments
         if self.kind is int:
-            return {self.ours: config.size(self.theirs, self.default, null=self.null)}
+            value = config.size(self.theirs, self.default, null=self.null)
+            if self.ours in LAYERS and value > MOST_LAYERS:
+                raise config.refuse(self.theirs, value, f"at most {MOST_LAYERS} blocks are")
+            return {self.ours: value}
         value = config.take(self.theirs, self.kind, self.default, null=self.null)
         if self.words is not None and value not in self.words:
             raise config.refuse(self.theirs, value, f"{', '.join(self.words)} are")

@@ -44,6 +44,8 @@ def _matrices(arguments: Arguments) -> list[tuple[str, int]]:
         (f"a feed-forward of {feed}", width * feed),
         (f"{heads} heads of {head_dim}", width * heads * head_dim),
     ]
+    layers = arguments["num_layers"]
+    sizes.append((f"{layers} blocks of such", layers * 2 * width * (feed + heads * head_dim)))
     learned = arguments["positions"] == "learned"
     return [*sizes, (f"{context} learned positions", width * context)] if learned else sizes
 
@@ -52,6 +54,9 @@ def _check(arguments: Arguments) -> str | None:
     heads, kv_heads = arguments["num_heads"], arguments.get("num_kv_heads")
     if kv_heads and heads % kv_heads:
         return f"{heads} attention heads must be divisible by {kv_heads} of keys"
+    factors = (arguments.get("rope_scaling") or {}).get("factors")
+    if factors is not None and 2 * len(factors) != arguments["rotary_dim"]:
+        return f"{len(factors)} factors of rotary frequencies must be one for each pair of {arguments['rotary_dim']}"
     return None
 
 

@@ -6,11 +6,12 @@ import dataclasses
 from typing import Any
 
 from tfllm.convert.config_reader import REQUIRED, ConfigReader
-from tfllm.convert.config_table import Arguments
+from tfllm.convert.config_table import LAYERS, MOST_LAYERS, Arguments
 from tfllm.convert.model_kind import ModelKind, with_defaults
 from tfllm.models.decoder import default_intermediate_dim
 from tfllm.models.encoder_decoder import EncoderDecoder, bucket_problem
 
+_MOST_SINUSOIDS = 1 << 20  # of which a table is made before a model is
 # How text is generated belongs to generation_config.json; older files say it in config.json.
 # fmt: off
 GENERATION_KEYS = (
@@ -54,6 +55,9 @@ def _matrices(arguments: Arguments) -> list[tuple[str, int]]:
         (f"a feed-forward of {max(feeds)}", width * max(feeds)),
         (f"{heads} heads of {head_dim}", width * heads * (head_dim or width // heads)),
     ]
+    layers = arguments["num_encoder_layers"] + arguments["num_decoder_layers"]
+    smallest = min(feeds) + min(arguments["num_heads"], arguments["decoder_num_heads"]) * (head_dim or 1)
+    sizes.append((f"{layers} blocks of such", layers * 2 * width * smallest))
     learned = arguments["positions"] == "learned"
     return [*sizes, (f"{context} learned positions", width * context)] if learned else sizes
 
@@ -66,6 +70,8 @@ def _check(arguments: Arguments) -> str | None:
     start, vocabulary = arguments["decoder_start_id"], arguments["vocab_size"]
     if not 0 <= start < vocabulary:
         return f"the decoder starts with token {start}, which a vocabulary of {vocabulary} does not have"
+    if arguments["positions"] == "sinusoidal" and arguments["max_seq_len"] > _MOST_SINUSOIDS:
+        return f"{arguments['max_seq_len']} positions are more than the {_MOST_SINUSOIDS} that sines are computed of"
     if arguments["positions"] == "sinusoidal" and width % 2:
         return f"a width of {width} must be even: half of a position is sines, half cosines"
     if arguments["positions"] == "relative":
@@ -122,7 +128,10 @@ class Follows:
 
     def read(self, config: ConfigReader, arguments: Arguments) -> Arguments:
         """See `ConfigRow`."""
-        return {self.ours: config.size(self.theirs, arguments[self.other])}
+        value = config.size(self.theirs, arguments[self.other])
+        if self.ours in LAYERS and value > MOST_LAYERS:
+            raise config.refuse(self.theirs, value, f"at most {MOST_LAYERS} blocks are")
+        return {self.ours: value}
 
     def write(self, arguments: Arguments) -> dict[str, Any]:
         """See `ConfigRow`."""

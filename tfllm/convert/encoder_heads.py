@@ -80,7 +80,7 @@ class EncoderHeads:
         if not listed:
             return {}
         known = {self.name + end: meant for end, meant in self._classes().items()}
-        if listed[0] not in known:
+        if not isinstance(listed[0], str) or listed[0] not in known:
             raise config.refuse("architectures", listed, f"{', '.join(known)} are")
         return known[listed[0]]
 

@@ -27,11 +27,14 @@ def _resolved(arguments: Arguments) -> Arguments:
 def _matrices(arguments: Arguments) -> list[tuple[str, int]]:
     width, heads, head_dim = arguments["hidden_dim"], arguments["num_heads"], arguments["head_dim"]
     vocabulary, feed, context = (arguments[k] for k in ("vocab_size", "intermediate_dim", "max_seq_len"))
+    layers, classes = arguments["num_layers"], arguments["num_classes"] or 0
     return [
         (f"a vocabulary of {vocabulary}", width * vocabulary),
         (f"a feed-forward of {feed}", width * feed),
         (f"{heads} heads of {head_dim}", width * heads * head_dim),
         (f"{context} learned positions", width * context),
+        (f"{layers} blocks of such", layers * 2 * width * (feed + heads * head_dim)),
+        (f"{classes} classes", width * classes),
     ]
 
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from tfllm.convert.config_reader import shown
 from tfllm.convert.errors import ConvertError
-from tfllm.convert.gguf_header import TensorPlace
 from tfllm.convert.gguf_parts import GgufParts, part_names
+from tfllm.convert.gguf_rope import FACTORS, OF_LENGTHS, rope_section_of
+from tfllm.convert.gguf_tensor import numbers_at
 
 _BLOCK = {
     "attn_norm": "input_layernorm",
@@ -42,8 +42,6 @@ _GEMMA_BLOCK = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-# Types that NumPy has; the others are undone by the package.
-_PLAIN: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
@@ -106,10 +104,13 @@ class GgufFile:
         self.metadata, self._lists = header.metadata, header.lists
         kind = self.metadata.get("general.architecture")
         if kind not in _ARCHITECTURES:
-            raise ConvertError(
-                f"{path}: general.architecture={kind!r} is not known; known are {', '.join(sorted(_ARCHITECTURES))}"
-            )
+            known = ", ".join(sorted(_ARCHITECTURES))
+            raise ConvertError(f"{path}: general.architecture={shown(kind)} is not known; known are {known}")
         self._prefix, self._architecture = kind, _ARCHITECTURES[kind]
+        for name in OF_LENGTHS:
+            if name in header.tensors:
+                raise ConvertError(f"{path}: {name} is not implemented in tfllm; take another model")
+        self._factors = header.tensors.pop(FACTORS, None) if kind == "llama" else None
         self._places = {self._their_name(name): place for name, place in header.tensors.items()}
         self.shapes = {name: place.shape for name, place in self._places.items()}
         self.types = {name: place.type for name, place in self._places.items()}
@@ -127,9 +128,16 @@ class GgufFile:
             if key in self.metadata or key in self._lists:
                 mapping[theirs] = self._value(key)
         embedding = self.shapes.get("model.embed_tokens.weight", (0,))
-        mapping.setdefault("vocab_size", embedding[0])
+        mapping.setdefault("vocab_size", embedding[0] if embedding else 0)
         mapping["tie_word_embeddings"] = "lm_head.weight" not in self.shapes
         mapping.update(self._rope(known))
+        if self._factors is not None:
+            mapping["rope_scaling"] = rope_section_of(
+                self.path,
+                numbers_at(self._factors, FACTORS),
+                mapping.get("rope_scaling", {}),
+                mapping.get("rope_theta", 10_000.0),
+            )
         if self._architecture.model_type.startswith("qwen"):
             mapping["use_sliding_window"] = False
         if self._architecture.blocks_of_27b is not None:
@@ -149,7 +157,7 @@ class GgufFile:
         Raises:
             ConvertError: when its quantization is not known, or the file cannot be read any more.
         """
-        array = _numbers_at(self._places[name], name)
+        array = numbers_at(self._places[name], name)
         if self._architecture.interleaved and (".q_proj." in name or ".k_proj." in name):
             return self._not_interleaved(name, array)
         if self._architecture.norms_plus_one and name.endswith("norm.weight"):
@@ -176,16 +184,21 @@ class GgufFile:
     def _not_interleaved(self, name: str, array: np.ndarray) -> np.ndarray:
         """Rows 0, 2, 4 … of a head, then rows 1, 3, 5 …: the order for a rotation of halves."""
         query = ".q_proj." in name
-        heads = self.metadata[f"{self._prefix}.attention.head_count"]
+        heads = _size(self.metadata.get(f"{self._prefix}.attention.head_count"))
         if not query:
-            heads = self.metadata.get(f"{self._prefix}.attention.head_count_kv", heads)
+            heads = _size(self.metadata.get(f"{self._prefix}.attention.head_count_kv", heads))
+        if heads is None or array.size == 0 or array.shape[0] % (2 * heads):
+            raise ConvertError(
+                f"{self.path}: {name} has {list(array.shape)}, which {shown(heads)} heads do not divide"
+            )
         pairs = array.reshape(heads, -1, 2, *array.shape[1:])
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(array.shape)
 
     def _query_scalar(self, mapping: Mapping[str, Any]) -> int | None:
         """No key says it: the width of a head, but in Gemma's largest models (llama.cpp's `llama-model.cpp`)."""
-        if mapping.get("num_hidden_layers") == self._architecture.blocks_of_27b:
-            return mapping["hidden_size"] // mapping["num_attention_heads"]
+        width, heads = (_size(mapping.get(key)) for key in ("hidden_size", "num_attention_heads"))
+        if mapping.get("num_hidden_layers") == self._architecture.blocks_of_27b and width and heads:
+            return width // heads
         return mapping.get("head_dim")
 
     def _rope(self, known: set[str]) -> dict[str, Any]:
@@ -203,7 +216,12 @@ class GgufFile:
             if key in self.metadata:
                 section[theirs] = self.metadata[key]
         known.add(key := f"{self._prefix}.rope.dimension_count")
-        rotary, head_dim = self.metadata.get(key), self.metadata.get(f"{self._prefix}.attention.key_length")
+        rotary = _size(self.metadata.get(key))
+        if rotary is None and key in self.metadata:
+            raise ConvertError(
+                f"{self.path}: {key}={shown(self.metadata[key])} must be a whole number of at least 1"
+            )
+        head_dim = _size(self.metadata.get(f"{self._prefix}.attention.key_length"))
         share = {"partial_rotary_factor": rotary / head_dim} if rotary and head_dim else {}
         if section.get("rope_type", "none") == "none":
             return share
@@ -241,27 +259,6 @@ def _harmless(prefix: str) -> frozenset[str]:
     return frozenset(f"{prefix}.{name}" for name in ("attention.value_length", "rope.scaling.finetuned"))
 
 
-def _numbers_at(place: TensorPlace, name: str) -> np.ndarray:
-    """The numbers of a tensor, without their quantization."""
-    if place.size == 0:
-        return np.zeros(place.shape, np.float32)
-    try:
-        data = np.fromfile(place.path, np.uint8, place.size, offset=place.offset)
-    except OSError as error:
-        raise ConvertError(f"{place.path} cannot be read ({error.strerror or error})") from None
-    if data.size < place.size:
-        raise ConvertError(f"{place.path} became shorter while it was read; download it again")
-    if place.type in _PLAIN:
-        return data.view(_PLAIN[place.type]).reshape(place.shape)
-    import gguf
-
-    try:
-        array = gguf.quants.dequantize(
-            data.reshape(math.prod(place.shape[:-1]), -1), gguf.GGMLQuantizationType[place.type]
-        )
-    except NotImplementedError:
-        raise ConvertError(
-            f"{place.path}: {name} is quantized as {place.type}, which the gguf package cannot undo; take a file with"
-            " another quantization"
-        ) from None
-    return array.reshape(place.shape)
+def _size(value: Any) -> int | None:
+    """A whole number of at least one, or None; what is not one is reported where it is read as a config."""
+    return value if type(value) is int and value > 0 else None

@@ -31,6 +31,7 @@ _MOST_TENSORS = 1 << 20
 _MOST_ENTRIES = 1 << 22
 _MOST_DIMENSIONS = 4  # ggml's own
 _PIECE = 1 << 20
+_LONGEST_REASON = 500  # names in it are the file's
 _ALIGNMENT = "general.alignment"
 
 
@@ -160,7 +161,8 @@ class _Beginning:
 
     def fail(self, reason: str) -> NoReturn:
         """Raises the error of a damaged file."""
-        raise ConvertError(f"{self.path} is not a whole GGUF file ({reason}); download it again")
+        short = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
+        raise ConvertError(f"{self.path} is not a whole GGUF file ({short}); download it again")
 
     def take(self, count: int) -> bytes:
         """The next bytes."""
@@ -245,8 +247,8 @@ def _place(file: _Beginning, name: str, shape: tuple[int, ...], kind: int, offse
         known = GGMLQuantizationType(kind)
     except ValueError:
         raise ConvertError(
-            f"{file.path}: {name} is of type {kind}, which the gguf package does not know; take a file with another"
-            " quantization"
+            f"{file.path}: {name[:200]} is of type {kind}, which the gguf package does not know; take a file with"
+            " another quantization"
         ) from None
     block, width = GGML_QUANT_SIZES[known]
     row, entries = shape[-1] if shape else 1, math.prod(shape)

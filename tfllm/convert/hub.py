@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tfllm.convert.errors import ConvertError
+from tfllm.convert.gguf_parts import part_names
 
 _HANDLE = re.compile(
     r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?P<file>(?:/(?!\.)[\w.-]+)*)(?:@(?P<revision>[\w./-]+))?"
@@ -50,7 +51,12 @@ def _downloaded(source: str, repository: str, file: str, revision: str | None) -
 
     try:
         if file:
-            return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
+            *folders, name = file.split("/")
+            parts = ["/".join([*folders, part]) for part in part_names(name)]
+            found = {
+                part: huggingface_hub.hf_hub_download(repository, part, revision=revision) for part in parts
+            }
+            return Path(found[file])
         return Path(
             huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(_FILES))
         )

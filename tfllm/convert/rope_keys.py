@@ -9,7 +9,7 @@ from typing import Any
 from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Arguments
 
-_KINDS = ("default", "linear", "llama3", "yarn")
+_KINDS = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Rope:
             share = section.take("partial_rotary_factor", float, share)
             scaling = read_scaling(section, arguments["max_seq_len"])
         share = self.default_share if share is None else share
-        rotary_dim = int(arguments["head_dim"] * share)
+        rotary_dim = int(arguments["head_dim"] * min(max(share, 0.0), 2.0))
         if self.share is None and share != 1.0:
             raise config.refuse(share_key, share, "this family turns whole heads")
         if rotary_dim % 2 or not 0 < rotary_dim <= arguments["head_dim"]:
@@ -52,7 +52,7 @@ class Rope:
         return {
             "positions": "rotary",
             "rotary_dim": rotary_dim,
-            "rope_theta": self.default_theta if theta is None else theta,
+            "rope_theta": above_zero(config, self.theta, self.default_theta if theta is None else theta),
             "rope_scaling": scaling,
         }
 
@@ -66,6 +66,17 @@ class Rope:
         }
         share = arguments["rotary_dim"] / arguments["head_dim"]
         return written if self.share is None else {**written, self.share: share}
+
+
+def above_zero(config: ConfigReader, key: str, theta: float) -> float:
+    """The base of rotary frequencies that a key says.
+
+    Raises:
+        ConvertError: when there are no frequencies of it.
+    """
+    if theta <= 0:
+        raise config.refuse(key, theta, "it must be above 0")
+    return theta
 
 
 def read_scaling(section: ConfigReader, max_seq_len: int) -> dict[str, Any] | None:
@@ -89,6 +100,11 @@ def write_scaling(scaling: dict[str, Any] | None) -> dict[str, Any] | None:
     """The inverse of `read_scaling`."""
     if scaling is None:
         return None
+    if scaling["type"] == "factors":
+        factors = list(scaling["factors"])
+        # Without an attention factor transformers computes one of its own.
+        lists = {"short_factor": factors, "long_factor": factors, "attention_factor": 1.0}
+        return {"rope_type": "longrope", "factor": 1.0, **lists}
     theirs = {"type": "rope_type", "original_max_seq_len": "original_max_position_embeddings"}
     return {theirs.get(key, key): value for key, value in scaling.items() if value is not None}
 
@@ -129,6 +145,22 @@ def _yarn(section: ConfigReader, original: int, max_seq_len: int) -> dict[str, A
     }
 
 
+def _longrope(section: ConfigReader, original: int, max_seq_len: int) -> dict[str, Any]:
+    """One list of factors for rows of any length; a second list, for long rows only, is not implemented."""
+    del original, max_seq_len
+    short, long = section.take("short_factor", list), section.take("long_factor", list)
+    section.ignore("factor")
+    for factor in short:
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
+            raise section.refuse("short_factor", factor, "numbers above 0 are")
+    if short != long:
+        raise section.refuse("long_factor", "…", "only the numbers of short_factor are")
+    magnitude = section.take("attention_factor", float, None)
+    if magnitude != 1.0:
+        raise section.refuse("attention_factor", magnitude, "beside longrope only 1.0 is")
+    return {"type": "factors", "factors": [float(factor) for factor in short]}
+
+
 def _magnitude(factor: float, scale: float) -> float:
     return 0.1 * scale * math.log(factor) + 1.0 if factor > 1.0 else 1.0
 
@@ -140,4 +172,4 @@ def _factor(section: ConfigReader, default: float | None) -> float:
     return value
 
 
-_KNOWN = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+_KNOWN = {"linear": _linear, "llama3": _llama3, "yarn": _yarn, "longrope": _longrope}

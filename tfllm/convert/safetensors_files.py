@@ -13,10 +13,13 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from tfllm.convert.config_reader import shown
 from tfllm.convert.errors import ConvertError
+from tfllm.json_text import parse_json, read_json
 
 ONE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_LONGEST_NAME, _MOST_FILES = 255, 4096
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth")
 _TYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
 
@@ -65,11 +68,12 @@ class SafetensorsFiles:
             )
         # Not through the library, whose memory map would stay beside the weights as long as the file is open.
         shape, path = self.shapes[name], self._file_of[name]
-        array = np.fromfile(path, _TYPES[kind], math.prod(shape), offset=self._offsets[name])
-        return array.reshape(shape)
+        with _corrupt(path):
+            array = np.fromfile(path, _TYPES[kind], math.prod(shape), offset=self._offsets[name])
+            return array.reshape(shape)
 
     def _add(self, path: Path) -> None:
-        if not path.exists():
+        if not path.is_file():
             raise ConvertError(f"{path} is missing; download the whole checkpoint")
         with _corrupt(path):
             file = safetensors.safe_open(path, framework="numpy")  # checks every length and offset
@@ -90,7 +94,7 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
     """Where the data of a file begins, and its entries: a length of 8 bytes, and so much JSON."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        return 8 + size, json.loads(file.read(size))
+        return 8 + size, parse_json(file.read(size))
 
 
 def _listed(folder: Path) -> dict[str, Path] | None:
@@ -100,17 +104,21 @@ def _listed(folder: Path) -> dict[str, Path] | None:
         _refuse_pickles(folder)
         return None
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        listed = read_json(index)["weight_map"]
         if not isinstance(listed, dict):
             raise TypeError("weight_map must be a mapping")
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConvertError(f"{index} is not an index of safetensors files ({error})") from None
     for name, file in listed.items():
-        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
+        named = isinstance(file, str) and len(file) < _LONGEST_NAME and file.endswith(".safetensors")
+        if not named or file != Path(file).name or "\0" in file:
             raise ConvertError(
-                f"{index}: {name} lies in {file!r}, which is not the name of a safetensors file beside it"
+                f"{index}: {name[:200]} lies in {shown(file)}, which is not the name of a safetensors file beside it"
             )
-    return {name: folder / file for name, file in listed.items()}
+    paths = {file: folder / file for file in sorted(set(listed.values()))[: _MOST_FILES + 1]}
+    if len(paths) > _MOST_FILES:
+        raise ConvertError(f"{index} names more than {_MOST_FILES} files; download it again")
+    return {name: paths[file] for name, file in listed.items()}
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Rotary frequencies, and the ways in which checkpoints stretch them for longer rows.
 
-Three ways are in use, told apart by the `type` of a mapping:
+Four ways are in use, told apart by the `type` of a mapping:
 
 - `linear` (Chen et al. 2023, "Extending Context Window of Large Language Models via Positional
   Interpolation"): every frequency divided by `factor`.
@@ -10,6 +10,8 @@ Three ways are in use, told apart by the `type` of a mapping:
 - `yarn` (Peng et al. 2023, "YaRN: Efficient Context Window Extension of Large Language Models", section 3): the same
   with a ramp over the index of the pair, from `beta_fast` to `beta_slow` turns; queries and keys are also
   multiplied by `attention_factor`, by default 0.1 ln(factor) + 1 (eq. 22).
+- `factors` (Ding et al. 2024, "LongRoPE", with one list for all lengths; `rope_freqs.weight` of llama.cpp): each
+  frequency divided by a factor of its own.
 """
 
 from __future__ import annotations
@@ -28,13 +30,14 @@ def scaled_frequencies(
         rotary_dim: Entries of a head that are turned, even.
         theta: Base of the geometric series of wavelengths.
         scaling: `type` and, with it, `factor`, and what the type needs of `original_max_seq_len`, `low_freq_factor`,
-            `high_freq_factor`, `beta_fast`, `beta_slow`, `attention_factor`, `truncate`. None does not scale.
+            `high_freq_factor`, `beta_fast`, `beta_slow`, `attention_factor`, `truncate`; or `factors`, one a pair. None
+            does not scale.
 
     Returns:
         `rotary_dim / 2` angles, and what queries and keys are multiplied by.
 
     Raises:
-        ValueError: when the type is not known.
+        ValueError: when the type is not known, or there is not one factor for each pair.
     """
     frequencies = [theta ** (-pair / rotary_dim) for pair in range(0, rotary_dim, 2)]
     if scaling is None:
@@ -46,7 +49,9 @@ def scaled_frequencies(
         return [_llama3(frequency, scaling) for frequency in frequencies], 1.0
     if kind == "yarn":
         return _yarn(frequencies, rotary_dim, theta, scaling)
-    raise ValueError(f"rope_scaling type={kind!r} is not known; use linear, llama3 or yarn")
+    if kind == "factors":
+        return [each / factor for each, factor in zip(frequencies, scaling["factors"], strict=True)], 1.0
+    raise ValueError(f"rope_scaling type={kind!r} is not known; use linear, llama3, yarn or factors")
 
 
 def _llama3(frequency: float, scaling: Mapping[str, Any]) -> float:

@@ -41,6 +41,8 @@ class AddedToken:
         return tokenizers.AddedToken(self.content, **options)
 
 
+# Tables are as long as the highest id; the largest published vocabularies have a quarter of a million tokens.
+MOST_IDS = 1 << 22
 _OPTIONS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 
 
@@ -56,6 +58,8 @@ def read_added_tokens(where: object, listed: Iterable[Any]) -> tuple[AddedToken,
     """
     tokens: dict[str, AddedToken] = {}
     ids: dict[int, str] = {}
+    if isinstance(listed, (int, float, str)):
+        raise TokenizerError(f"{where}: added tokens must be a list, not {listed!r}; download the file again")
     for item in listed:
         try:
             name, token_id = item["content"], item["id"]
@@ -79,9 +83,9 @@ def check_name_and_id(where: object, name: Any, token_id: Any) -> None:
     """Raise TokenizerError unless these can be a token's name and id."""
     if not isinstance(name, str) or not name or any(0xD800 <= ord(c) < 0xE000 for c in name):
         raise TokenizerError(f"{where}: token {name!r} must be non-empty valid text; name it like '<|bos|>'")
-    if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < 2**31:
+    if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < MOST_IDS:
         raise TokenizerError(
-            f"{where}: id {token_id!r} of {name!r} must be an integer from 0 on; mend the file"
+            f"{where}: id {token_id!r} of {name!r} must be an integer from 0 to {MOST_IDS - 1}; mend the file"
         )
 
 

@@ -79,7 +79,7 @@ def byte_pairs(path: str | Path, content: Mapping[str, Any]) -> BytePairs:
     try:
         vocab = {str(token): int(i) for token, i in model["vocab"].items()}
         merges = pairs(model["merges"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TokenizerError(f"{path}: vocab and merges must be well formed ({error!r}); {_MEND}") from error
     return BytePairs(
         vocab,
@@ -125,11 +125,13 @@ def read_vocab_and_merges(
 def pairs(merges: Iterable[Any]) -> list[tuple[str, str]]:
     """Read merges, each a pair or "a b"; ValueError if one is neither."""
     # Files before version 0.20 of the library write a pair as "a b"; a byte-level token has no space in it.
-    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
-    for pair in pairs:
-        if len(pair) != 2 or not all(isinstance(token, str) and token for token in pair):
-            raise ValueError(f"not a pair: {pair!r}")
-    return [(left, right) for left, right in pairs]
+    read: list[Any] = [
+        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges
+    ]
+    for pair in read:
+        if len(pair) != 2 or not (pair[0] and pair[1] and type(pair[0]) is type(pair[1]) is str):
+            raise ValueError(f"not a pair: {pair!r}"[:300])
+    return read
 
 
 def _without_prefix_space(pre_tokenizer: Any) -> tuple[Any, bool]:

@@ -8,6 +8,8 @@ from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, token_to_bytes
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.special_tokens import check_special_name
 
+# A token is made of two in as many ways as it has places to cut; most published vocabularies list one, Gemma's all.
+_MERGES_A_TOKEN = 16
 PRINTABLE = tuple(BYTE_CHARACTERS[0x20:0x7F])
 
 
@@ -37,6 +39,11 @@ def check_vocab(
         raise TokenizerError(
             f"the vocabulary must hold the characters of printable ASCII in GPT-2's byte alphabet; missing:"
             f" {missing[:5]}; take a byte-level vocabulary"
+        )
+    if len(merges) > _MERGES_A_TOKEN * len(vocab) + 1024:
+        raise TokenizerError(
+            f"{len(merges)} merges must be no more than {_MERGES_A_TOKEN} for each of {len(vocab)} tokens; take merges"
+            " and vocabulary of one training"
         )
     for left, right in merges:
         for token in (left, right, left + right):

@@ -17,11 +17,16 @@ def _byte_characters() -> list[str]:
 # Index by byte. The rule is that of bytes_to_unicode in GPT-2's encoder.py.
 BYTE_CHARACTERS = _byte_characters()
 _BYTE_OF = {ord(c): b for b, c in enumerate(BYTE_CHARACTERS)}
+# To the character of the same byte in Latin-1, and what is none of the alphabet to one that Latin-1 lacks.
+_LATIN_1 = dict.fromkeys(range(256), "\uffff") | {code: chr(byte) for code, byte in _BYTE_OF.items()}
 
 
 def token_to_bytes(token: str) -> bytes:
     """Return the bytes a vocabulary entry stands for; KeyError if a character is outside the alphabet."""
-    return bytes(_BYTE_OF[ord(c)] for c in token)
+    try:
+        return token.translate(_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError:
+        return bytes(_BYTE_OF[ord(c)] for c in token)
 
 
 def bytes_to_token(text: bytes) -> str:

@@ -15,6 +15,7 @@ from tfllm.tokenizers.tokenizer_json import tokenizer_of_json
 from tfllm.tokenizers.vocab_files import bpe_of_files, wordpiece_of_file
 
 _MEND = "download it again"
+_LONGEST, _LONGEST_REASON = 1500, 300
 _SPECIAL_FILE = "special_tokens_map.json"
 _TEMPLATE_FILE, _TEMPLATE_FOLDER = "chat_template.jinja", "additional_chat_templates"
 _PROCESSOR_FILE = "chat_template.json"
@@ -30,7 +31,20 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     Raises:
         TokenizerError: no such file is there, or one is corrupt, or would not be encoded with as its own library does.
     """
-    folder = Path(folder)
+    try:
+        return _read_settings(Path(folder))
+    except TokenizerError as error:
+        if len(str(error)) <= _LONGEST:
+            raise
+        raise TokenizerError(f"{str(error)[:_LONGEST]}…") from None  # it quotes a part of the file
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+        raise TokenizerError(
+            f"{folder}: its tokenizer is not as any library writes it ({reason}); download it again"
+        ) from error
+
+
+def _read_settings(folder: Path) -> Tokenizer:
     configs = _optional(folder / CONFIG_FILE), _optional(folder / _SPECIAL_FILE)
     roles = given_roles(*configs)
     tokenizer = _read(folder, configs[0], roles)

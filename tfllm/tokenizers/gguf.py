@@ -68,6 +68,7 @@ def read_gguf_tokenizer(
             f"{path}: {PREFIX}model={kind!r} must be one of {', '.join(map(repr, _READERS))}; take another file, or"
             " the checkpoint's own tokenizer files"
         )
+    _check_lists(path, list_of)
     tokens = [str(token) for token in list_of(f"{PREFIX}tokens")]
     types = [int(kind) for kind in list_of(f"{PREFIX}token_type")] or [NORMAL] * len(tokens)
     if not tokens or len(types) != len(tokens):
@@ -185,13 +186,26 @@ def _vocab_and_added(
     return vocab, tuple(added)
 
 
+def _check_lists(path: str | Path, list_of: Callable[[str], list[Any]]) -> None:
+    kinds: dict[str, tuple[type, ...]] = {
+        **{"tokens": (str,), "merges": (str,), "token_type": (int,)},
+        **{"scores": (float, int), "precompiled_charsmap": (int,)},
+    }
+    for name, kind in kinds.items():
+        wrong = next((each for each in list_of(PREFIX + name) if not isinstance(each, kind)), None)
+        if wrong is not None or isinstance(wrong, bool):
+            raise TokenizerError(
+                f"{path}: {PREFIX}{name} must not hold {wrong!r}, which is of another type; download the file again"
+            )
+
+
 def _given(path: str | Path, metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, str]:
     given = {}
     for role in ROLES:
         token_id = metadata.get(key := PREFIX + _ID_KEYS[role])
         if token_id is None:
             continue
-        if not 0 <= token_id < len(tokens):
+        if type(token_id) is not int or not 0 <= token_id < len(tokens):
             raise TokenizerError(
                 f"{path}: {key}={token_id} must be the id of one of the {len(tokens)} tokens; download the file again"
             )

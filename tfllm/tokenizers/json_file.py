@@ -1,9 +1,9 @@
 """Reading a JSON object from a file with errors that say what to do."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from tfllm.json_text import read_json
 from tfllm.tokenizers.errors import TokenizerError
 
 
@@ -15,7 +15,7 @@ def read_json_object(path: str | Path, *, mend: str) -> dict[str, Any]:
             `mend`.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise TokenizerError(f"{path}: must be a readable file ({error.strerror}); {mend}") from error
     except ValueError as error:

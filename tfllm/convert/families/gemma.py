@@ -9,7 +9,7 @@ from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Always, Arguments, Constant, HeadDim, Key
 from tfllm.convert.families.llama import BUFFERS, SHAPE, read_layer_types, rows, write_layer_types
 from tfllm.convert.family import Family
-from tfllm.convert.rope_keys import Rope, read_scaling, write_scaling
+from tfllm.convert.rope_keys import Rope, above_zero, read_scaling, write_scaling
 from tfllm.convert.weight_table import Row
 
 _NORMS = {
@@ -87,9 +87,9 @@ class _TwoRopes:
         return {
             "positions": "rotary",
             "rotary_dim": arguments["head_dim"],
-            "rope_theta": theta,
+            "rope_theta": above_zero(config, "rope_theta", theta),
             "rope_scaling": scaling,
-            "rope_local_theta": local,
+            "rope_local_theta": above_zero(config, "rope_local_base_freq", local),
         }
 
     def write(self, arguments: Arguments) -> dict[str, Any]:
