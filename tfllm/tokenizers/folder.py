@@ -7,6 +7,7 @@ from typing import Any
 
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.json_file import read_json_object
+from tfllm.tokenizers.marian import SOURCE_FILE, TARGET_FILE, marian_of_files
 from tfllm.tokenizers.roles import given_roles
 from tfllm.tokenizers.sentencepiece_files import MODEL_FILES, XLMR_FILE, sentencepiece_of_file
 from tfllm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
@@ -18,7 +19,8 @@ _SPECIAL_FILE, _TEMPLATE_FILE = "special_tokens_map.json", "chat_template.jinja"
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer:
-    """Read a tokenizer from `tokenizer.json`, or else `tokenizer.model`, `vocab.txt`, `vocab.json` and `merges.txt`.
+    """Read a tokenizer from `tokenizer.json`, or else `tokenizer.model`, `source.spm` with `target.spm` and
+    `vocab.json`, `vocab.txt`, or `vocab.json` and `merges.txt`.
 
     Names of tokens come from `tokenizer_config.json` and `special_tokens_map.json` where there are such; a role
     that they leave open goes to the token that usually plays it. So does the chat template, also from
@@ -38,6 +40,8 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
         if (folder / name).is_file():
             listed = _optional(folder / "added_tokens.json")
             return sentencepiece_of_file(folder / name, config, listed, roles, **conventions)
+    if (folder / SOURCE_FILE).is_file() or (folder / TARGET_FILE).is_file():
+        return marian_of_files(folder, config, roles, **conventions)
     if (folder / "vocab.txt").is_file():
         return wordpiece_of_file(
             folder, config, _optional(folder / "added_tokens.json"), roles, **conventions
@@ -46,7 +50,7 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
         return bpe_of_files(folder, config, _optional(folder / "added_tokens.json"), roles, **conventions)
     raise TokenizerError(
         f"{folder} holds no tokenizer: it must have tokenizer.json, tokenizer.model, vocab.txt, or vocab.json and"
-        " merges.txt; give the folder of a whole checkpoint"
+        " merges.txt, or Marian's source.spm, target.spm and vocab.json; give the folder of a whole checkpoint"
     )
 
 
