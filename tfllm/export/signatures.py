@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.export.errors import ExportError
-from tfllm.generation.generate import generate_tokens
+from tfllm.generation.generate import generate_tokens, known_pad_id
 from tfllm.generation.samplers import Sampling
 from tfllm.tokenizers import Tokenizer
 
@@ -95,7 +95,12 @@ def serving_module(
         `context_length - max_new_tokens` tokens, the start token included, keeps its end. Settings out of
         range move to the nearest in range: `max_new_tokens` in [1, limit], `temperature` and `top_k` at
         least 0, `top_p` in (0, 1], `repetition_penalty` in [1e-4, 1e4]; what is not a number, to the lowest.
+
+    Raises:
+        ExportError: a prompt may hold a token that the model has not.
     """
+    _check_tokens(model, tokenizer)
+    pad_id = known_pad_id(model, tokenizer.pad_id)
     module = tf.Module(name="language_model")
     module.weights = {variable.path: variable.value for variable in model.variables}
     module.tokenizer = graph_tokenizer = tokenizer.in_graph()
@@ -104,7 +109,7 @@ def serving_module(
         max_new_tokens = tf.clip_by_value(max_new_tokens, 1, limits.max_new_tokens)
         sampling = _clamped(Sampling(temperature, top_k, top_p, repetition_penalty, seed))
         kept = limits.context_length - max_new_tokens
-        token_ids, padding_mask, dropped = _read_prompts(graph_tokenizer, prompt, kept)
+        token_ids, padding_mask, dropped = _read_prompts(graph_tokenizer, prompt, kept, pad_id)
         generated = generate_tokens(
             model,
             token_ids,
@@ -113,7 +118,7 @@ def serving_module(
             num_new=tf.maximum(tf.reduce_max(max_new_tokens), 1),  # an empty batch has no maximum
             sampling=sampling,
             stop_ids=stop_ids,
-            pad_id=tokenizer.pad_id,
+            pad_id=pad_id,
             num_tokens=tokenizer.vocab_size,
         )
         ids = tf.RaggedTensor.from_tensor(generated.token_ids, lengths=generated.lengths)
@@ -136,6 +141,18 @@ def serving_module(
     return module
 
 
+def _check_tokens(model: Any, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer that may make tokens out of a prompt which the model has not: no row of a batch may fail."""
+    within = {token.id: token.content for token in tokenizer.added_tokens}
+    made = {*tokenizer.prefix_ids, *(token.id for token in tokenizer.cut_tokens)}
+    unknown = sorted(i for i in made if i >= model.vocab_size)
+    if unknown:
+        raise ExportError(
+            f"the tokenizer's token {within.get(unknown[0])!r} has the id {unknown[0]}, and the model only"
+            f" {model.vocab_size} tokens; leave it out of the tokenizer's files, or give the model a row for it"
+        )
+
+
 def _clamped(sampling: Sampling) -> Sampling:
     lowest, highest = _PENALTIES
     temperature, top_p, penalty = sampling.temperature, sampling.top_p, sampling.repetition_penalty
@@ -150,7 +167,7 @@ def _clamped(sampling: Sampling) -> Sampling:
 
 
 def _read_prompts(
-    tokenizer: Any, prompts: tf.Tensor, longest: tf.Tensor
+    tokenizer: Any, prompts: tf.Tensor, longest: tf.Tensor, pad_id: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Turns prompts into left-padded rows.
 
@@ -158,6 +175,7 @@ def _read_prompts(
         tokenizer: In graph.
         prompts: string [B].
         longest: int32 [B], tokens to keep at most, from the end.
+        pad_id: Fills up rows.
 
     Returns:
         Token ids int32 [B, P], the mask of real ones bool [B, P], and the number dropped int32 [B].
@@ -173,4 +191,4 @@ def _read_prompts(
     mask = from_end >= -kept[:, None]
     places = tf.cast(tokens.row_limits(), tf.int32)[:, None] + from_end
     token_ids = tf.gather(tokens.flat_values, tf.where(mask, places, 0))
-    return tf.where(mask, token_ids, tokenizer.pad_id), mask, lengths - kept
+    return tf.where(mask, token_ids, pad_id), mask, lengths - kept

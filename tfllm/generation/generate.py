@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,9 +46,9 @@ def generate_tokens(
         num_new: Width N of the result.
         sampling: The settings, one value a row.
         stop_ids: Tokens that end a row.
-        pad_id: Fills the result after the end.
+        pad_id: Fills the result after the end; the token 0 does where the model has no such token.
         num_tokens: Tokens to choose from, the first of the model's; None is all. A model may have more than its
-            tokenizer, for round numbers.
+            tokenizer, for round numbers, or fewer, where a tokenizer got tokens that the model never had.
 
     Returns:
         The new tokens and their number.
@@ -60,7 +60,8 @@ def generate_tokens(
     hidden, cache = model.prefill(token_ids, padding_mask, num_slots)
     prompt_lengths = tf.reduce_sum(tf.cast(prompt_mask, tf.int32), axis=1)
     first_slot = prompt_slots - prompt_lengths
-    num_tokens = model.vocab_size if num_tokens is None else num_tokens
+    num_tokens = model.vocab_size if num_tokens is None else min(num_tokens, model.vocab_size)
+    pad_id = known_pad_id(model, pad_id)
     slots, vocabulary = tf.range(num_slots), tf.range(num_tokens)
 
     def choose(hidden, index, seen, ended, result):
@@ -105,6 +106,7 @@ class Generator:
         pad_id: Fills up rows.
         num_tokens: As in `generate_tokens`.
         jit_compile: Compile with XLA.
+        label: Gives the name of a token, for errors.
     """
 
     def __init__(
@@ -115,9 +117,11 @@ class Generator:
         pad_id: int,
         num_tokens: int | None = None,
         jit_compile: bool = True,
+        label: Callable[[int], str] | None = None,
     ):
         self.model = model
-        self.pad_id = pad_id
+        self.pad_id = known_pad_id(model, pad_id)
+        self._label = label
         self.num_traces = 0
 
         def run(token_ids, padding_mask, max_new_tokens, sampling, num_new):
@@ -162,8 +166,8 @@ class Generator:
             The new token ids of each prompt, without the stop token.
 
         Raises:
-            GenerationError: when a setting is out of range, a prompt is empty, or does not fit the context
-                with the new tokens.
+            GenerationError: when a setting is out of range, a prompt is empty, holds a token that the model has
+                not, or does not fit the context with the new tokens.
         """
         if not len(prompts):
             return []
@@ -192,6 +196,13 @@ class Generator:
         for number, prompt in enumerate(prompts, 1):
             if not len(prompt):
                 raise GenerationError(f"prompt {number} has no tokens; start it with the tokenizer's bos_id")
+            if max(prompt) >= self.model.vocab_size:
+                unknown = next(i for i in prompt if i >= self.model.vocab_size)
+                name = "" if self._label is None else f" {self._label(unknown)!r}"
+                raise GenerationError(
+                    f"prompt {number} holds the token{name} with id {unknown}; the model has {self.model.vocab_size}"
+                    " tokens and none for it; leave it out of the prompt"
+                )
             room = self.model.room_after(len(prompt))
             if room is not None and max_new_tokens > room:
                 mend = f"write max_new_tokens={room} or less" if room > 0 else "shorten the prompt"
@@ -199,6 +210,11 @@ class Generator:
                     f"prompt {number} has {len(prompt)} tokens; with max_new_tokens={max_new_tokens} it exceeds"
                     f" the context of {self.model.max_seq_len}; {mend}"
                 )
+
+
+def known_pad_id(model: Any, pad_id: int) -> int:
+    """A token that rows can be filled with: none of a tokenizer that has more of them than the model."""
+    return pad_id if pad_id < model.vocab_size else 0
 
 
 def _check_range(name: str, value: Any, holds: bool, rule: str) -> None:

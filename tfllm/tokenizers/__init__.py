@@ -8,6 +8,8 @@ from tfllm.tokenizers.byte import ByteTokenizer
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
 from tfllm.tokenizers.folder import read_tokenizer
+from tfllm.tokenizers.marian import MarianTokenizer
+from tfllm.tokenizers.metaspace import MetaspaceTokenizer
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tfllm.tokenizers.tokenizer import Tokenizer
 from tfllm.tokenizers.wordpiece import WordPieceTokenizer
@@ -17,6 +19,8 @@ load_tokenizer = read_tokenizer  # a saved tokenizer is read as any other
 __all__ = [
     "ByteBPETokenizer",
     "ByteTokenizer",
+    "MarianTokenizer",
+    "MetaspaceTokenizer",
     "NoTokenizerError",
     "SentencePieceTokenizer",
     "Tokenizer",

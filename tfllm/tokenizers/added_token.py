@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import tokenizers
@@ -40,10 +40,31 @@ class AddedToken:
         }
         return tokenizers.AddedToken(self.content, **options)
 
+    def to_json(self) -> dict[str, Any]:
+        """The same as an object of `added_tokens`."""
+        return dataclasses.asdict(self)
+
 
 # Tables are as long as the highest id; the largest published vocabularies have a quarter of a million tokens.
 MOST_IDS = 1 << 22
 _OPTIONS = ("special", "lstrip", "rstrip", "single_word", "normalized")
+
+
+def not_guessed(
+    roles: Mapping[str, str], given: Mapping[str, str], added: Iterable[AddedToken]
+) -> dict[str, str]:
+    """The roles without a mask or an unknown token that no file names and that files call an ordinary token."""
+    plain = {token.content for token in added if not token.special}
+    guessed = {role for role in ("mask_token", "unk_token") if role not in given}
+    return {role: name for role, name in roles.items() if role not in guessed or name not in plain}
+
+
+def written_names(
+    named: Mapping[str, int], added: Iterable[AddedToken], normalize: Callable[[str], str]
+) -> dict[int, str]:
+    """By id, the names that decoding writes: the library writes a token that is looked for in normalized text so."""
+    written = {token_id: name for name, token_id in named.items()}
+    return written | {token.id: normalize(token.content) for token in added if token.normalized}
 
 
 def read_added_tokens(where: object, listed: Iterable[Any]) -> tuple[AddedToken, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.tokenizers.added_token import AddedToken, read_added_tokens
+from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.framing import Framing, read_framing
 from tfllm.tokenizers.json_file import read_json_object
@@ -22,6 +23,8 @@ _PLAIN_BPE: dict[str, Any] = {
     "fuse_unk": False,
     "byte_fallback": False,
 }
+# Of these, those for characters that are unknown: where all bytes are there, none is.
+_FOR_UNKNOWN = ("unk_token", "fuse_unk", "byte_fallback")
 # Texts are not split: each is one word.
 _WHOLE = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 _MEND = "export the file again from the tokenizer it came from"
@@ -68,7 +71,10 @@ def byte_pairs(path: str | Path, content: Mapping[str, Any]) -> BytePairs:
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         kind = model.get("type") if isinstance(model, dict) else model
         raise TokenizerError(f"{path}: model.type={kind!r} must be 'BPE'; take a byte-level BPE tokenizer")
+    whole = isinstance(model.get("vocab"), dict) and all(c in model["vocab"] for c in BYTE_CHARACTERS)
     for option, plain in _PLAIN_BPE.items():
+        if whole and option in _FOR_UNKNOWN:
+            continue
         # GPT-2's own file says "" where it means none.
         if (model.get(option) or plain) != plain:
             raise TokenizerError(

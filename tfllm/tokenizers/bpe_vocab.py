@@ -93,3 +93,13 @@ def ordinary_bytes(token: str) -> bytes:
             f"token {token!r} must be written in GPT-2's byte alphabet, {chr(error.args[0])!r} is not in it;"
             " mark the token as special, or take a byte-level vocabulary"
         ) from error
+
+
+def named_bytes(name: str) -> bytes:
+    """Return the bytes of a token with a name of its own: the library decodes one that can be written in the byte
+    alphabet, such as 'café', as if it were.
+    """
+    try:
+        return token_to_bytes(name)
+    except KeyError:
+        return name.encode()

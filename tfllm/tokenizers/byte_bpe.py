@@ -12,9 +12,9 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from tfllm.tokenizers.added_token import AddedToken
+from tfllm.tokenizers.added_token import AddedToken, not_guessed, written_names
 from tfllm.tokenizers.bpe_files import BytePairs, read_tokenizer_json, read_vocab_and_merges
-from tfllm.tokenizers.bpe_vocab import check_vocab, ordinary_bytes
+from tfllm.tokenizers.bpe_vocab import check_vocab, named_bytes, ordinary_bytes
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, bytes_to_token
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.framing import Framing
@@ -91,8 +91,10 @@ class ByteBPETokenizer(LibraryTokenizer):
         self.merges = [(left, right) for left, right in merges]
         check_vocab(self.vocab, vocab, self.merges, special_tokens)
         token_bytes = [b""] * (1 + max(self.vocab.values()))
-        for token, i in self.vocab.items():
-            token_bytes[i] = token.encode() if token in named else ordinary_bytes(token)
+        written = written_names(self.vocab, added_tokens, _nfc if nfc else str)
+        names = set(named.values())
+        for i, token in written.items():
+            token_bytes[i] = named_bytes(token) if i in names else ordinary_bytes(token)
         super().__init__(
             token_bytes,
             special_tokens=special_tokens,
@@ -213,7 +215,7 @@ class ByteBPETokenizer(LibraryTokenizer):
             )
         whole = {**read.vocab, **{token.content: token.id for token in read.added_tokens}}
         special = {token.content: token.id for token in read.added_tokens if token.special}
-        roles = choose_roles(path, given, whole, special)
+        roles = not_guessed(choose_roles(path, given, whole, special), given, read.added_tokens)
         special |= {name: whole[name] for name in roles.values()}
         return cls(
             read.vocab,
@@ -328,6 +330,10 @@ class ByteBPETokenizer(LibraryTokenizer):
     def _bare_library(self) -> tokenizers.Tokenizer:
         """What is done to a text once it is ready to be split."""
         return _library_tokenizer(self.vocab, self.merges, self.split, self.ignore_merges)
+
+
+def _nfc(text: str) -> str:
+    return normalizers.NFC().normalize_str(text)
 
 
 def _split_called(name: str) -> WordSplit:

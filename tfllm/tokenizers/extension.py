@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.folder import read_tokenizer
 from tfllm.tokenizers.special_tokens import check_special_name
 from tfllm.tokenizers.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -20,7 +21,7 @@ def with_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer
         names: The new names, such as those of a chat template.
 
     Raises:
-        TokenizerError: a name is empty, not valid Unicode, or that of an ordinary token.
+        TokenizerError: a name is empty, not valid Unicode, or that of an ordinary token; or the tokenizer takes none.
     """
     for name in names:
         check_special_name(name)
@@ -30,6 +31,11 @@ def with_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
         path = Path(folder) / TOKENIZER_FILE
+        if not path.is_file():
+            raise TokenizerError(
+                f"special token {new[0]!r} cannot be added to a tokenizer of type {tokenizer.type}, which is not kept"
+                f" in {TOKENIZER_FILE}; leave it out"
+            )
         content = json.loads(path.read_text(encoding="utf-8"))
         content["added_tokens"] = [
             *(content.get("added_tokens") or []),

@@ -7,6 +7,7 @@ from typing import Any
 
 from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
 from tfllm.tokenizers.json_file import read_json_object
+from tfllm.tokenizers.marian import SOURCE_FILE, TARGET_FILE, marian_of_files
 from tfllm.tokenizers.roles import given_roles, unset_roles
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tfllm.tokenizers.sentencepiece_files import MODEL_FILES, XLMR_FILE, sentencepiece_of_file
@@ -22,7 +23,8 @@ _PROCESSOR_FILE = "chat_template.json"
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer:
-    """Read a tokenizer from `tokenizer.json`, or else `tokenizer.model`, `vocab.txt`, `vocab.json` and `merges.txt`.
+    """Read a tokenizer from `tokenizer.json`, or else `tokenizer.model`, `source.spm` with `target.spm` and
+    `vocab.json`, `vocab.txt`, or `vocab.json` and `merges.txt`.
 
     Names of tokens come from `tokenizer_config.json` and `special_tokens_map.json` where there are such; a role
     that they leave open goes to the token that usually plays it, or that stands in (`unset_roles`). So do chat
@@ -62,6 +64,8 @@ def _read(folder: Path, config: dict[str, Any], roles: dict[str, str]) -> Tokeni
         if (folder / name).is_file():
             listed = _optional(folder / "added_tokens.json")
             return sentencepiece_of_file(folder / name, config, listed, roles, **conventions)
+    if (folder / SOURCE_FILE).is_file() or (folder / TARGET_FILE).is_file():
+        return marian_of_files(folder, config, roles, **conventions)
     if (folder / "vocab.txt").is_file():
         return wordpiece_of_file(
             folder, config, _optional(folder / "added_tokens.json"), roles, **conventions
@@ -70,7 +74,7 @@ def _read(folder: Path, config: dict[str, Any], roles: dict[str, str]) -> Tokeni
         return bpe_of_files(folder, config, _optional(folder / "added_tokens.json"), roles, **conventions)
     raise NoTokenizerError(
         f"{folder} holds no tokenizer: it must have tokenizer.json, tokenizer.model, vocab.txt, or vocab.json and"
-        " merges.txt; give the folder of a whole checkpoint"
+        " merges.txt, or Marian's source.spm, target.spm and vocab.json; give the folder of a whole checkpoint"
     )
 
 

@@ -12,10 +12,11 @@ from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.end_of_turn import end_names
 from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
 from tfllm.tokenizers.framing import Framing
+from tfllm.tokenizers.metaspace import BYTE_NAMES
 from tfllm.tokenizers.roles import ROLES, unset_roles
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tfllm.tokenizers.sentencepiece_files import sentencepiece_of_pieces
-from tfllm.tokenizers.sentencepiece_model import BPE, UNIGRAM, built_model
+from tfllm.tokenizers.sentencepiece_model import BLANK, BPE, UNIGRAM, built_model
 from tfllm.tokenizers.tokenizer import Tokenizer
 from tfllm.tokenizers.word_split import SPLITS
 
@@ -38,6 +39,8 @@ _END_KEYS = (
     *("eos_token_id", "eot_token_id", "eom_token_id"),
     *("fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"),
 )
+# The unknown token where a file names none: of a BPE, and of a Unigram model.
+_UNKNOWN_IDS = (0, 2)
 _ID_KEYS = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -152,12 +155,25 @@ def _sentencepiece(
             " again"
         )
     unigram = metadata[f"{PREFIX}model"] == "t5"
+    unknown = metadata.get(f"{PREFIX}unknown_token_id", _UNKNOWN_IDS[unigram])
+    # llama.cpp's converter writes a special <unk> as a control token, and blanks in a user's tokens as they are.
+    hidden = UNKNOWN not in types and 0 <= unknown < len(tokens)
+    if hidden:
+        types = [UNKNOWN if i == unknown else kind for i, kind in enumerate(types)]
+    # Early converters took them for ordinary tokens, and wrote line breaks as "<0x0A>".
+    if BYTE not in types and set(BYTE_NAMES) <= set(tokens):
+        types = [BYTE if token in BYTE_NAMES else kind for token, kind in zip(tokens, types, strict=True)]
+    tokens = [
+        token.replace(" ", BLANK) if kind == USER_DEFINED else token
+        for token, kind in zip(tokens, types, strict=True)
+    ]
     model = built_model(
         zip(tokens, scores, types, strict=True),
         model_type=UNIGRAM if unigram else BPE,
         charsmap=bytes(int(byte) & 255 for byte in list_of(f"{PREFIX}precompiled_charsmap")),
         add_dummy_prefix=bool(metadata.get(f"{PREFIX}add_space_prefix", True)),
         remove_extra_whitespaces=bool(metadata.get(f"{PREFIX}remove_extra_whitespaces", unigram)),
+        unknown_text="" if hidden else None,
     )
     framing = _framing(metadata, tokens, given, before=not unigram, after=unigram)
     return sentencepiece_of_pieces(path, model, given, framing=framing, **conventions)

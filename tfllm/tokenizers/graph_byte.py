@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tfllm.tokenizers.graph_tokenizer import GraphTokenizer, repair, text_bytes
+from tfllm.tokenizers.graph_text import repair, text_bytes
+from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
 
 
 class GraphByteTokenizer(GraphTokenizer):

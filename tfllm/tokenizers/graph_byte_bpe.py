@@ -12,7 +12,8 @@ from tfllm.tokenizers.graph_constant import constant
 from tfllm.tokenizers.graph_merge import GraphMerge
 from tfllm.tokenizers.graph_normal_form import NormalForm
 from tfllm.tokenizers.graph_split import GraphSplit
-from tfllm.tokenizers.graph_tokenizer import GraphTokenizer, text_bytes
+from tfllm.tokenizers.graph_text import text_bytes
+from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
@@ -34,10 +35,11 @@ class GraphByteBPETokenizer(GraphTokenizer):
         self._add_prefix_space = tokenizer.add_prefix_space
         self._split = GraphSplit(tokenizer.split)
         self._merge = GraphMerge(
-            np.array([vocab.get(c, -1) for c in BYTE_CHARACTERS], np.int32),
             [(vocab[left], vocab[right], vocab[left + right]) for left, right in tokenizer.merges],
             tokenizer.token_byte_lengths(),
         )
+        byte_ids = np.array([vocab.get(c, -1) for c in BYTE_CHARACTERS], np.int32)
+        self._byte_ids, self._drops = constant(byte_ids), bool((byte_ids < 0).any())
         # Not every token is what its own bytes merge to: special tokens are not, and odd orders of merges
         # have more.
         whole = [i for i, ids in enumerate(tokenizer.encode_words(tokenizer.token_bytes)) if ids == [i]]
@@ -68,11 +70,22 @@ class GraphByteBPETokenizer(GraphTokenizer):
         """Return a pool of ids, int32 [P], and for words, string [U], their starts and lengths in it."""
         whole_ids = self._look_up(words)  # int32 [U], -1 where there is none
         rest = tf.where(whole_ids < 0)
-        merged = self._merge(*text_bytes(tf.gather(words, rest[:, 0])))
+        merged = self._merged(*text_bytes(tf.gather(words, rest[:, 0])))
         num_words = tf.size(words, out_type=tf.int64)
         starts = tf.tensor_scatter_nd_update(tf.range(num_words), rest, num_words + merged.row_starts())
         lengths = tf.tensor_scatter_nd_update(tf.ones_like(starts), rest, merged.row_lengths())
         return tf.concat([whole_ids, merged.flat_values], 0), starts, lengths
+
+    def _merged(self, text, lengths):
+        """Return int32 [W, None]: the ids of words, of int32 [N] bytes in all and int64 [W] each, none of them 0."""
+        tokens = tf.gather(self._byte_ids, text)
+        words = tf.ragged.row_splits_to_segment_ids(
+            tf.concat([[0], tf.cumsum(lengths)], 0), out_type=tf.int32
+        )
+        if self._drops:  # bytes for which there is no token
+            known = tokens >= 0
+            tokens, words = tf.boolean_mask(tokens, known), tf.boolean_mask(words, known)
+        return self._merge(tokens, words, tf.size(lengths, tf.int64))
 
     def _look_up(self, words):
         """Return int32 [U]: the id of each word that is one token, else -1."""

@@ -18,7 +18,7 @@ from tfllm.tokenizers.graph_shift import shifted
 # Never in UTF-8, so it can stand between the pieces of a text.
 MARK = b"\xff"
 # Unicode's White_Space.
-_WHITE = r"[\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
+WHITE = r"[\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
 
 
 class Pieces(NamedTuple):
@@ -87,8 +87,8 @@ class GraphCut(tf.Module):
     def _stripped(self, texts, ids, which):
         """Take the white space away that tokens beside the plain pieces take."""
         takes_left, takes_right = ((ids >= 0) & tf.gather(strip, which) for strip in self._strips)
-        right, left = (tf.strings.regex_replace(texts, p, "") for p in (f"{_WHITE}+$", f"^{_WHITE}+"))
-        both = tf.strings.regex_replace(right, f"^{_WHITE}+", "")
+        right, left = (tf.strings.regex_replace(texts, p, "") for p in (f"{WHITE}+$", f"^{WHITE}+"))
+        both = tf.strings.regex_replace(right, f"^{WHITE}+", "")
         # A token is the neighbour of a piece of its own text only: each text begins and ends with a plain piece.
         before_token, after_token = shifted(takes_left, -1, False), shifted(takes_right, 1, False)
         texts = tf.where(before_token & after_token, both, tf.where(before_token, right, texts))
@@ -110,11 +110,15 @@ class GraphCut(tf.Module):
 
 
 def cut_and_encode(
-    cut: GraphCut, texts: tf.Tensor, encode: Callable[[tf.Tensor, tf.Tensor], tf.RaggedTensor]
+    cut: GraphCut,
+    texts: tf.Tensor,
+    encode: Callable[[tf.Tensor, tf.Tensor], tf.RaggedTensor],
+    at_start: tf.Tensor | None = None,
 ) -> tf.RaggedTensor:
     """Encode string [B] to int32 [B, None], the plain pieces by `encode`.
 
-    That gets string [P] and bool [P], those that begin a text, and must give nothing for nothing.
+    That gets string [P] and bool [P], those that begin a text, and must give nothing for nothing. `at_start`, bool [B],
+    tells which texts are beginnings themselves; None is all.
     """
     pieces = cut(texts)
     is_token = pieces.token_ids >= 0
@@ -122,8 +126,11 @@ def cut_and_encode(
         tf.boolean_mask(pieces.token_ids, is_token), tf.cast(is_token, tf.int64), validate=False
     )
     number = tf.range(tf.size(is_token, tf.int64))
-    at_start = number == tf.gather(pieces.splits, tf.ragged.row_splits_to_segment_ids(pieces.splits))
-    ids = tf.concat([tokens, encode(pieces.texts, at_start)], 1)  # of each piece, one of the two is empty
+    row = tf.ragged.row_splits_to_segment_ids(pieces.splits)
+    begins = number == tf.gather(pieces.splits, row)
+    if at_start is not None:
+        begins &= tf.gather(at_start, row)
+    ids = tf.concat([tokens, encode(pieces.texts, begins)], 1)  # of each piece, one of the two is empty
     return tf.RaggedTensor.from_row_splits(
         ids.flat_values, tf.gather(ids.row_splits, pieces.splits), validate=False
     )

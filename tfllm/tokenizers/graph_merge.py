@@ -15,7 +15,7 @@ NEVER = np.iinfo(np.int32).max
 
 
 class GraphMerge(tf.Module):
-    """Merges bytes into tokens.
+    """Merges tokens into longer ones.
 
     Byte-pair encoding merges, in each word, the pair of lowest rank, and of equal ones the leftmost, until no
     pair has a rank. One round here merges in all words every pair that has the lowest rank of its word, which
@@ -28,14 +28,11 @@ class GraphMerge(tf.Module):
     goes into can reach it. That makes the number of rounds independent of the length of a word.
 
     Args:
-        byte_ids: int32 [256], the id of each byte; bytes with -1 are dropped.
         merges: (left id, right id, result id), the first to be merged first.
-        token_lengths: int32 [V], bytes of each token.
+        token_lengths: int32 [V], of how many tokens each is made at most.
     """
 
-    def __init__(
-        self, byte_ids: np.ndarray, merges: Sequence[tuple[int, int, int]], token_lengths: np.ndarray
-    ):
+    def __init__(self, merges: Sequence[tuple[int, int, int]], token_lengths: np.ndarray):
         super().__init__(name="merge")
         self._num_ids = len(token_lengths)
         # The library keeps the last rank of a pair that occurs twice; so does a dict.
@@ -48,41 +45,32 @@ class GraphMerge(tf.Module):
         self._num_merges = len(merges)
         self._ordered = _well_ordered(rank_of, merges)
         self._reach = int(token_lengths[results].max()) if len(results) else 0
-        self._byte_ids = constant(byte_ids)
-        self._drops = bool((byte_ids < 0).any())
         self._pair_keys = constant(table[:, 0])  # int64 [M], ascending
         self._pair_ranks = constant(table[:, 1].astype(np.int32))  # int32 [M]
         self._results = constant(results)  # int32, by rank
 
-    def __call__(self, text: tf.Tensor, lengths: tf.Tensor) -> tf.RaggedTensor:
+    def __call__(self, tokens: tf.Tensor, words: tf.Tensor, num_words: tf.Tensor) -> tf.RaggedTensor:
         """Merge words.
 
         Args:
-            text: int32 [N], the bytes of all words.
-            lengths: int64 [W], the bytes of each word, none zero.
+            tokens: int32 [N], the tokens of all words, such as their bytes.
+            words: int32 [N], the word each stands in, ascending.
+            num_words: int64, how many there are.
 
         Returns:
             int32 [W, None], the ids of each word.
         """
-        tokens = tf.gather(self._byte_ids, text)
-        words = tf.ragged.row_splits_to_segment_ids(
-            tf.concat([[0], tf.cumsum(lengths)], 0), out_type=tf.int32
-        )
-        if self._drops:
-            known = tokens >= 0
-            tokens, words = tf.boolean_mask(tokens, known), tf.boolean_mask(words, known)
         if self._num_merges:
             ranks = self._ranks(tokens, words, tf.range(tf.size(tokens)))
-            any_long = tf.reduce_max(lengths) > self._reach
+            lengths = tf.math.segment_sum(tf.ones_like(words), words)
+            any_long = tf.reduce_max(tf.concat([[0], lengths], 0)) > self._reach
             tokens, words, _ = tf.while_loop(
                 lambda tokens, words, ranks: tf.reduce_any(ranks != NEVER),
                 lambda tokens, words, ranks: self._round(tokens, words, ranks, any_long),
                 [tokens, words, ranks],
                 shape_invariants=[tf.TensorShape([None])] * 3,
             )
-        return tf.RaggedTensor.from_value_rowids(
-            tokens, tf.cast(words, tf.int64), tf.size(lengths, tf.int64), validate=False
-        )
+        return tf.RaggedTensor.from_value_rowids(tokens, tf.cast(words, tf.int64), num_words, validate=False)
 
     def _round(self, tokens, words, ranks, any_long):
         """Merge the chosen pairs; `ranks[i]` is the rank of the pair (i, i + 1)."""

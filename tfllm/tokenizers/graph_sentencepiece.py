@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 import tensorflow_text
 
-from tfllm.tokenizers.graph_tokenizer import DEVICE, GraphTokenizer, repair
+from tfllm.tokenizers.graph_constant import DEVICE
+from tfllm.tokenizers.graph_text import repair
+from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
 from tfllm.tokenizers.graph_unigram import GraphUnigram
 from tfllm.tokenizers.sentencepiece_model import UNIGRAM, without_bytes
 
@@ -21,7 +23,7 @@ class GraphSentencePieceTokenizer(GraphTokenizer):
     def __init__(self, tokenizer: SentencePieceTokenizer):
         super().__init__(tokenizer)
         unigram = tokenizer.model.trainer_spec.model_type == UNIGRAM
-        self._choose = GraphUnigram(tokenizer.model) if unigram else None
+        self._choose = GraphUnigram.of_model(tokenizer.model) if unigram else None
         self._kernel = self._kernel_of(tokenizer.model_bytes)
         same = tokenizer.inside_bytes == tokenizer.model_bytes
         self._inside = self._kernel if same else self._kernel_of(tokenizer.inside_bytes)

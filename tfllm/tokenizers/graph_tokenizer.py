@@ -7,8 +7,11 @@ from abc import abstractmethod
 import numpy as np
 import tensorflow as tf
 
+from tfllm.tokenizers.added_token import AddedToken
+from tfllm.tokenizers.graph_byte_runs import GraphByteRuns
 from tfllm.tokenizers.graph_constant import DEVICE, constant
 from tfllm.tokenizers.graph_cut import GraphCut, cut_and_encode
+from tfllm.tokenizers.graph_text import repair
 from tfllm.tokenizers.tokenizer import Tokenizer
 
 
@@ -41,6 +44,9 @@ class GraphTokenizer(tf.Module):
                 np.array(tokenizer.opening.token_bytes, dtype=object)
             )  # string [V]
             self._opening_goes_on = constant(np.array(tokenizer.opening.goes_on))  # bool [V]
+        runs = tokenizer.byte_runs
+        self._byte_runs = None if runs is None else GraphByteRuns(runs, tokenizer.token_bytes)
+        self._blanks_taken = tokenizer.blanks_taken
         self._cuts = _cuts(tokenizer)
         # Made from the bound method: a decorator would hold this object by a weak reference only, and
         # `tokenizer.in_graph().encode(texts)` must work, where nothing else holds it.
@@ -69,9 +75,7 @@ class GraphTokenizer(tf.Module):
             def encode_piece(pieces: tf.Tensor, at_start: tf.Tensor) -> tf.RaggedTensor:
                 if normalized is None:
                     return self._encode_piece(pieces, at_start)
-                return cut_and_encode(
-                    normalized, self._normalize(pieces), lambda inner, _: self._encode_normalized(inner)
-                )
+                return cut_and_encode(normalized, self._normalize(pieces), self._encode_inner, at_start)
 
             texts = repair(texts)
             if raw is None:
@@ -81,6 +85,10 @@ class GraphTokenizer(tf.Module):
     def _encode_piece(self, pieces: tf.Tensor, at_start: tf.Tensor) -> tf.RaggedTensor:
         """Encode string [P], pieces between added tokens; `at_start` tells those that begin a text."""
         return self._encode_normalized(self._normalize(pieces))
+
+    def _encode_inner(self, pieces: tf.Tensor, at_start: tf.Tensor) -> tf.RaggedTensor:
+        """The same for pieces of normalized texts."""
+        return self._encode_normalized(pieces)
 
     def _normalize(self, texts: tf.Tensor) -> tf.Tensor:
         """What is done to texts, string [B], before tokens that are looked for in normalized text are."""
@@ -113,24 +121,15 @@ class GraphTokenizer(tf.Module):
             skipped = tf.gather(self._is_skipped, ids) if skip_special_tokens else tf.zeros_like(ids, tf.bool)
             if self._opening_goes_on is not None:
                 before = tf.where(skipped, True, tf.gather(self._opening_goes_on, ids))
-                at_start = _none_before(~before, token_ids)
+                at_start = none_before(~before, token_ids)
                 texts = tf.where(at_start, tf.gather(self._opening_texts, ids), texts)
-            texts = tf.where(skipped, "", texts)
-            joined = tf.strings.unsorted_segment_join(texts, token_ids.value_rowids(), token_ids.nrows())
-            return repair(joined)
-
-
-def repair(texts: tf.Tensor) -> tf.Tensor:
-    """Return string [B] as valid UTF-8: `repair_text`, in the graph, and the same on any bytes."""
-    return tf.strings.unicode_transcode(
-        texts, "UTF-8", "UTF-8", errors="replace", replace_control_characters=False
-    )
-
-
-def text_bytes(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the bytes of string [B], joined, as int32 [N], and the bytes a text as int64 [B]."""
-    joined = tf.io.decode_raw(tf.strings.reduce_join(texts), tf.uint8)
-    return tf.cast(joined, tf.int32), tf.cast(tf.strings.length(texts, unit="BYTE"), tf.int64)
+            texts, row = tf.where(skipped, "", texts), token_ids.value_rowids()
+            if self._byte_runs is not None:
+                texts, row = self._byte_runs(ids, texts, row)
+            joined = repair(tf.strings.unsorted_segment_join(texts, row, token_ids.nrows()))
+            if self._blanks_taken:
+                joined = tf.strings.regex_replace(joined, f"^ {{1,{self._blanks_taken}}}", "")
+            return joined
 
 
 def _cuts(tokenizer: Tokenizer) -> tuple[GraphCut | None, GraphCut | None] | None:
@@ -139,13 +138,16 @@ def _cuts(tokenizer: Tokenizer) -> tuple[GraphCut | None, GraphCut | None] | Non
         return None
     kinds = []
     for normalized in (False, True):
-        tokens = [token for token in tokenizer.added_tokens if token.normalized == normalized]
-        names = [tokenizer.normalized(token.content) if normalized else token.content for token in tokens]
+        first: dict[str, AddedToken] = {}  # of several that are written alike, special ones before others
+        for token in sorted(tokenizer.added_tokens, key=lambda token: not token.special):
+            if token.normalized == normalized:
+                first.setdefault(tokenizer.normalized(token.content) if normalized else token.content, token)
+        tokens, names = list(first.values()), list(first)
         kinds.append(GraphCut(tokens, names) if any(not token.special for token in tokens) else None)
     return kinds[0], kinds[1]
 
 
-def _none_before(flags: tf.Tensor, rows: tf.RaggedTensor) -> tf.Tensor:
+def none_before(flags: tf.Tensor, rows: tf.RaggedTensor) -> tf.Tensor:
     """Return bool [N]: whether no entry before this one in its row is flagged."""
     counts = tf.concat([[0], tf.cumsum(tf.cast(flags, tf.int64))], 0)
     return counts[:-1] == tf.gather(tf.gather(counts, rows.row_starts()), rows.value_rowids())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tokenizers
 
+from tfllm.tokenizers.added_token import AddedToken
 from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.tokenizer import Tokenizer
 
@@ -21,7 +24,8 @@ class LibraryTokenizer(Tokenizer):
 
     def encode_with_offsets(self, text: str | bytes) -> tuple[list[int], list[tuple[int, int]]]:  # noqa: D102
         encoding = self._special_library.encode(repair_text(text), add_special_tokens=False)
-        return encoding.ids, encoding.offsets
+        ids = own_ids(self._special_library, self.added_tokens, self.vocab_size)
+        return encoding.ids if ids is None else ids[encoding.ids].tolist(), encoding.offsets
 
     @property
     def _special_library(self) -> tokenizers.Tokenizer:
@@ -34,7 +38,7 @@ class LibraryTokenizer(Tokenizer):
 
     def _library_with_added(self) -> tokenizers.Tokenizer:
         library = self._new_library()
-        # They get the ids that their names have in the model's vocabulary.
+        # They get the ids that their names have in the model's vocabulary, or others: see `own_ids`.
         library.add_tokens([token.in_library() for token in self.added_tokens])
         return library
 
@@ -46,8 +50,36 @@ class LibraryTokenizer(Tokenizer):
         library.encode_special_tokens = True
         return library
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        library = state.get("_library")
+        if library is not None:  # that special names are text to it does not travel
+            library.encode_special_tokens = True
+
     def _tokenizer_json(self) -> dict[str, Any]:
         content = json.loads(self._library_with_added().to_str())
         names = {token.id: token.content for token in self.added_tokens}
         content["post_processor"] = self.framing.to_json(names)
         return content
+
+
+def own_ids(
+    library: tokenizers.Tokenizer, tokens: Sequence[AddedToken], vocab_size: int
+) -> np.ndarray | None:
+    """Our ids by the library's, which numbers tokens that are not in a model's vocabulary itself.
+
+    Args:
+        library: A tokenizer that got the tokens.
+        tokens: Those that it may give.
+        vocab_size: How many ids we have.
+
+    Returns:
+        int32 [M], None where all are the same.
+    """
+    theirs = {token.id: int(library.token_to_id(token.content) or 0) for token in tokens}
+    if all(own == their for own, their in theirs.items()):
+        return None
+    ids = np.arange(max(vocab_size, 1 + max(theirs.values())), dtype=np.int32)
+    for own, their in theirs.items():
+        ids[their] = own
+    return ids

@@ -11,6 +11,7 @@ import numpy as np
 import sentencepiece
 
 from tfllm.tokenizers.added_token import AddedToken
+from tfllm.tokenizers.byte_runs import ByteRuns
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.opening import Opening
 from tfllm.tokenizers.repair import repair_text
@@ -90,6 +91,8 @@ class SentencePieceTokenizer(Tokenizer):
         )
         unknown = {i for i, piece in enumerate(self.model.pieces) if piece.type == UNKNOWN}
         self._skipped = self.special_ids - unknown
+        bytes_ = frozenset(i for i, piece in enumerate(self.model.pieces) if piece.type == BYTE)
+        self.byte_runs = ByteRuns(bytes_, whole=False) if bytes_ else None
         self._library = _library(model)
         # What stands behind an added token, where that is no beginning.
         inside = prefix_every_piece or not self.model.normalizer_spec.add_dummy_prefix
@@ -177,7 +180,7 @@ def _decoded(model: Model, named: Mapping[str, int]) -> tuple[list[bytes], Openi
         if piece.type == BYTE:
             texts[i] = bytes([int(piece.piece[1:-1], 16)])
         elif piece.type == UNKNOWN:
-            texts[i] = (model.trainer_spec.unk_surface or " \u2047 ").encode()
+            texts[i] = model.trainer_spec.unk_surface.encode()  # the sign U+2047 by default
         elif piece.type not in (CONTROL, UNUSED):
             texts[i] = piece.piece.replace(BLANK, " ").encode()
     unknown = {i for i, piece in enumerate(model.pieces) if piece.type == UNKNOWN}

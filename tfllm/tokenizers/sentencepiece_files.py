@@ -7,13 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfllm.tokenizers.added_token import AddedToken, read_added_tokens
+from tfllm.tokenizers.added_token import AddedToken, not_guessed, read_added_tokens
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.framing import Framing, read_framing
+from tfllm.tokenizers.metaspace import metaspace_of_json
 from tfllm.tokenizers.roles import choose_roles, three_roles
 from tfllm.tokenizers.sentencepiece import MODEL_FILE, SentencePieceTokenizer
-from tfllm.tokenizers.sentencepiece_json import model_of_json
-from tfllm.tokenizers.sentencepiece_model import CONTROL, UNIGRAM, UNKNOWN, built_model, parsed_model
+from tfllm.tokenizers.sentencepiece_json import is_written_here, model_of_json
+from tfllm.tokenizers.sentencepiece_model import (
+    CONTROL,
+    UNIGRAM,
+    UNKNOWN,
+    USER_DEFINED,
+    built_model,
+    parsed_model,
+)
+from tfllm.tokenizers.tokenizer import Tokenizer
 
 # By these names checkpoints have the model; XLM-R's ids are not the places of its pieces.
 MODEL_FILES = (MODEL_FILE, "spiece.model")
@@ -26,16 +35,16 @@ def sentencepiece_of_json(
     added: Sequence[AddedToken],
     given: Mapping[str, str],
     **conventions: Any,
-) -> SentencePieceTokenizer:
+) -> Tokenizer:
     """Make the tokenizer that a `tokenizer.json` describes; arguments as those of `tokenizer_of_json`.
 
     Where the model it comes from lies beside it, with the same pieces, that is taken: it normalizes as it did in
-    training.
+    training. So it is with a file that `SentencePieceTokenizer` wrote; any other means what the `tokenizers` library
+    makes of it.
 
     Raises:
-        TokenizerError: it does not come from SentencePiece.
+        TokenizerError: it cannot be understood.
     """
-    added = _as_written(added)
     model, prefix_every_piece = None, True
     for beside in (path.parent / name for name in MODEL_FILES):
         if beside.is_file():
@@ -43,6 +52,9 @@ def sentencepiece_of_json(
             pieces = tuple(piece.piece for piece in parsed_model(beside, model).pieces)
             if pieces != _names(content):
                 model = None
+    if model is None and not is_written_here(content):
+        return metaspace_of_json(path, content, added, given, **conventions)
+    added = _as_written(added)
     if model is None:
         read = model_of_json(path, content, added)
         model, prefix_every_piece = read.model, read.prefix_every_piece
@@ -125,7 +137,11 @@ def _make(
         whole[token.content] = token.id
         if token.special:
             special[token.content] = token.id
-    roles = choose_roles(path, {"unk_token": _unknown(parsed), **given}, whole, special)
+    given = {"unk_token": _unknown(parsed), **given}
+    user = [
+        AddedToken(p.piece, i, special=False) for i, p in enumerate(parsed.pieces) if p.type == USER_DEFINED
+    ]
+    roles = not_guessed(choose_roles(path, given, whole, special), given, [*user, *added])
     special |= {name: whole[name] for name in roles.values()}
     return SentencePieceTokenizer(
         model, special_tokens=special, added_tokens=added, **three_roles(roles), **how

@@ -46,6 +46,15 @@ class JsonModel:
     prefix_every_piece: bool
 
 
+def is_written_here(content: Mapping[str, Any]) -> bool:
+    """Whether a `tokenizer.json` says by `model_to_json`'s own expression what SentencePiece's normalizer does.
+
+    No option of the `tokenizers` library does the same, so the file means the model it was written from.
+    """
+    steps = _steps(content.get("normalizer"), "normalizers")
+    return any(step.get("pattern") == {"Regex": _ENDS} for step in steps)
+
+
 def model_of_json(where: object, content: Mapping[str, Any], added: Sequence[AddedToken]) -> JsonModel:
     """Build the model that a `tokenizer.json` with Unigram, or BPE over blanks and bytes, comes from.
 

@@ -54,6 +54,7 @@ def built_model(
     charsmap: bytes = b"",
     add_dummy_prefix: bool,
     remove_extra_whitespaces: bool,
+    unknown_text: str | None = None,
 ) -> bytes:
     """Return the content of a model.
 
@@ -63,6 +64,7 @@ def built_model(
         charsmap: The table by which characters are normalized, in SentencePiece's form; empty is none.
         add_dummy_prefix: A text begins with a blank.
         remove_extra_whitespaces: Blanks at the ends go, and of several only one stays.
+        unknown_text: What the unknown piece is decoded to; None is SentencePiece's own sign.
     """
     model: Model = _ModelProto()
     for name, score, kind in pieces:
@@ -72,6 +74,8 @@ def built_model(
     trainer.model_type, trainer.vocab_size = model_type, len(model.pieces)
     trainer.byte_fallback = sum(piece.type == BYTE for piece in model.pieces) == 256
     trainer.unk_id = unknown[0] if unknown else 0
+    if unknown_text is not None:
+        trainer.unk_surface = unknown_text
     normalizer.name = "from_file" if charsmap else "identity"
     normalizer.precompiled_charsmap = charsmap
     normalizer.add_dummy_prefix = add_dummy_prefix

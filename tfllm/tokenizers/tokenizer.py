@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tfllm.tokenizers.added_token import AddedToken, with_special
+from tfllm.tokenizers.byte_runs import ByteRuns
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.framing import Framing
 from tfllm.tokenizers.opening import Opening
@@ -62,6 +63,8 @@ class Tokenizer(ABC):
     """
 
     type: ClassVar[str]
+    byte_runs: ByteRuns | None = None
+    blanks_taken: int = 0  # how many of the blanks that begin a decoded text are left out
 
     def __init__(
         self,
@@ -200,6 +203,11 @@ class Tokenizer(ABC):
         Raises:
             TokenizerError: an id is outside [0, vocab_size).
         """
+        joined = b"".join(self._texts(ids, skip_special_tokens)[1])
+        return joined[: self.blanks_taken].lstrip(b" ") + joined[self.blanks_taken :]
+
+    def _texts(self, ids: Iterable[int], skip_special_tokens: bool) -> tuple[list[int], list[bytes]]:
+        """The ids that decoding writes, and what it writes for each."""
         ids = ids.tolist() if isinstance(ids, np.ndarray) else [int(token_id) for token_id in ids]
         if ids and (min(ids) < 0 or max(ids) >= self.vocab_size):
             wrong = min(ids) if min(ids) < 0 else max(ids)
@@ -211,11 +219,17 @@ class Tokenizer(ABC):
             skipped = self.skipped_ids
             ids = [token_id for token_id in ids if token_id not in skipped]
         opening = self.opening.texts(ids) if self.opening is not None else []
-        return b"".join([*opening, *(self.token_bytes[token_id] for token_id in ids[len(opening) :])])
+        return ids, [*opening, *(self.token_bytes[token_id] for token_id in ids[len(opening) :])]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
-        """Return the text that `ids` stand for: `decode_bytes`, then repaired."""
-        return repair_text(self.decode_bytes(ids, skip_special_tokens=skip_special_tokens))
+        """Return the text that `ids` stand for: `decode_bytes`, then repaired.
+
+        Where a vocabulary has tokens for bytes, such as <0x0A>, each faulty one becomes a U+FFFD.
+        """
+        written, texts = self._texts(ids, skip_special_tokens)
+        joined = b"".join(texts) if self.byte_runs is None else self.byte_runs.join(written, texts)
+        text = repair_text(joined)
+        return text[: self.blanks_taken].lstrip(" ") + text[self.blanks_taken :]
 
     def token_label(self, token_id: int) -> str:
         r"""Return a readable label for plots: `␣the`, `⏎`, `<|bos|>`, `\xF0` for a part of a character.

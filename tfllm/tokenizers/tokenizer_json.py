@@ -41,6 +41,7 @@ def tokenizer_of_json(
         TokenizerError: it cannot be understood.
     """
     content = {**content, "added_tokens": _all_added(path, content, config)}
+    content["post_processor"] = _processor(content, config, given)
     kind = kind_of(content)
     if kind == "byte-level BPE":
         read = byte_pairs(path, content)
@@ -84,7 +85,62 @@ def _all_added(path: Path, content: Mapping[str, Any], config: Mapping[str, Any]
     tokens = {token.content: token for token in read_added_tokens(path, content.get("added_tokens") or [])}
     for token in config_tokens(path, config):
         tokens.setdefault(token.content, token)
-    return [dataclasses.asdict(token) for token in tokens.values()]
+    ids = _ids(content) if (names := _special_names(config)) else {}
+    for name in names:
+        if name in tokens:
+            tokens[name] = dataclasses.replace(tokens[name], special=True)
+        elif name in ids:
+            tokens[name] = AddedToken(name, ids[name])
+    return [token.to_json() for token in tokens.values()]
+
+
+def _special_names(config: Mapping[str, Any]) -> list[str]:
+    """The names that a config calls special beside those with a role: in a list, or by a key each."""
+    names = []
+    for key in ("extra_special_tokens", "additional_special_tokens"):
+        listed = config.get(key) or []
+        for token in (
+            listed.values() if isinstance(listed, dict) else listed if isinstance(listed, list) else []
+        ):
+            name = token.get("content") if isinstance(token, dict) else token
+            if isinstance(name, str) and name:
+                names.append(name)
+    return names
+
+
+def _ids(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Token to id of the model; a malformed one is found out later."""
+    model = content.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, list):
+        return {piece[0]: i for i, piece in enumerate(vocab) if isinstance(piece, list) and piece}
+    return vocab if isinstance(vocab, dict) else {}
+
+
+def _processor(content: Mapping[str, Any], config: Mapping[str, Any], given: Mapping[str, str]) -> Any:
+    """The file's `post_processor`, or what transformers puts in its place where a config says what is to be added."""
+    if not any(isinstance(config.get(f"add_{end}_token"), bool) for end in ("bos", "eos")):
+        return content.get("post_processor")
+    ids = {**_ids(content), **{token["content"]: token["id"] for token in content["added_tokens"]}}
+    names = {
+        end: given.get(f"{end}_token") for end in ("bos", "eos") if config.get(f"add_{end}_token") is True
+    }
+    known = {end: name for end, name in names.items() if name in ids}
+
+    def part(end: str, text: int) -> list[dict[str, Any]]:
+        return [{"SpecialToken": {"id": known[end], "type_id": text}}] if end in known else []
+
+    first, second = (
+        [*part("bos", i), {"Sequence": {"id": name, "type_id": i}}, *part("eos", i)]
+        for i, name in enumerate("AB")
+    )
+    tokens = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in known.values()}
+    return {
+        "type": "TemplateProcessing",
+        "single": first,
+        "pair": [*first, *second],
+        "special_tokens": tokens,
+    }
 
 
 def config_tokens(path: Path, config: Mapping[str, Any]) -> tuple[AddedToken, ...]:

@@ -11,11 +11,11 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from tfllm.tokenizers.added_token import AddedToken
+from tfllm.tokenizers.added_token import AddedToken, not_guessed, written_names
 from tfllm.tokenizers.bpe_vocab import check_ids
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.framing import Framing, read_framing
-from tfllm.tokenizers.library_tokenizer import LibraryTokenizer
+from tfllm.tokenizers.library_tokenizer import LibraryTokenizer, own_ids
 from tfllm.tokenizers.opening import Opening
 from tfllm.tokenizers.roles import choose_roles, three_roles
 from tfllm.tokenizers.special_tokens import check_special_name
@@ -126,7 +126,8 @@ class WordPieceTokenizer(LibraryTokenizer):
         self.vocab, self.rules = dict(vocab), rules
         whole = {**vocab, **named}
         check_ids(whole)
-        token_bytes, opening = _decoded(whole, rules)
+        names = written_names(whole, added_tokens, rules.normalizer().normalize_str)
+        token_bytes, opening = _decoded(names, rules)
         self._whole, self._unknown = whole, other_roles["unk_token"]
         super().__init__(
             token_bytes,
@@ -140,11 +141,13 @@ class WordPieceTokenizer(LibraryTokenizer):
             **conventions,
         )
         self._library = self._plain_library()
+        self._ids = own_ids(self._library, self.cut_tokens, self.vocab_size)
         self._check_names()
 
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
         encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        rows = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return rows if self._ids is None else [self._ids[row] for row in rows]
 
     def normalized(self, text: str) -> str:  # noqa: D102
         return self.rules.normalizer().normalize_str(text)
@@ -161,10 +164,15 @@ class WordPieceTokenizer(LibraryTokenizer):
         return {i: token for token, i in self._whole.items()}.get(token_id, "")
 
     def _new_library(self) -> tokenizers.Tokenizer:
+        # Names of added tokens are no words, unless the model has them. No word has a blank.
+        vocab = {**self.vocab, self._unknown: self._whole[self._unknown]}
+        holes = set(range(max(vocab.values()))) - set(vocab.values())
+        return self._library_of({**vocab, **{f" {i}": i for i in holes}})
+
+    def _library_of(self, vocab: Mapping[str, int]) -> tokenizers.Tokenizer:
         rules = self.rules
         model = models.WordPiece(
-            # Names of added tokens are here to have their ids. A word that is one of them is refused.
-            vocab=self._whole,
+            vocab=dict(vocab),
             unk_token=self._unknown,
             max_input_chars_per_word=rules.max_word_length,
             continuing_subword_prefix=rules.subword_prefix,
@@ -175,12 +183,20 @@ class WordPieceTokenizer(LibraryTokenizer):
         library.decoder = decoders.WordPiece(prefix=rules.subword_prefix, cleanup=rules.cleanup)
         return library
 
+    def _tokenizer_json(self) -> dict[str, Any]:
+        content = super()._tokenizer_json()
+        beyond = [token.id for token in self.added_tokens if token.content not in self.vocab]
+        in_order = beyond == list(range(len(self.vocab), len(self.vocab) + len(beyond)))
+        # Others would number them otherwise if they were not in the vocabulary.
+        content["model"]["vocab"] = self.vocab if in_order else self._whole
+        content["added_tokens"] = [token.to_json() for token in self.added_tokens]
+        return content
+
     def _check_names(self) -> None:
-        library = self._new_library()
+        library = self._library_of(self._whole)
         for token in self.added_tokens:
             found = library.encode(token.content, add_special_tokens=False).ids
-            ordinary_word = token.content in self.vocab and not token.special
-            if token.id in found and token.id != self.unk_id and not ordinary_word:
+            if token.special and token.id in found and token.id != self.unk_id:
                 raise TokenizerError(
                     f"added token {token.content!r} must not be a word of the text; name it like '[CLS]', which is"
                     " split into several"
@@ -190,12 +206,12 @@ class WordPieceTokenizer(LibraryTokenizer):
         return [self.vocab, dataclasses.asdict(self.rules)]
 
 
-def _decoded(whole: Mapping[str, int], rules: WordPieceRules) -> tuple[list[bytes], Opening]:
+def _decoded(names: Mapping[int, str], rules: WordPieceRules) -> tuple[list[bytes], Opening]:
     """The text of each id behind others, and at the start of a text."""
     decoder = decoders.WordPiece(prefix=rules.subword_prefix, cleanup=rules.cleanup)
-    size = 1 + max(whole.values())
+    size = 1 + max(names)
     behind, start, is_hole = [b""] * size, [b""] * size, [True] * size
-    for token, i in whole.items():
+    for i, token in names.items():
         behind[i] = decoder.decode(["a", token])[1:].encode()
         start[i] = decoder.decode([token]).encode()
         is_hole[i] = False
@@ -294,7 +310,8 @@ def _make(
             " file again"
         )
     special = {token.content: token.id for token in added if token.special}
-    roles = choose_roles(path, {**BERT_ROLES, **given}, whole, special)
+    given = {**BERT_ROLES, **given}
+    roles = not_guessed(choose_roles(path, given, whole, special), given, added)
     special |= {name: whole[name] for name in roles.values()}
     return WordPieceTokenizer(
         vocab,
