@@ -21,7 +21,7 @@ from tfllm.convert.errors import ConvertError
 from tfllm.convert.families import FAMILIES
 from tfllm.convert.family import Family
 from tfllm.convert.gguf_file import open_gguf
-from tfllm.convert.output_head import untied_if_held
+from tfllm.convert.output_head import with_held_head
 from tfllm.convert.safetensors_files import SafetensorsFiles
 from tfllm.convert.tensors import Tensors
 from tfllm.convert.weight_table import Row, variables_by_path
@@ -83,7 +83,7 @@ def _checkpoint(
     family = FAMILIES[kind]
     names = frozenset() if family.heads is None else open_tensors().shapes.keys()
     arguments = family.completed(family.read_config(config, names), open_tensors)
-    arguments, untied = untied_if_held(family, arguments, open_tensors)
+    arguments, head = with_held_head(family, arguments, mapping.get("architectures"), open_tensors)
     left = config.unread()
     unknown = [
         f"{key[:_LONGEST_KEY]}={shown(value)} is not known and was left aside"
@@ -91,7 +91,7 @@ def _checkpoint(
     ]
     if len(left) > _MOST_NOTES:
         unknown.append(f"{len(left) - _MOST_NOTES} more keys are not known and were left aside")
-    return Checkpoint(path, family, arguments, (*config.notes, *untied, *unknown), open_tensors)
+    return Checkpoint(path, family, arguments, (*config.notes, *head, *unknown), open_tensors)
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
