@@ -1,11 +1,9 @@
 """The check of a machine's accelerators: logical CPU devices stand in for them, and fakes for processes that fail."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -39,7 +37,6 @@ def bench(tmp_path_factory):
     ("section", "title"),
     [
         ("float32", "float32"),
-        ("mixed_bfloat16", "mixed_bfloat16"),
         ("mixed_float16", "mixed_float16"),
         ("mirrored", "mirrored over 2 CPUs (parts of 1)"),
     ],
@@ -231,16 +228,15 @@ def test_a_worker_is_waited_for_no_longer_than_it_may_take(tmp_path, script, err
 
 
 def test_the_script_says_what_failed_in_a_process_of_its_own():
-    command = [sys.executable, SCRIPTS / "check_device.py", "--tiny", "--no-xla", "--peers", sys.executable]
-    command += ["--only", "product", "mirrored", "tfllm_float32", "torch_float32", "--seconds", "500"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, SCRIPTS / "check_device.py", "--peers", sys.executable, "--seconds", "500"]
+    command += ["--only", "product", "torch_float32"]
+    done = subprocess.run(command, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 x CPU, 2 logical; TensorFlow 2." in line(lines, "device")
-    assert " holds " in line(lines, "mirrored over 2 CPUs (parts of 1)")
-    ours, theirs = line(lines, "tfllm_float32"), line(lines, "torch_float32")
-    assert " holds " in ours and "tokens/s, MFU " in ours
-    assert "FAILED" in theirs and "No module named 'torch'" in theirs
+    assert "float32 0." in line(lines, "peak rate, TFLOP/s")
+    torch = line(lines, "torch_float32")
+    assert "FAILED" in torch and "No module named 'torch'" in torch
     Path(lines[-1].rpartition(" ")[2]).unlink()
 
 
@@ -249,5 +245,8 @@ def test_all_of_it_holds_here():
     command = [sys.executable, SCRIPTS / "check_device.py", "--tiny", "--seconds", "1200"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 of 20 losses differ between two runs" in done.stdout
-    assert np.all([" FAILED " not in each for each in done.stdout.splitlines()])
+    lines = done.stdout.splitlines()
+    assert " holds " in line(lines, "mirrored over 2 CPUs (parts of 1)")
+    assert "0 of 20 losses differ between two runs" in line(lines, "deterministic, mixed_bfloat16")
+    ours = line(lines, "tfllm_float32")
+    assert " holds " in ours and "tokens/s, MFU " in ours
