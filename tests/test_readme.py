@@ -99,7 +99,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def inside(place, monkeypatch):
-    import huggingface_hub
+    import huggingface_hub.constants
 
     monkeypatch.chdir(place)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(place / "hub"))
@@ -175,7 +175,7 @@ def test_a_script_takes_the_options_shown(line, monkeypatch, capfd):
     """What they do is tested elsewhere, or takes minutes: here, that they start and know their options."""
     words = shlex.split(line)[1:]
     monkeypatch.setattr(sys, "argv", [words[0], "--help"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / words[0]), run_name="__main__")
     assert end.value.code == 0
@@ -189,7 +189,7 @@ def test_the_scripts_of_the_page_that_are_commands_say_what_the_commands_say(mon
     for name in re.findall(r"`python scripts/(\w+\.py) …`|`scripts/(\w+_run\.py)`", README):
         script = name[0] or name[1]
         monkeypatch.setattr(sys, "argv", [script, "--help"])
-        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
         with contextlib.suppress(SystemExit):
             runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
         assert f"usage: tfllm {script.removesuffix('.py').removesuffix('_run')}" in capfd.readouterr().out
