@@ -54,21 +54,14 @@ def test_an_ordinary_token_that_ends_texts_ends_them_wherever_they_are_made(fold
         assert each.generator([[3, 4]], max_new_tokens=6, temperature=0.0, top_p=1.0) == [kept]
     assert end in json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"]
     # And in a training that begins here, for its samples and what is made of the run.
-    model = {"type": "pretrained", "source": str(there)}
-    config = expand(
-        config_from_mapping({"name": "ft", "model": model, "data": {"train": "python_docs", "seq_len": 8}})
-    )
-    assert end in stop_ids(lm.tokenizer, config.generation.stop_tokens)
-    config = expand(
-        config_from_mapping(
-            {
-                "name": "ft",
-                "model": {"type": "pretrained", "source": str(tmp_path / "ours")},
-                "data": {"train": "python_docs", "seq_len": 8},
-            }
-        )
-    )
-    assert end in stop_ids(lm.tokenizer, config.generation.stop_tokens)
+    for source in (there, tmp_path / "ours"):
+        sections = {
+            "model": {"type": "pretrained", "source": str(source)},
+            "data": {"train": "python_docs", "seq_len": 16},
+            "generation": {"max_new_tokens": 4},
+        }
+        config = expand(config_from_mapping({"name": "ft", **sections}))
+        assert end in stop_ids(lm.tokenizer, config.generation.stop_tokens)
 
 
 def test_every_id_of_the_vocabulary_has_a_name_that_is_read_back(folder):
