@@ -245,7 +245,10 @@ def test_a_damaged_model_is_refused(trained, tmp_path):
             lambda content: content["model"].update(unk_token="<none>"),
             "unk_token='<none>' must be in the vocab",
         ),
-        (lambda content: content.update(decoder={"type": "CTC"}), "decoder=.* is not known there"),
+        (
+            lambda content: content.update(decoder={"type": "WordPiece", "prefix": "##", "cleanup": True}),
+            "decoder=.* is not known there",
+        ),
         (lambda content: content["model"].update(vocab=5), "must be well formed"),
         (lambda content: content["model"]["merges"].append(["a", "\u00df"]), "must stand beside the others"),
         (
