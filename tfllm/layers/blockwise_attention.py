@@ -51,7 +51,9 @@ def blockwise_attention(
 
     @tf.custom_gradient
     def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Callable[..., _Three]]:
-        parts = [_cut(x, num_kv_heads, extra, block_size) for x in (query, key, value)]
+        # Where a block is computed again, the tape around it would ask for the loops' own gradients, which XLA cannot.
+        fixed = [tf.stop_gradient(x) for x in (query, key, value)]
+        parts = [_cut(x, num_kv_heads, extra, block_size) for x in fixed]
         output, log_sums = blocks.forward(*parts)
 
         def gradient(upstream: tf.Tensor) -> _Three:
