@@ -23,7 +23,7 @@ from typing import Any
 
 from hostile_cases import CASES, write_folder
 
-SECONDS, MEGABYTES = 60, 1000
+SECONDS, MEGABYTES = 20, 1000
 
 
 def main() -> int:

@@ -66,7 +66,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         file = open_gguf(path)
         return _checkpoint(path, file.config(), str(path), lambda: file)
     where = path / CONFIG_FILE
-    return _checkpoint(path, _read_json(where), str(where), lambda: SafetensorsFiles(path))
+    # Asked for more than once, and read once: it keeps names and places, and no file open.
+    return _checkpoint(path, _read_json(where), str(where), functools.cache(lambda: SafetensorsFiles(path)))
 
 
 def _checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,11 @@ def _undone(data: np.ndarray, place: TensorPlace) -> np.ndarray:
     if blocks <= step:
         undo(0)
         return numbers
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        list(threads.map(undo, range(0, blocks, step)))
+    list(_threads().map(undo, range(0, blocks, step)))
     return numbers
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """The same ones for all tensors; to start new ones for each takes longer than many a tensor."""
+    return ThreadPoolExecutor(os.cpu_count() or 1)
