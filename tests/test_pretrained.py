@@ -168,6 +168,6 @@ def test_fine_tuning_by_command(source, tmp_path, monkeypatch, capsys):
     assert main(["convert", "runs/ft", "ft-hf", "--to", "huggingface"]) == 0
     assert main(["generate", "ft-hf", "the", "--chat", "--no-jit", "--max-new-tokens", "2"]) == 0
     assert main(["evaluate", str(source)]) == 2
-    assert "data.train is required: this model came without text" in capsys.readouterr().err
+    assert "data.validation is required: this model came without text" in capsys.readouterr().err
     assert main(["export", str(source)]) == 1
     assert "say with --to DIR where the export goes" in capsys.readouterr().err

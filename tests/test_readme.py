@@ -87,6 +87,7 @@ def place(tmp_path_factory):
     """A folder with what the README speaks of; commands run in it one after the other, as a reader would."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "configs", folder / "configs")
+    shutil.copy(ROOT / "README.md", folder)
     (folder / "texts" / "more").mkdir(parents=True)
     text = "\n".join(["The assert statement", *documents(3)])
     for i in range(40):

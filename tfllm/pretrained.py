@@ -159,8 +159,7 @@ class Pretrained:
         for name in (_GENERATION_FILE, _CONFIG_FILE):
             found = self._json(name, "eos_token_id")
             if found.get("eos_token_id") is not None:
-                size = self.checkpoint.arguments["vocab_size"]
-                return checked_ids(self.path / name, found["eos_token_id"], size)
+                return checked_ids(self.path / name, found["eos_token_id"], self._known_ids())
         try:
             tokenizer = self.tokenizer
         except NoTokenizerError:
@@ -168,6 +167,14 @@ class Pretrained:
         known = {token.content: token.id for token in tokenizer.added_tokens}
         own = (tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
         return [known[name] for name in end_names(known) if known[name] not in own]
+
+    def _known_ids(self) -> int:
+        """Ids that the model or its tokenizer knows; either may have more than the other."""
+        size = int(self.checkpoint.arguments["vocab_size"])
+        try:
+            return max(size, self.tokenizer.vocab_size)
+        except NoTokenizerError:
+            return size
 
     def _json(self, name: str, *keys: str) -> dict[str, Any]:
         path = self.path / name

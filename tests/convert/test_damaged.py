@@ -147,10 +147,6 @@ def wider_config(folder):
     (folder / "config.json").write_text(json.dumps(config(intermediate_size=2**30)))
 
 
-def other_tied_copy(folder):
-    (folder / "config.json").write_text(json.dumps(config(tie_word_embeddings=True)))
-
-
 def pickled(folder):
     (folder / WEIGHTS).unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
@@ -210,7 +206,6 @@ WEIGHT_FILES = {
     left_over: r"not known: model\.layers\.0\.adapter\.weight",
     misshaped: r"up_proj\.weight has \[40, 25\] and should have \[40, 24\]",
     wider_config: "a width of 24 and a feed-forward of 1073741824, more numbers than the files hold",
-    other_tied_copy: r"not known: lm_head\.weight",
     pickled: "is a Python pickle, which runs code when it is read, and is not opened",
     nothing: "holds neither model.safetensors nor",
     shard_missing: r"b\.safetensors is missing; download the whole checkpoint",

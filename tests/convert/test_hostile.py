@@ -18,8 +18,6 @@ from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.gguf import read_gguf_tokenizer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "check_hostile.py"
-# Spoiled in what nobody reads, so that the rest is loaded; or taken as what it says.
-LOADED = {"config.json: eos_token_id is 2^62"}
 # Files of tens of megabytes, or seconds of work: `scripts/check_hostile.py` measures them.
 LARGE = ("10^5", "10^6", "10^7", "200 MB", "3 * 10^7", "4 * 10^6")
 
@@ -39,9 +37,6 @@ def test_the_whole_checkpoint_is_loaded(tmp_path):
 @pytest.mark.parametrize("name", [name for name in CASES if not any(word in name for word in LARGE)])
 def test_a_spoiled_file_is_refused_in_our_own_words(name, tmp_path):
     path = CASES[name](tmp_path / "checkpoint")
-    if name in LOADED:
-        load(path)
-        return
     with pytest.raises(USER_ERRORS) as caught:
         load(path)
     assert 0 < len(str(caught.value)) < 2000

@@ -4,40 +4,6 @@ import tensorflow as tf
 from tfllm.data import DataError, TextFilesSource, TfdsSource, TfRecordSource
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    """A small data set with nested features, prepared as `tfds build` would."""
-    import tensorflow_datasets as tfds
-
-    class TinyTexts(tfds.core.GeneratorBasedBuilder):
-        # Inside a package tfds looks itself up by importlib_resources, which it does not require (4.9.10).
-        __module__ = "tiny_texts"
-        VERSION = tfds.core.Version("1.0.0")
-        pkg_dir_path = tmp_path_factory.mktemp("package")
-
-        def _info(self):
-            pair = {"de": tfds.features.Text(), "en": tfds.features.Text()}
-            features = {"text": tfds.features.Text(), "label": tf.int64, "translation": pair}
-            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._examples(5), "test": self._examples(2)}
-
-        def _generate_examples(self):
-            raise AssertionError
-
-        def _examples(self, number):
-            for i in range(number):
-                pair = {"de": f"Satz {i} ü", "en": f"sentence {i}"}
-                yield i, {"text": f"text {i}", "label": i, "translation": pair}
-
-    folder = tmp_path_factory.mktemp("tfds")
-    TinyTexts(data_dir=folder).download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
-    return str(folder)
-
-
 def test_tfds_yields_a_feature_or_a_nested_one(data_dir):
     source = TfdsSource("tiny_texts", data_dir=data_dir)
     documents = list(source.documents())

@@ -83,6 +83,7 @@ def first_scores(model: Built, index=0):
         y = x @ w[block + f"attention/{name}/kernel"] + w.get(block + f"attention/{name}/bias", 0.0)
         y = y.reshape(*ids.shape, count, width)
         if s["qk_norm"]:
+            assert block + f"attention/{name}_norm/scale" in w, "no norm of queries and keys"
             y = _rms(y, w[block + f"attention/{name}_norm/scale"], s)
         pair.append(np.repeat(_turned(y, s, index), heads // count, axis=2))
     scores = np.einsum("btnh,bsnh->bnts", *pair) * (s["attention_scale"] or width**-0.5)

@@ -30,7 +30,7 @@ def _section(cls, where, keys):
         registry = field.metadata.get("registry")
         if registry is None or registry.default is None:
             keys[name] = field.default  # else the types are the values, and each is a key of its own
-        if inner is not None:
+        if inner is not None and f"{field.name}.{dataclasses.fields(inner)[0].name}" not in keys:
             _section(inner, field.name, keys)  # a list of sections
         if registry is not None:
             _registered(registry, keys)
@@ -39,6 +39,8 @@ def _section(cls, where, keys):
 def _registered(registry, keys):
     for kind in registry.names():
         name = f"{registry.section}:{kind}"
+        if name in keys:
+            continue  # a mixture holds sources, of which one may be a mixture
         if kind != registry.default:
             keys[name] = registry.default
         _section(registry.get(kind), name, keys)

@@ -93,7 +93,7 @@ def keyed(key, value, shows, beside):
 
 
 KEYED = {
-    "generation.max_new_tokens": keyed("max_new_tokens", 2, _two_tokens, GREEDY),
+    "generation.max_new_tokens": Case(_two_tokens, {**GREEDY, "max_new_tokens": 2}, GREEDY),
     "generation.temperature": keyed("temperature", 0.0, _greedy, LONG),
     "generation.top_k": keyed("top_k", 1, _greedy, LONG),
     "generation.top_p": keyed("top_p", 1e-6, _greedy, {"max_new_tokens": 8, "temperature": 1.5}),

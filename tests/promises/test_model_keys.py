@@ -31,7 +31,7 @@ GEMMA = {
     **{"sliding_window": 3, "sliding_layers": [1], "logit_soft_cap": 0.5, "scale_embeddings": True},
 }
 NEOX = {
-    **{"type": "decoder", **WIDE, "parallel_branches": True, "rotary_dim": 2, "qkv_bias": True},
+    **{"type": "decoder", **WIDE, "parallel_branches": True, "rotary_dim": 4, "qkv_bias": True},
     **{
         "attention_output_bias": True,
         "feed_forward_bias": True,
@@ -211,10 +211,7 @@ DECODERS = {
     ),
     **{
         f"model:decoder.{key}": formula(key, GEMMA)
-        for key in (
-            *("rope_theta", "rope_scaling", "qk_norm", "attention_scale", "attention_soft_cap"),
-            "scale_embeddings",
-        )
+        for key in (*("rope_theta", "rope_scaling", "qk_norm", "attention_scale", "attention_soft_cap"),)
     },
     "model:decoder.sliding_window": Case(
         _window, GEMMA, {k: v for k, v in GEMMA.items() if not k.startswith("sliding")}
@@ -259,7 +256,7 @@ SCALINGS = {
             (
                 YARN,
                 {
-                    **{"factor": 2.0, "original_max_seq_len": 60, "beta_fast": 3.0, "beta_slow": 0.3},
+                    **{"factor": 2.0, "original_max_seq_len": 60, "beta_fast": 1.2, "beta_slow": 0.3},
                     **{"attention_factor": 1.5, "truncate": False},
                 },
             ),
@@ -306,7 +303,7 @@ CLASSIFIER = {
 }
 T5 = {
     **{"type": "encoder_decoder", "vocab_size": 300, "source_vocab_size": 280, "num_encoder_layers": 1},
-    **{"num_decoder_layers": 2, "hidden_dim": 12, "num_heads": 3, "decoder_num_heads": 2, "head_dim": 4},
+    **{"num_decoder_layers": 2, "hidden_dim": 12, "num_heads": 3, "decoder_num_heads": 2, "head_dim": 5},
     **{"intermediate_dim": 20, "decoder_intermediate_dim": 28, "max_seq_len": 24, "decoder_start_id": 7},
     **{"norm": "rms_norm", "norm_epsilon": 0.5, "positions": "relative", "relative_num_buckets": 4},
     **{"relative_max_distance": 5, "activation": "relu", "use_bias": False, "attention_scale": 0.7},
@@ -320,18 +317,19 @@ BART = {
 }
 
 
-def changes(key, group):
-    """With the same weights, other numbers come out than with the key's default."""
+def changes(key, group, other=None):
+    """With the same weights, other numbers come out than with the key's default, or another value."""
+    other = without(group, key) if other is None else {**group, key: other}
 
     def shows(made):
-        plain = same_weights(without(group, key), made.by_path)
+        plain = same_weights(other, made.by_path)
         assert any(
             x.shape != plain.numbers[name].shape or np.abs(x - plain.numbers[name]).max() > 1e-4
             for name, x in made.numbers.items()
             if name in plain.numbers
         )
 
-    return Case(shows, group, without(group, key))
+    return Case(shows, group, other)
 
 
 def _start(model):
@@ -356,14 +354,19 @@ ENCODERS = {
         max_seq_len=has_shape("position_embedding/embeddings", rows=24 + 2),
         num_token_types=has_shape("token_type_embedding/embeddings", rows=3),
         position_offset=has_shape("position_embedding/embeddings", rows=24 + 2),
-        pooler=comes_out("pooled", (2, 12)),
         head=comes_out("logits", (2, LENGTH, 300)),
         tie_embeddings=has_variable("masked_lm_head/kernel"),
         next_sentence_head=comes_out("next_sentence_logits", (2, 2)),
         dropout=_drops,
         initializer_range=_spread,
     ),
-    **cases("encoder", CLASSIFIER, num_classes=comes_out("logits", (2, 3)), class_names=_named_classes),
+    **cases("encoder", CLASSIFIER, class_names=_named_classes),
+    "model:encoder.num_classes": Case(
+        comes_out("logits", (2, 3)), CLASSIFIER, {**CLASSIFIER, "num_classes": 2, "class_names": ["a", "b"]}
+    ),
+    "model:encoder.pooler": Case(
+        comes_out("pooled", (2, 12)), BERT, without(without(BERT, "pooler"), "next_sentence_head")
+    ),
     **{
         f"model:encoder.{key}": changes(key, BERT)
         for key in ("norm_placement", "norm_epsilon", "activation", "head_activation")
@@ -378,7 +381,7 @@ ENCODERS = {
         hidden_dim=comes_out("hidden_states", (2, LENGTH, 12)),
         num_heads=has_heads("encoder/block_00", 3),
         decoder_num_heads=has_heads("decoder/block_00", 2),
-        head_dim=has_shape("encoder/block_00/attention/query/kernel", columns=12),
+        head_dim=has_shape("encoder/block_00/attention/query/kernel", columns=15),
         intermediate_dim=has_shape("encoder/block_00/feed_forward/up/kernel", columns=20),
         decoder_intermediate_dim=has_shape("decoder/block_00/feed_forward/up/kernel", columns=28),
         decoder_start_id=_start,
@@ -390,10 +393,12 @@ ENCODERS = {
     **{
         f"model:encoder_decoder.{key}": changes(key, T5)
         for key in (
-            *("norm", "norm_epsilon", "relative_num_buckets", "relative_max_distance", "activation"),
+            *("norm", "norm_epsilon", "relative_max_distance", "activation"),
             *("attention_scale", "scale_embeddings", "scale_logits"),
         )
     },
+    "model:encoder_decoder.relative_num_buckets": changes("relative_num_buckets", T5, 8),
+    "model:decoder.scale_embeddings": changes("scale_embeddings", GEMMA),
     **{
         f"model:encoder_decoder.{key}": changes(key, BART)
         for key in ("norm_placement", "embedding_norm", "final_norm")

@@ -72,8 +72,9 @@ def _key_in(kind, key, value):
 
 
 def _schedule(kind, key, value):
-    section = {"learning_rate": 0.02, "schedule": {"type": kind, key: value}}
-    return Case(lambda made: agrees_with(made, section), section, {**section, "schedule": {"type": kind}})
+    plain = {"type": kind, **({"decay_fraction": 0.9} if (kind, key) == ("wsd", "final_fraction") else {})}
+    section = {"learning_rate": 0.02, "schedule": {**plain, key: value}}
+    return Case(lambda made: agrees_with(made, section), section, {**section, "schedule": plain})
 
 
 def _group(groups, without):

@@ -57,7 +57,7 @@ def saved(tmp_path_factory):
     return save
 
 
-HEADS = ("output_projection/kernel", "masked_lm_head/kernel")
+HEADS = ("output_projection/", "masked_lm_head/")
 
 
 def _same(started):
@@ -68,7 +68,8 @@ def _new_head_only(started):
     assert not started.error
     for path, value in started.weights.items():
         same = np.array_equal(value, started.there[path])
-        assert same == (not path.endswith(HEADS)), path
+        redrawn = path.endswith("kernel") and any(head in path for head in HEADS)
+        assert same == (not redrawn), path
 
 
 def of_source(kind, section):

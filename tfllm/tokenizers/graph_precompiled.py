@@ -163,8 +163,11 @@ def _classes() -> tuple[np.ndarray, np.ndarray]:
     # Clusters of characters of four bytes are too long to be seen, and to be of consequence, whatever is behind.
     short = (points > 0) & (points < 0x10000)
     other = points != ord(_BETWEEN)
-    kinds[other] |= _JOINS * clusters("a", "")
-    kinds[other & short] |= (_CONTROL * ~clusters("", "\u0301") | _PREPENDS * clusters("", "a"))[short[other]]
+    joins = clusters("a", "")
+    kinds[other] |= _JOINS * joins
+    # What joins the character before it is no control character; asked about, it joins `_BETWEEN`.
+    breaks = ~clusters("", "\u0301") & ~joins
+    kinds[other & short] |= (_CONTROL * breaks | _PREPENDS * clusters("", "a"))[short[other]]
     ranges: Mapping[int, tuple[tuple[int, int], ...]] = {
         _LEADING: ((0x1100, 0x115F), (0xA960, 0xA97C)),
         _VOWEL: ((0x1160, 0x11A7), (0xD7B0, 0xD7C6)),
