@@ -37,7 +37,7 @@ def bench(tmp_path_factory):
     ("section", "title"),
     [
         ("float32", "float32"),
-        ("mixed_float16", "mixed_float16"),
+        pytest.param("mixed_float16", "mixed_float16", marks=pytest.mark.slow),
         ("mirrored", "mirrored over 2 CPUs (parts of 1)"),
     ],
 )
@@ -73,12 +73,14 @@ def _scaled(bench, factor):
     return folder
 
 
+@pytest.mark.slow
 def test_decoding_gives_the_same_ids_with_xla_and_without(bench):
     (row,) = section_report(bench, "decode")["rows"]
     assert row["good"] is True
     assert "XLA" in row["words"] and "without" in row["words"] and "ids equal" in row["words"]
 
 
+@pytest.mark.slow
 def test_the_export_is_reloaded_and_answers_as_the_live_model(bench):
     (row,) = section_report(bench, "export")["rows"]
     assert row["good"] is True and row["words"].startswith("4 of 4 answers equal")

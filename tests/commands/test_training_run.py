@@ -265,6 +265,7 @@ def test_a_training_outlives_its_terminal(whole, config_file, tmp_path):
     assert [p.name for p in checkpoint_paths(tmp_path / "run" / "checkpoints")][-1] == "step_00000006"
 
 
+@pytest.mark.slow
 def test_a_training_under_python_oo(whole, config_file, tmp_path):
     command = [sys.executable, "-OO", "-m", "tfllm.commands.main", "train", str(config_file)]
     done = subprocess.run([*command, "--run-dir", "run"], cwd=tmp_path, capture_output=True, text=True)

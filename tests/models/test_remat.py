@@ -85,6 +85,7 @@ def test_gradients_are_the_same_in_mixed_precision(remat):
 # What is kept
 
 
+@pytest.mark.slow
 def test_xla_does_not_undo_it():
     """The bytes alive at once for each block more, read off the instructions XLA schedules."""
     tensor = 4 * SIZES["max_seq_len"] * SIZES["hidden_dim"]

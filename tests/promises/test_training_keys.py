@@ -374,13 +374,13 @@ from tfllm.training.metrics_log import TIMED, read_metrics
 import tensorflow as tf
 
 statuses = [main(["train", *sys.argv[2:], "--run-dir", sys.argv[1]])]
-for command in ("evaluate", "generate", "export"):
-    statuses.append(main([command, sys.argv[1], *(["ban"] if command == "generate" else [])]))
 try:
     tf.timestamp()
     told = "time"
 except tf.errors.OpError:
     told = "determinism"
+    for command in ("evaluate", "generate", "export"):
+        statuses.append(main([command, sys.argv[1], *(["ban"] if command == "generate" else [])]))
 lines = [{k: v for k, v in line.items() if k not in TIMED} for line in read_metrics(sys.argv[1] + "/metrics.jsonl")]
 waits = [line["input_wait"] for line in read_metrics(sys.argv[1] + "/metrics.jsonl") if line["split"] == "train"]
 print(json.dumps({"statuses": statuses, "told": told, "lines": lines, "waits": waits}))
