@@ -121,6 +121,8 @@ def _frequencies(width, theta, scaling):
     base = theta ** (-2.0 * pairs / width)
     if scaling is None:
         return base, 1.0
+    if scaling["type"] == "factors":
+        return base / np.array(scaling["factors"]), 1.0
     slow = base / scaling["factor"]
     if scaling["type"] == "linear":
         return slow, 1.0

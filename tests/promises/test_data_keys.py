@@ -69,6 +69,7 @@ def made(tmp_path_factory, data_dir):
 def _write_texts(folder):
     (folder / "plain.txt").write_text("one two\n\nthree four\n\nfive")
     (folder / "other.txt").write_text("six seven")
+    (folder / "line.txt").write_text('{"text": "plain"}')
     (folder / "held.txt").write_text("held out")
     (folder / "many.txt").write_text("\n\n".join(documents(60)))
     (folder / "large.txt").write_text("\n\n".join([" ".join(documents(60))] * 500))  # of several pieces
@@ -112,6 +113,11 @@ def _hundreds(prepared):
 
 PLAIN = {"path": "{folder}/plain.txt"}
 SOURCES = {
+    "data source:text_files": Case(
+        trains_on('{"text": "plain"}'),
+        source(type="text_files", path="{folder}/line.txt"),
+        source(type="jsonl", path="{folder}/line.txt"),
+    ),
     "data source:text_files.path": Case(
         trains_on("one two\n\nthree four\n\nfive", "six seven"),
         source(type="text_files", path=["{folder}/plain.txt", "{folder}/oth*.txt"]),

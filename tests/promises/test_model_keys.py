@@ -41,6 +41,7 @@ NEOX = {
 }
 SIZED = {"type": "decoder", "size": "gpt2-small", "num_layers": 1, "hidden_dim": 8, "num_heads": 2}
 LLAMA3 = {"type": "llama3", "factor": 8.0, "original_max_seq_len": 30}
+FACTORS = {"type": "factors", "factors": [1.0, 2.0, 4.0, 8.0]}
 YARN = {"type": "yarn", "factor": 8.0, "original_max_seq_len": 30}
 
 
@@ -273,8 +274,14 @@ SCALINGS = {
             ("linear", {"type": "linear", "factor": 3.0}),
             ("llama3", LLAMA3),
             ("yarn", YARN),
+            ("factors", FACTORS),
         )
     },
+    "rope_scaling:factors.factors": Case(
+        attends_by_the_formula(built({**GEMMA, "rope_scaling": FACTORS}).section),
+        {**GEMMA, "rope_scaling": FACTORS},
+        {**GEMMA, "rope_scaling": {"type": "factors", "factors": [1.0] * 4}},
+    ),
 }
 
 BERT = {
