@@ -31,6 +31,7 @@ CONFIG_FILE = "config.json"
 DTYPES = ("float32", "bfloat16", "float16")
 _SHOWN = 8  # names in a message
 _MOST_NOTES, _LONGEST_KEY = 50, 200
+_MOST_KEYS = 10_000  # of a config; published ones have a hundred
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _checkpoint(
     path: Path, mapping: Mapping[str, Any], where: str, open_tensors: Callable[[], Tensors]
 ) -> Checkpoint:
+    if len(mapping) > _MOST_KEYS:
+        raise ConvertError(
+            f"{where} has {len(mapping)} keys; at most {_MOST_KEYS} are read, so download it again"
+        )
     kind = mapping.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
