@@ -185,7 +185,7 @@ def test_what_cannot_be_loaded_is_told(tmp_path):
     with pytest.raises(ConvertError, match=r"does not exist; give the path of a \.gguf file"):
         tfllm.load(tmp_path / "model.gguf")
     lm = tfllm.load(write_checkpoint(tmp_path / "there", "llama"), jit_compile=False)  # ids need no tokenizer
-    with pytest.raises(TokenizerError, match="holds no tokenizer"):
+    with pytest.raises(TokenizerError, match="has no tokenizer, which reading and writing text needs"):
         lm.generate("text")
 
 

@@ -64,7 +64,7 @@ def test_a_prompt_with_a_token_that_the_model_has_not_is_refused_by_name(lm):
         GenerationError, match=r"prompt 2 holds the token '<\|end\|>' with id 289; the model has 288"
     ):
         lm.generator([[1], [2, 289]], max_new_tokens=4)
-    with pytest.raises(GenerationError, match=r"holds the token '<\|end\|>'"):
+    with pytest.raises(GenerationError, match=r"holds the token '<\|user\|>' with id 288"):
         lm.generate("hello", chat=True)
 
 

@@ -12,7 +12,7 @@ from tests.promises.case import Case, hold
 from tests.promises.runs import documents, mapping
 from tfllm import experiment
 from tfllm.config import config_from_mapping
-from tfllm.data import processes
+from tfllm.data import piece, processes
 from tfllm.data.errors import DataError
 from tfllm.data.mixture import stores_of
 from tfllm.tokenizers import TokenizerError
@@ -58,6 +58,7 @@ def made(tmp_path_factory, data_dir):
         with pytest.MonkeyPatch.context() as monkeypatch:
             start = processes._start
             monkeypatch.setattr(processes, "_start", lambda: started.append(1) or start())
+            monkeypatch.setattr(piece, "PIECE_CHARACTERS", 100_000)  # so that a small text has several
             prepared = Prepared(config_from_mapping(mapping("unused", **sections)))
         prepared.processes = len(started)
         prepared.folder = folder
@@ -72,7 +73,7 @@ def _write_texts(folder):
     (folder / "line.txt").write_text('{"text": "plain"}')
     (folder / "held.txt").write_text("held out")
     (folder / "many.txt").write_text("\n\n".join(documents(60)))
-    (folder / "large.txt").write_text("\n\n".join([" ".join(documents(60))] * 500))  # of several pieces
+    (folder / "large.txt").write_text("\n\n".join([" ".join(documents(60))] * 60))  # of several pieces
     (folder / "latin.txt").write_bytes("größer".encode("latin-1"))
     (folder / "broken.txt").write_bytes(b"good \xff bad")
     lines = [json.dumps({"text": "plain", "body": "the body"}), "{broken", json.dumps({"text": "last"})]

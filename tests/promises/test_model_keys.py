@@ -406,10 +406,9 @@ ENCODERS = {
     },
     "model:encoder_decoder.relative_num_buckets": changes("relative_num_buckets", T5, 8),
     "model:decoder.scale_embeddings": changes("scale_embeddings", GEMMA),
-    **{
-        f"model:encoder_decoder.{key}": changes(key, BART)
-        for key in ("norm_placement", "embedding_norm", "final_norm")
-    },
+    **{f"model:encoder_decoder.{key}": changes(key, BART) for key in ("norm_placement", "embedding_norm")},
+    # Where blocks end in a norm, as BART's do, one more changes nothing.
+    "model:encoder_decoder.final_norm": changes("final_norm", {**BART, "norm_placement": "pre"}),
 }
 
 
