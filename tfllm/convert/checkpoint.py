@@ -22,6 +22,7 @@ from tfllm.convert.families import FAMILIES
 from tfllm.convert.family import Family
 from tfllm.convert.gguf_file import open_gguf
 from tfllm.convert.output_head import with_held_head
+from tfllm.convert.read_ahead import ReadAhead
 from tfllm.convert.safetensors_files import SafetensorsFiles
 from tfllm.convert.tensors import Tensors
 from tfllm.convert.weight_table import Row, variables_by_path
@@ -117,9 +118,10 @@ def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
     names = checked_names(checkpoint, tensors)
     rows = checkpoint.family.rows(checkpoint.arguments)
     failures: list[Exception] = []
+    stored = [names[row.theirs] for row in rows if row.theirs in names]
     # In this scope Keras makes variables without values, and on leaving it asks their initializers for them,
     # one variable after the other: no weight is ever made only to be replaced.
-    with keras.StatelessScope():
+    with ReadAhead(tensors, stored) as ahead, keras.StatelessScope():
         model = checkpoint.family.kind.model(
             dtype=keras.DTypePolicy(dtype), initializer_range=0.0, **checkpoint.arguments
         )
@@ -130,7 +132,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:
             if row.theirs not in names:
                 continue
             shapes = [tuple(variables[path].shape) for path in row.ours]
-            held = _Held(row, tensors, names[row.theirs], shapes, failures)
+            held = _Held(row, ahead, names[row.theirs], shapes, failures)
             for index, path in enumerate(row.ours):
                 variables[path]._initializer = functools.partial(held.value, index)
     if failures:
@@ -143,7 +145,7 @@ class _Held:
 
     Args:
         row: The row of the table.
-        tensors: The checkpoint's.
+        tensors: Gives the checkpoint's.
         name: The tensor's, in the files.
         shapes: Of the row's variables.
         failures: Receives what goes wrong: an initializer that raises would leave Keras with variables to
@@ -153,7 +155,7 @@ class _Held:
     def __init__(
         self,
         row: Row,
-        tensors: Tensors,
+        tensors: ReadAhead,
         name: str,
         shapes: Sequence[tuple[int, ...]],
         failures: list[Exception],
@@ -173,7 +175,7 @@ class _Held:
 
     def _read(self, index: int, dtype: str) -> tf.Tensor:
         if not self._parts:
-            parts = self._row.layout.split(self._tensors.read(self._name), self._shapes)
+            parts = self._row.layout.split(self._tensors.take(self._name), self._shapes)
             self._parts = dict(enumerate(parts))
         part = self._parts.pop(index)
         turned = part.ndim == 2 and part.T.flags.c_contiguous and not part.flags.c_contiguous
