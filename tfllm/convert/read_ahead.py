@@ -28,6 +28,7 @@ class ReadAhead:
     def __init__(self, tensors: Tensors, names: Iterable[str]):
         self._tensors = tensors
         self._to_come: Iterator[str] = iter(dict.fromkeys(names))
+        self._taken: set[str] = set()
         self._read: dict[str, Future[np.ndarray]] = {}
         self._thread = ThreadPoolExecutor(1)
 
@@ -47,10 +48,12 @@ class ReadAhead:
         Raises:
             ConvertError: as `Tensors.read`.
         """
+        self._taken.add(name)
         future = self._read.pop(name, None)
         self._go_on()
         return self._tensors.read(name) if future is None else future.result()
 
     def _go_on(self) -> None:
         while len(self._read) < _AHEAD and (name := next(self._to_come, None)) is not None:
-            self._read[name] = self._thread.submit(self._tensors.read, name)
+            if name not in self._taken:
+                self._read[name] = self._thread.submit(self._tensors.read, name)
