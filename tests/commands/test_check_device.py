@@ -37,10 +37,11 @@ def bench(tmp_path_factory):
     ("section", "title"),
     [
         ("float32", "float32"),
-        pytest.param("mixed_float16", "mixed_float16", marks=pytest.mark.slow),
+        ("mixed_float16", "mixed_float16"),
         ("mirrored", "mirrored over 2 CPUs (parts of 1)"),
     ],
 )
+@pytest.mark.slow
 def test_losses_are_held_to_those_of_the_plain_run(bench, section, title):
     first, *_ = section_report(bench, section)["rows"]
     assert (first["title"], first["good"]) == (title, True)

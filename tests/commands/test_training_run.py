@@ -67,6 +67,7 @@ def test_two_devices_train_and_evaluate_as_one(train, whole, config_file, tmp_pa
     assert_same_run(whole, tmp_path / "run", 1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_other_devices(train, whole, config_file, tmp_path):
     """Two devices up to step 3, one from there."""
     mirrored = ["distribution.type=mirrored", "distribution.num_devices=2"]

@@ -244,6 +244,7 @@ print(json.dumps({"before": before, "loss": float(loss), "after": list(after.val
 """
 
 
+@pytest.mark.slow
 def test_it_is_loaded_and_trained_without_tfllm(folder):
     process = subprocess.run(
         [sys.executable, "-c", WITHOUT_TFLLM, str(folder), json.dumps(TEXTS)],

@@ -65,7 +65,7 @@ def kept():
     return loss_and_gradients(make("none"), packed_rows())
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("remat", ["attention", "block"])
 def test_gradients_are_the_same(kept, remat, jit_compile):
     """Dropout is on: another mask in the backward pass would be seen."""

@@ -229,6 +229,7 @@ TYPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", TYPES)
 def test_every_optimizer_trains_stops_and_goes_on(key, runs):
     hold(TYPES[key], functools.partial(runs, stop_at=3))

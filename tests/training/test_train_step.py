@@ -168,6 +168,7 @@ class TestFloat16:
         assert numbers(half, "skipped", "failed").sum() == 0
 
     @pytest.mark.parametrize("replicas", [1, 2])
+    @pytest.mark.slow
     def test_an_overflow_on_one_replica_skips_the_step_on_all(self, replicas):
         """The loss is finite; its gradient times the scale is not, in the last rows only."""
         features = batch(0)

@@ -108,7 +108,8 @@ def test_hosts_are_written_out():
     assert list(expand_hosts(text)) == hosts
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_two_workers_equal_one_device(tmp_path, precision):
     """Processes of their own, over loopback: clipped, accumulated, dropout on, weights uneven."""
     addresses = ",".join(f"localhost:{port}" for port in free_ports(2))
