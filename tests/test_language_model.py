@@ -147,7 +147,7 @@ def test_generation_settings_come_from_the_checkpoint(lm, folders, tmp_path):
         tfllm.load(folder)
 
 
-@pytest.mark.parametrize("name", ["bert", "t5", "bart"])
+@pytest.mark.parametrize("name", ["bert", "t5", pytest.param("bart", marks=pytest.mark.slow)])
 def test_encoders_and_encoder_decoders(name, tmp_path):
     folder = write_checkpoint(tmp_path / "there", name)
     write_tokenizer(folder)

@@ -41,7 +41,7 @@ def with_token(lm, folder, **token):
     return read_tokenizer(folder)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_only_tokens_that_the_model_has_are_chosen(lm, jit_compile):
     lm = tfllm.LanguageModel(lm.model, lm.tokenizer, lm.config, jit_compile=jit_compile)
     ids = lm.generator([[1, 2, 3], [4]], max_new_tokens=20, temperature=1.0, top_p=1.0, seed=0)

@@ -58,6 +58,7 @@ def test_a_run_folder_may_have_any_name(tfllm, run_dir, tmp_path, monkeypatch, n
     assert tfllm("evaluate", run) == (0, expected[1], "")
 
 
+@pytest.mark.slow
 def test_a_run_in_brackets_goes_on(tfllm, place, monkeypatch):
     monkeypatch.chdir(place)
     shutil.copytree("runs/exp [v2]", "runs/go [on]")

@@ -61,6 +61,7 @@ def assert_same_run(one, other, tolerance):
         np.testing.assert_allclose(ours[name], theirs[name], atol=tolerance, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_devices_train_and_evaluate_as_one(train, whole, config_file, tmp_path):
     words = ["distribution.type=mirrored", "distribution.num_devices=2", "training.microbatch_size=1"]
     assert train(config_file, tmp_path / "run", *words) == 0

@@ -259,6 +259,7 @@ def test_it_is_loaded_and_trained_without_tfllm(folder):
     assert np.sum(found["after"], axis=0)[0] < found["loss"] - 1e-3
 
 
+@pytest.mark.slow
 def test_an_encoder_without_types_or_pooler(tmp_path):
     model = small_encoder(num_token_types=0)
     path = export_hub_encoder(model, wordpiece(), tmp_path / "plain", seq_len=6)

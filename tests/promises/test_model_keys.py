@@ -450,11 +450,8 @@ def test_the_model_is_what_its_keys_say(key):
     hold(CASES[key], made)
 
 
-@pytest.mark.parametrize(
-    "group",
-    [GPT, pytest.param(GEMMA, marks=pytest.mark.slow), pytest.param(NEOX, marks=pytest.mark.slow)],
-    ids=["GPT", "Gemma", "NeoX"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [GPT, GEMMA, NEOX], ids=["GPT", "Gemma", "NeoX"])
 def test_a_model_trained_stopped_and_loaded_is_still_that(group, runs):
     run = runs({"model": group}, stop_at=3)
     assert run.statuses == [143, 0], run.words

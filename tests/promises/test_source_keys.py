@@ -131,6 +131,7 @@ def test_a_model_starts_from_another(key, saved):
     hold(CASES[key], made)
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_the_weights_of_its_source(runs):
     """The first evaluation of the one is the last of the other."""
     base = runs({})
