@@ -153,6 +153,18 @@ def changed(folder, file, **values):
             lambda f: changed(f, "config_sentence_transformers.json", default_prompt_name="x"),
             "default_prompt_name='x'",
         ),
+        (
+            lambda f: changed(f, "sentence_bert_config.json", max_seq_length=float("nan")),
+            "max_seq_length=nan must",
+        ),
+        (
+            lambda f: changed(f, "config_sentence_transformers.json", default_prompt_name={}),
+            "default_prompt_name={}",
+        ),
+        (
+            lambda f: changed(f, "sentence_bert_config.json", modality_config={"text": [1]}),
+            "modality_config=",
+        ),
         (lambda f: changed(f, "config_sentence_transformers.json", prompts=[1]), r"prompts=\[1\] must give"),
         (lambda f: (f / "modules.json").write_text("{}"), "must hold a list"),
         (lambda f: (f / "modules.json").write_text("[" * 200_000), "is not a JSON file"),

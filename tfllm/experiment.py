@@ -75,6 +75,7 @@ def prepare(
     config: ExperimentConfig,
     tokenizer: Tokenizer | None = None,
     *,
+    source: Source | None = None,
     progress: Callable[[str], Callable[[int, int], None]] | None = None,
 ) -> Prepared:
     """Trains or loads the tokenizer and tokenises both splits, or finds them in the cache.
@@ -82,24 +83,27 @@ def prepare(
     Args:
         config: The experiment.
         tokenizer: Taken instead of the config's.
+        source: The text to train on, where it was made already; its files are then hashed once.
         progress: Given the name of what is tokenised next, returns what `prepare_rows` reports to.
 
     Raises:
         DataError, TokenizerError: when text or tokenizer cannot be used.
     """
-    source = make_source(config.data.train)
+    source = source or make_source(config.data.train)
     if config.data.validation is not None:
         check_apart(source, make_source(config.data.validation, "data.validation"))
     tokenizer = tokenizer or make_tokenizer(config, source)
     rows = _rows_of(config, tokenizer, progress)
     train = _all_rows(rows, "train", source, split=_split(config, "train"))
-    return Prepared(tokenizer, train, held_out_rows(config, tokenizer, progress=progress))
+    held_out = held_out_rows(config, tokenizer, source=source, progress=progress)
+    return Prepared(tokenizer, train, held_out)
 
 
 def held_out_rows(
     config: ExperimentConfig,
     tokenizer: Tokenizer,
     *,
+    source: Source | None = None,
     progress: Callable[[str], Callable[[int, int], None]] | None = None,
 ) -> RowStore | RowMixture:
     """The validation side of `prepare` alone; text to train on is not needed where `data.validation` is given."""
@@ -108,9 +112,9 @@ def held_out_rows(
         rule, mend = "is required: this model came without text", "write data.validation.type and .path"
         raise ConfigError([Problem("data.validation", Problem.ABSENT, rule, mend)], "the config")
     if config.data.validation is not None:
-        source = make_source(config.data.validation, "data.validation")
-        return rows("validation", source, require_full_row=False)
-    source, split = make_source(config.data.train), _split(config, "validation")
+        given = make_source(config.data.validation, "data.validation")
+        return rows("validation", given, require_full_row=False)
+    source, split = source or make_source(config.data.train), _split(config, "validation")
     return _all_rows(rows, "validation", source, split=split, require_rows=False)
 
 

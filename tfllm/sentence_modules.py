@@ -339,7 +339,12 @@ def _reading(folder: Path) -> dict[str, Any]:
         if config.get(key) is not None:
             raise ConvertError(f"{where}: {key}={config[key]!r} is not computed; take another checkpoint")
     modalities = config.get("modality_config")
-    if isinstance(modalities, dict) and modalities.get("text", {}).get("method_output_name") not in (
+    text = (
+        modalities.get("text")
+        if isinstance(modalities, dict)
+        else {"method_output_name": "last_hidden_state"}
+    )
+    if not isinstance(text, dict) or text.get("method_output_name") not in (
         "last_hidden_state",
         ["last_hidden_state"],
     ):
@@ -351,7 +356,7 @@ def _reading(folder: Path) -> dict[str, Any]:
     if (
         isinstance(longest, bool)
         or not isinstance(longest, int | float | None)
-        or (longest is not None and longest < 1)
+        or (longest is not None and not longest >= 1)  # nor NaN
     ):
         raise ConvertError(
             f"{where}: max_seq_length={longest!r} must be a number of tokens from 1 on; mend the file"
@@ -370,7 +375,7 @@ def _prompts(where: Path, config: Mapping[str, Any]) -> dict[str, str]:
         isinstance(text, str) or text is None for text in prompts.values()
     ):
         raise ConvertError(f"{where}: prompts={prompts!r} must give each name a text; mend the file")
-    if default is not None and default not in prompts:
+    if default is not None and default not in list(prompts):  # which may be a list, or a mapping
         raise ConvertError(
             f"{where}: default_prompt_name={default!r} must be one of {list(prompts)}; mend the file"
         )

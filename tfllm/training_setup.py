@@ -242,15 +242,12 @@ def _prepare(config: ExperimentConfig, run: RunFolder, display: Display, records
     if records:
         run.check(config)
     kept = run.tokenizer.exists()
-    tokenizer = (
-        load_tokenizer(run.tokenizer)
-        if kept
-        else experiment.make_tokenizer(config, experiment.make_source(config.data.train))
-    )
+    source = experiment.make_source(config.data.train)
+    tokenizer = load_tokenizer(run.tokenizer) if kept else experiment.make_tokenizer(config, source)
     check_late(config, tokenizer, experiment.make_task(config, tokenizer), run.export)
     if records:
         run.open_for(config)
-    prepared = experiment.prepare(config, tokenizer)
+    prepared = experiment.prepare(config, tokenizer, source=source)
     if not kept:
         part = run.tokenizer.with_name(f".part_tokenizer_{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)

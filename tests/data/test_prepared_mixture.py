@@ -11,6 +11,9 @@ from tfllm.commands.prepare import Bars
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import DataError, MixtureSource, RowMixture
 from tfllm.data.pipeline import training_batches
+from tfllm.data.sources import jsonl
+from tfllm.training.display import Display
+from tfllm.training_setup import set_up
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,22 @@ def test_given_validation_text_is_taken(files):
     validation = {"type": "jsonl", "path": str(files / "b.jsonl")}
     prepared = experiment.prepare(config_from_mapping(mapping(files, {"a": 1}, validation=validation)))
     assert prepared.validation.num_documents == 80 and prepared.train.num_documents == 300
+
+
+def test_a_start_reads_each_file_once_for_its_digest(files, tmp_path, monkeypatch):
+    hashed, digest = [], jsonl.content_digest
+    monkeypatch.setattr(jsonl, "content_digest", lambda paths: hashed.extend(paths) or digest(paths))
+    sections = mapping(files, {"a": 1, "b": 1}, cache_dir=str(tmp_path / "cache"))
+    sections |= {
+        "tokenizer": {"type": "byte_bpe", "vocab_size": 300},
+        "model": {"type": "decoder", "num_layers": 1, "hidden_dim": 8, "num_heads": 1},
+        "training": {"steps": 1, "global_batch_size": 1},
+    }
+    with set_up(
+        config_from_mapping(sections), tmp_path / "run", Display(total_steps=1, silent=True)
+    ) as setup:
+        assert setup.prepared.train.num_rows and setup.prepared.validation.num_rows
+    assert sorted(path.name for path in hashed) == ["a.jsonl", "b.jsonl"]
 
 
 def test_a_tokenizer_learns_from_every_source_by_its_weight(files, monkeypatch):

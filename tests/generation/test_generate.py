@@ -172,6 +172,7 @@ def test_tokens_are_the_same_under_xla(model, generator):
         (PROMPTS, {"repetition_penalty": 0.0}, "repetition_penalty=0.0 must be above 0"),
         (PROMPTS, {"seed": 2**31}, "seed=2147483648 must be from -2147483648 to 2147483647"),
         (PROMPTS, {"seed": [1, 2]}, "seed.* 2 for 3 prompts"),
+        ([[1], [2, -1]], {}, "prompt 2 holds the id -1"),
         ([[1], []], {}, "prompt 2 has no tokens; start it with the tokenizer's bos_id"),
         ([[1] * 40], {"max_new_tokens": 9}, "context of 48; write max_new_tokens=8 or less"),
         ([[1] * 48], {"max_new_tokens": 1}, "prompt 1 has 48 tokens.*shorten the prompt"),

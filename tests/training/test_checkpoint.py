@@ -192,7 +192,7 @@ def test_all_damaged_is_an_error(kept):
     checkpointer, _, notices = kept
     for path in checkpointer.paths():
         truncate(path)
-    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged; remove the folder"):
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged; put a whole one there"):
         checkpointer.restore()
     assert len(notices) == 3
 

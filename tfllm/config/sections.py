@@ -217,7 +217,9 @@ class ExportConfig:
     """What the SavedModel accepts."""
 
     at_end: bool = setting(False, "export when training ends")
-    max_new_tokens: int = setting(256, "largest max_new_tokens a request may ask for", minimum=1)
+    max_new_tokens: int = setting(
+        256, "largest max_new_tokens a request may ask for; at most the context less one", minimum=1
+    )
 
 
 def _nearest_divisor(number: int, wanted: int) -> int:

@@ -196,6 +196,10 @@ class Generator:
         for number, prompt in enumerate(prompts, 1):
             if not len(prompt):
                 raise GenerationError(f"prompt {number} has no tokens; start it with the tokenizer's bos_id")
+            if min(prompt) < 0:
+                raise GenerationError(
+                    f"prompt {number} holds the id {min(prompt)}; ids are 0 or more; leave it out"
+                )
             if max(prompt) >= self.model.vocab_size:
                 unknown = next(i for i in prompt if i >= self.model.vocab_size)
                 name = "" if self._label is None else f" {self._label(unknown)!r}"

@@ -42,7 +42,8 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
         raise TokenizerError(
-            f"{folder}: its tokenizer is not as any library writes it ({reason}); download it again"
+            f"{folder}: its tokenizer cannot be read ({reason}); download it again, or, if others read"
+            " the same file, report this"
         ) from error
 
 

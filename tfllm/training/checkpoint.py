@@ -223,7 +223,8 @@ class Checkpointer:
             return restored
         if self.paths():
             raise CheckpointError(
-                f"every checkpoint in {self.folder} is damaged; remove the folder to train from the start"
+                f"every checkpoint in {self.folder} is damaged; put a whole one there, of a backup, or train"
+                " from the start into another --run-dir. Nothing was changed"
             )
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,15 @@ class JsonlSource:
         """Return the path, how many files it matches, and the key."""
         return f"JSON lines {self.path} ({len(self.files)} files), key {self.text_key!r}"
 
+    @cached_property
+    def _content(self) -> str:
+        return content_digest(self.files)  # read once, whoever asks: the tokenizer and the rows of each split
+
     def fingerprint(self) -> str:
         """Return a digest of the files' contents and the settings."""
         return settings_digest(
             type="jsonl",
-            content=content_digest(self.files),
+            content=self._content,
             gzipped=[is_gzip(file) for file in self.files],
             text_key=self.text_key,
             on_error=self.on_error,

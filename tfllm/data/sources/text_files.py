@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tfllm.data.errors import DataError, check_choice
@@ -88,11 +89,15 @@ class TextFilesSource:
         """Return the path and how many files it matches."""
         return f"text files {self.path} ({len(self.files)} files)"
 
+    @cached_property
+    def _content(self) -> str:
+        return content_digest(self.files)  # read once, whoever asks: the tokenizer and the rows of each split
+
     def fingerprint(self) -> str:
         """Return a digest of the files' contents and the settings."""
         return settings_digest(
             type="text",
-            content=content_digest(self.files),
+            content=self._content,
             gzipped=[is_gzip(file) for file in self.files],
             encoding=self.encoding,
             on_error=self.on_error,

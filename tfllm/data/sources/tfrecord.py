@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tfllm.data.errors import DataError, check_choice
@@ -59,11 +60,15 @@ class TfRecordSource:
         """Return the path, how many files it matches, and the key."""
         return f"TFRecord {self.path} ({len(self.files)} files), key {self.text_key!r}"
 
+    @cached_property
+    def _content(self) -> str:
+        return content_digest(self.files)  # read once, whoever asks: the tokenizer and the rows of each split
+
     def fingerprint(self) -> str:
         """Return a digest of the files' contents and the settings."""
         return settings_digest(
             type="tfrecord",
-            content=content_digest(self.files),
+            content=self._content,
             compression=[self._compression_of(file) for file in self.files],
             text_key=self.text_key,
         )
