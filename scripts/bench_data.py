@@ -26,7 +26,7 @@ from tfllm.data.mixture import RowMixture
 from tfllm.data.piece import FEATURES
 from tfllm.data.pipeline import training_batches
 from tfllm.data.store import RowStore
-from tfllm.run_folder import RunFolder
+from tfllm.experiment.run_folder import RunFolder
 
 SHAPES = ((256, 8), (1024, 64))  # (seq_len, global batch size)
 WARM_STEPS = 20  # tracing, filling the prefetch buffer, first touch of the file

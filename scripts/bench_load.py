@@ -48,7 +48,7 @@ print(json.dumps([seconds, before, resource.getrusage(resource.RUSAGE_SELF).ru_m
 _OURS_GGUF = _OURS.replace(
     "model = load_model(read_checkpoint(sys.argv[1]))",
     "model = tfllm.load(sys.argv[1], notify=lambda line: None).model",
-).replace("import tensorflow as tf", "import tensorflow as tf, tfllm.language_model")
+).replace("import tensorflow as tf", "import tensorflow as tf, tfllm.language_model.load")
 _THEIRS_GGUF = _THEIRS.replace(
     "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)",
     """import os

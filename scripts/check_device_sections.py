@@ -254,8 +254,8 @@ class Bench:
         """Trains into a run folder; where that is done already, returns at once."""
         import tensorflow as tf
 
-        from tfllm import training_run
         from tfllm.config import config_from_mapping
+        from tfllm.experiment.run import train
         from tfllm.training.display import Display
 
         _all_digits(not tf32)
@@ -265,7 +265,7 @@ class Bench:
         place = tf.device("CPU:0") if on_cpu else self._device()
         # A strategy of several devices places by itself.
         with contextlib.nullcontext() if "mirrored" in config.distribution.type else place:
-            training_run.train(config, run, Display(total_steps=self.steps, silent=True))
+            train(config, run, Display(total_steps=self.steps, silent=True))
         return run
 
     def _config(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def main() -> int:
     from tfllm.commands.start import start_tensorflow
 
     start_tensorflow()
-    import tfllm.language_model  # noqa: F401  what all of them need
+    import tfllm.language_model.load  # noqa: F401  what all of them need
 
     bad = 0
     print(f"{'':<58}{'seconds':>8}{'MB':>7}  result")
@@ -84,7 +84,7 @@ def _tried(path: Path) -> str:
     from tfllm.commands.main import USER_ERRORS
     from tfllm.commands.main import main as command
     from tfllm.config import config_from_mapping
-    from tfllm.pretrained import expand
+    from tfllm.experiment.model_source import expand
 
     said = "loaded"
     try:

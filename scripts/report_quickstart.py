@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tfllm.commands.start import start_tensorflow
-from tfllm.run_folder import RunFolder
+from tfllm.experiment.run_folder import RunFolder
 from tfllm.training.metrics_log import read_metrics
 
 

@@ -30,8 +30,8 @@ def _interrupts():
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, _private_cache):
     """The folder of a run of 20 steps: bytes, 2 layers of 2 heads, width 32, a context of 64. Do not write to it."""
-    from tfllm import training_run
     from tfllm.config import config_from_mapping
+    from tfllm.experiment.run import train
 
     folder = tmp_path_factory.mktemp("tiny_run")
     text = folder / "text.txt"
@@ -52,7 +52,7 @@ def tiny_run(tmp_path_factory, _private_cache):
         "generation": {"max_new_tokens": 16},
     }
     run = folder / "run"
-    assert training_run.train(config_from_mapping(mapping), run).stopped_by is None
+    assert train(config_from_mapping(mapping), run).stopped_by is None
     return run
 
 

@@ -10,7 +10,6 @@ import pytest
 import tfllm
 from tests.convert.golden import tensors_of, write_checkpoint
 from tfllm.config import ConfigError, config_from_mapping
-from tfllm.conversion import convert
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.hub import local_path
 from tfllm.experiment import make_model
@@ -18,6 +17,7 @@ from tfllm.export.errors import ExportError
 from tfllm.export.saved_model import export_saved_model
 from tfllm.generation.errors import GenerationError
 from tfllm.language_model import LanguageModel
+from tfllm.language_model.convert import convert
 from tfllm.tokenizers import ByteBPETokenizer, TokenizerError
 
 TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}"
@@ -242,7 +242,7 @@ def test_every_argument_of_a_model_is_a_key_of_its_config():
     import inspect
 
     from tfllm.config.model import MODELS
-    from tfllm.pretrained import MODEL_TYPES
+    from tfllm.experiment.model_source import MODEL_TYPES
 
     of_training = {"name", "remat", "attention_block_size"}
     for model, kind in MODEL_TYPES.items():

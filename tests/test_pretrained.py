@@ -15,7 +15,7 @@ from tfllm.convert.assignment import assign_weights
 from tfllm.convert.checkpoint import load_model, read_checkpoint
 from tfllm.convert.errors import ConvertError
 from tfllm.experiment import make_model, make_tokenizer
-from tfllm.pretrained import expand, start_from_source
+from tfllm.experiment.model_source import expand, start_from_source
 
 EMBEDDINGS = "decoder/token_embedding/embeddings"
 

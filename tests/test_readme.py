@@ -200,7 +200,7 @@ def test_the_scripts_of_the_page_that_are_commands_say_what_the_commands_say(mon
 def test_every_config_is_built(path, inside):
     """Parsed and checked, its model made out of its source, and the command at its head is about it."""
     from tfllm import experiment
-    from tfllm.pretrained import expand
+    from tfllm.experiment.model_source import expand
 
     config = expand(load_config(path))
     size = config.model.vocab_size or 300

@@ -10,12 +10,12 @@ import threading
 
 import pytest
 
-from tfllm.run_lock import RunLockedError, locked_run
+from tfllm.experiment.run_lock import RunLockedError, locked_run
 
 HOLDER = """
 import subprocess, sys, time
 from pathlib import Path
-from tfllm.run_lock import locked_run
+from tfllm.experiment.run_lock import locked_run
 with locked_run(Path(sys.argv[1])):
     child = subprocess.Popen(["sleep", "60"])  # outlives this process, and must not hold the lock for it
     print(child.pid, flush=True)

@@ -13,9 +13,9 @@ from tfllm.commands.main import main
 from tfllm.config import config_from_mapping
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.safetensors_files import SafetensorsFiles, write_safetensors
+from tfllm.experiment.model_source import expand
+from tfllm.experiment.stop_tokens import named_ids, names_of_ids, stop_ids
 from tfllm.generation.errors import GenerationError
-from tfllm.pretrained import expand
-from tfllm.stop_tokens import named_ids, names_of_ids, stop_ids
 from tfllm.tokenizers import TokenizerError
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from tfllm.config import ConfigError, config_from_mapping
+from tfllm.experiment.checks import best_metric, check_late, sample_ids
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tokenizers import ByteTokenizer
-from tfllm.training_checks import best_metric, check_late, sample_ids
 
 
 def config(**sections):

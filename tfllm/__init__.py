@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Any
 from tfllm.version import __version__
 
 if TYPE_CHECKING:
-    from tfllm.language_model import LanguageModel, load
+    from tfllm.language_model import LanguageModel
+    from tfllm.language_model.load import load
 
 __all__ = ["LanguageModel", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # TensorFlow takes seconds to import; the command line and the configs do without it.
-    if name in ("LanguageModel", "load"):
-        from tfllm import language_model
+    if name == "LanguageModel":
+        from tfllm.language_model import LanguageModel
 
-        return getattr(language_model, name)
+        return LanguageModel
+    if name == "load":
+        from tfllm.language_model.load import load
+
+        return load
     raise AttributeError(f"module 'tfllm' has no attribute {name!r}")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tfllm.commands.evaluate import are_own
-from tfllm.run_folder import RunFolder
+from tfllm.experiment.run_folder import RunFolder
 from tfllm.training.checkpoint import checkpoint_paths
 from tfllm.training.metrics_log import MetricsLog, read_metrics
 

@@ -245,7 +245,7 @@ def test_side_shows_that_fail_cost_a_notice(train, whole, config_file, tmp_path,
 
 
 def test_a_run_folder_is_for_one_process(train, config_file, tmp_path, capfd):
-    from tfllm.run_lock import locked_run
+    from tfllm.experiment.run_lock import locked_run
 
     with locked_run(tmp_path / "run"):
         assert train(config_file, tmp_path / "run") == 1

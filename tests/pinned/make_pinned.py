@@ -153,8 +153,8 @@ def main() -> None:
     import os
     import tempfile
 
-    from tfllm import training_run
     from tfllm.config import config_from_mapping
+    from tfllm.experiment.run import train
 
     TEXT.write_text("\n\n".join(f"The {i}th door opens when the {i + 1}th one is shut." for i in range(60)))
     with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +165,7 @@ def main() -> None:
         pinned["fingerprints"] = {name: tokenizer.fingerprint for name, tokenizer in made.items()}
         pinned["rows"] = of_rows(Path(folder) / "rows")
         shutil.rmtree(RUN, ignore_errors=True)
-        training_run.train(config_from_mapping(config_of_run()), RUN)
+        train(config_from_mapping(config_of_run()), RUN)
         os.chdir(HERE)
         pinned["run"] = lines_of(RUN)
     _stop_at(BEGUN)

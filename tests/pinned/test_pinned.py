@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.pinned import make_pinned
-from tfllm import training_run
 from tfllm.config import load_config
+from tfllm.experiment.run import train
 from tfllm.training.display import Display
 
 PINNED = json.loads((make_pinned.HERE / "pinned.json").read_text())
@@ -43,7 +43,7 @@ def test_a_run_begun_before_goes_on_to_the_same_numbers(tmp_path):
     run = tmp_path / "run"
     shutil.copytree(make_pinned.RUN, run)
     config = load_config(run / "config.yaml", [f"data.train.path={make_pinned.TEXT}"])
-    assert training_run.train(config, run, Display(total_steps=12, silent=True)).stopped_by is None
+    assert train(config, run, Display(total_steps=12, silent=True)).stopped_by is None
     made, pinned = make_pinned.lines_of(run), PINNED["run"]
     assert [line["step"] for line in made] == [line["step"] for line in pinned]
     for line, expected in zip(made, pinned, strict=True):

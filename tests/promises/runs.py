@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from tfllm import training_run
 from tfllm.commands.main import main
+from tfllm.experiment import run as training_run
 from tfllm.layers import blockwise_attention
 from tfllm.layers.feed_forward import FeedForward
 from tfllm.models.decoder import Decoder

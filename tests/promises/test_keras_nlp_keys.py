@@ -10,8 +10,8 @@ from tests.promises.case import Case, hold
 from tests.promises.runs import mapping
 from tfllm import experiment
 from tfllm.config import ConfigError, config_from_mapping
+from tfllm.experiment.model_source import start_from_source
 from tfllm.language_model import LanguageModel
-from tfllm.pretrained import start_from_source
 from tfllm.tokenizers.byte import ByteTokenizer
 
 TYPE = {"type": "keras_nlp"}

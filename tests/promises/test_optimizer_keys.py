@@ -12,10 +12,10 @@ from tests.promises.runs import mapping
 from tfllm import experiment
 from tfllm.config import config_from_mapping
 from tfllm.config.build import to_mapping
-from tfllm.run_folder import RunFolder
+from tfllm.experiment.run_folder import RunFolder
+from tfllm.experiment.setup import TrainingSetup
 from tfllm.training.display import Display
 from tfllm.training.distribution import make_strategy
-from tfllm.training_setup import TrainingSetup
 
 STEPS, TOTAL, LAYERS = 3, 6, 2
 SHARED = {

@@ -11,8 +11,8 @@ from tests.promises.runs import mapping
 from tfllm import experiment
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.config.build import to_mapping
+from tfllm.experiment.model_source import expand, start_from_source
 from tfllm.language_model import LanguageModel
-from tfllm.pretrained import expand, start_from_source
 from tfllm.tokenizers.byte import ByteTokenizer
 
 SMALL = {"num_layers": 1, "hidden_dim": 8, "num_heads": 2, "initializer_range": 0.5}

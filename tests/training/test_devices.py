@@ -118,8 +118,8 @@ def test_a_full_disk_is_not_taken_for_memory():
 
 
 def test_a_step_without_memory_is_no_traceback(monkeypatch, tmp_path):
-    from tfllm import training_run
     from tfllm.config import config_from_mapping
+    from tfllm.experiment import run as training_run
 
     @contextlib.contextmanager
     def set_up(*_):

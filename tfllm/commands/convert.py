@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Converts and says what was written."""
     start_tensorflow()
-    from tfllm.conversion import convert
+    from tfllm.language_model.convert import convert
 
     convert(arguments.run, arguments.to_folder, to=arguments.to, dtype=arguments.dtype)
     print(arguments.to_folder)

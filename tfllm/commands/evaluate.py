@@ -12,7 +12,7 @@ from tfllm.commands.arguments import add_model
 from tfllm.commands.start import start_tensorflow
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
 from tfllm.config.build import to_mapping
-from tfllm.run_folder import RunFolder
+from tfllm.experiment.run_folder import RunFolder
 
 SUMMARY = "loss, perplexity and bits a byte of a run on its validation split, or on other text."
 
@@ -56,14 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     from tfllm import experiment
     from tfllm.convert.hub import local_path
     from tfllm.data.errors import DataError
-    from tfllm.text_places import located
 
     lm = tfllm.load(arguments.run)
     untrained = list(lm.config.check_for_training())
     if untrained:
         raise ConfigError(untrained, arguments.run)
     folder = RunFolder(local_path(arguments.run))
-    config = _overridden(located(lm.config, folder), arguments.overrides, arguments.run)
+    config = _overridden(experiment.located(lm.config, folder), arguments.overrides, arguments.run)
     try:
         rows = experiment.held_out_rows(config, lm.tokenizer)
     except DataError as error:

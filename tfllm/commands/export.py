@@ -36,9 +36,9 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
     """
     start_tensorflow()
     import tfllm
+    from tfllm.experiment.model_source import is_run
+    from tfllm.experiment.stop_tokens import stop_ids
     from tfllm.export.saved_model import export_saved_model
-    from tfllm.pretrained import is_run
-    from tfllm.stop_tokens import stop_ids
     from tfllm.training.tensor_bundle import PATTERN
 
     if to is None and not is_run(Path(run_dir)):

@@ -14,7 +14,7 @@ from tfllm.commands.start import start_tensorflow
 from tfllm.config import ConfigError, ExperimentConfig, config_from_mapping, load_config
 from tfllm.config.build import to_mapping
 from tfllm.config.load import config_text
-from tfllm.run_folder import RunFolder
+from tfllm.experiment.run_folder import RunFolder
 
 SUMMARY = "parameters, memory, config and data of a run, of a config, or of another library's checkpoint."
 
@@ -44,17 +44,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     start_tensorflow()
     from tfllm import experiment
-    from tfllm.pretrained import expand
-    from tfllm.text_places import located
     from tfllm.tokenizers import load_tokenizer
     from tfllm.training.peak_memory import peak_memory_bytes
 
     if is_run:
-        config = located(config, folder)
+        config = experiment.located(config, folder)
         if arguments.overrides:
             mapping, source = to_mapping(config), f"the config of {path}"
             config = config_from_mapping(mapping, arguments.overrides, source=source, for_training=False)
-    config = expand(config)
+    config = experiment.expand(config)
     framework = peak_memory_bytes()
     tokenizer = load_tokenizer(folder.tokenizer) if is_run else experiment.prepare(config).tokenizer
     model = experiment.make_model(config, tokenizer.vocab_size, training=True)
@@ -100,7 +98,7 @@ def _inspect_checkpoint(path: Path) -> int:
 
 
 def _tokenizer_rows(path: Path) -> list[tuple[str, str]]:
-    from tfllm.pretrained import tokenizer_of
+    from tfllm.experiment.model_source import tokenizer_of
     from tfllm.tokenizers import TokenizerError
 
     try:

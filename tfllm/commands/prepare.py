@@ -37,9 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     start_tensorflow()
     from tfllm import experiment
     from tfllm.data.mixture import stores_of
-    from tfllm.pretrained import expand
 
-    config = expand(config)
+    config = experiment.expand(config)
     bars = Bars()
     try:
         prepared = experiment.prepare(config, progress=bars.progress)

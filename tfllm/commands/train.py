@@ -48,21 +48,17 @@ def run(arguments: argparse.Namespace) -> int:
     run_dir = expand_home(arguments.run_dir or Path("runs") / config.name, "--run-dir")
 
     start_tensorflow()
-    from tfllm import training_probe, training_run
-    from tfllm.pretrained import expand
-    from tfllm.run_folder import RunFolder
-    from tfllm.text_places import located
+    from tfllm import experiment
+    from tfllm.experiment.run_folder import RunFolder
     from tfllm.training.stop_request import exit_code
 
-    config = located(expand(config), RunFolder(run_dir), here_first=True)
+    config = experiment.located(experiment.expand(config), RunFolder(run_dir), here_first=True)
     if arguments.dry_run or arguments.replay:
-        lines = (
-            training_probe.dry_run(config) if arguments.dry_run else training_probe.replay(config, run_dir)
-        )
+        lines = experiment.dry_run(config) if arguments.dry_run else experiment.replay(config, run_dir)
         for line in lines:
             print(line, flush=True)
         return 0
-    outcome = training_run.train(config, run_dir)
+    outcome = experiment.train(config, run_dir)
     if outcome.stopped_by is not None:
         words = f"stopped by {outcome.stopped_by} and saved in {run_dir}; run the same command again to go on"
         print(words, file=sys.stderr)

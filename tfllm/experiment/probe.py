@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
 from tfllm.config.sections import OneDeviceConfig
-from tfllm.run_folder import RunFolder
+from tfllm.experiment.run_folder import RunFolder
+from tfllm.experiment.setup import TrainingSetup, set_up
 from tfllm.training.display import Display
 from tfllm.training.errors import TrainingError
 from tfllm.training.peak_memory import peak_memory_bytes
 from tfllm.training.replay import explain_step, load_batch
-from tfllm.training_setup import TrainingSetup, set_up
 
 
 def dry_run(config: ExperimentConfig, display: Display | None = None) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
+from tfllm.experiment.stop_tokens import named_ids
 from tfllm.generation.errors import GenerationError
-from tfllm.stop_tokens import named_ids
 from tfllm.tokenizers import Tokenizer, TokenizerError
 
 

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfllm.config import ConfigError, ExperimentConfig, Problem, save_config
-from tfllm.convert.checkpoint import load_model
+from tfllm.config import ExperimentConfig, save_config
 from tfllm.convert.errors import ConvertError
-from tfllm.convert.hub import local_path
 from tfllm.convert.huggingface import save_model
-from tfllm.embedding import embed
-from tfllm.experiment import make_generator, make_model
+from tfllm.experiment.parts import make_generator
+from tfllm.experiment.run_folder import RunFolder
+from tfllm.experiment.stop_tokens import named_ids
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
+from tfllm.language_model.embed import embed
+from tfllm.language_model.sentence_modules import SentenceModules
 from tfllm.models.decoder import Decoder
 from tfllm.models.keras_nlp_model import KerasNlpModel
-from tfllm.pretrained import Pretrained, config_of_preset, is_run, keras_nlp_preset, tokenizer_at
-from tfllm.run_folder import RunFolder
-from tfllm.sentence_modules import SentenceModules, read_sentence_modules, transformer_folder
-from tfllm.stop_tokens import named_ids
-from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
+from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat_template import encode_prompt
-from tfllm.training.checkpoint import Checkpointer, model_variables, restore_model
+from tfllm.training.checkpoint import Checkpointer, model_variables
 
 _FORMATS = ("tfllm", "huggingface")
 _SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
@@ -242,82 +239,3 @@ class LanguageModel:
             "do_sample": generation.temperature > 0,
             **(sampled if generation.temperature > 0 else {}),
         }
-
-
-def load(
-    source: str | Path,
-    *,
-    dtype: str = "float32",
-    jit_compile: bool = True,
-    notify: Callable[[str], None] = print,
-) -> LanguageModel:
-    """Loads a language model: one that was trained or saved here, or a checkpoint of another library.
-
-    Args:
-        source: The folder of a run, or one written by `LanguageModel.save`, of which the newest whole checkpoint is
-            taken; a folder of transformers, with safetensors; a `.gguf` file; `hf://org/name`; or
-            `keras_nlp://preset`, a preset of KerasHub by name or folder.
-        dtype: Of weights and arithmetic: float32, bfloat16 or float16.
-        jit_compile: As in `LanguageModel`.
-        notify: Receives a line when a damaged checkpoint is passed over, and for each key of another library's
-            config that was not understood.
-
-    Raises:
-        ConvertError: when a checkpoint of another library is damaged or not understood.
-        ConfigError: when the folder is neither.
-        CheckpointError: when a run holds no whole checkpoint, or one of another model.
-        TokenizerError: when the tokenizer is not understood.
-
-    Example:
-        >>> lm = tfllm.load("SmolLM2-135M-Instruct.Q4_1.gguf")
-        >>> lm.generate("What is the capital of France?", chat=True)
-    """
-    preset = keras_nlp_preset(source)
-    if preset is not None:
-        return _load_preset(str(source), preset, dtype, jit_compile)
-    path = local_path(source)
-    if is_run(path):
-        return _load_run(path, dtype, jit_compile, notify)
-    folder = path
-    if path.suffix != ".gguf" and path != (path := transformer_folder(path)):
-        source = path
-    if path.suffix != ".gguf" and not (path / "config.json").exists():
-        rule = "holds neither config.yaml, as runs do, nor config.json, as checkpoints do"
-        mend = "give the folder of a run, e.g. runs/quickstart, or a checkpoint"
-        raise ConfigError([Problem(str(path), Problem.ABSENT, rule, mend)], "the model")
-    pretrained = Pretrained(source)
-    tokenizer = _tokenizer(lambda: pretrained.tokenizer, notify)
-    config, modules = pretrained.config(), read_sentence_modules(folder)
-    for note in pretrained.notes():
-        notify(note)
-    model = load_model(pretrained.checkpoint, dtype=dtype)
-    return LanguageModel(model, tokenizer, config, jit_compile=jit_compile, sentence_modules=modules)
-
-
-def _tokenizer(read: Callable[[], Tokenizer], notify: Callable[[str], None]) -> Tokenizer | None:
-    """A tokenizer, or None and a line where there is none: the model can be used without."""
-    try:
-        return read()
-    except NoTokenizerError as error:
-        notify(f"{error}; until then it reads and writes no text")
-        return None
-
-
-def _load_preset(source: str, preset: str, dtype: str, jit_compile: bool) -> LanguageModel:
-    tokenizer = tokenizer_at(source)
-    model = KerasNlpModel(preset=preset, dtype=dtype)
-    config = config_of_preset(source, model.max_seq_len)
-    return LanguageModel(model, tokenizer, config, jit_compile=jit_compile)
-
-
-def _load_run(path: Path, dtype: str, jit_compile: bool, notify: Callable[[str], None]) -> LanguageModel:
-    folder = RunFolder(path)
-    config = folder.load_config()
-    modules = read_sentence_modules(folder.sentence)
-    tokenizer = _tokenizer(lambda: read_tokenizer(folder.tokenizer), notify)
-    size = config.model.vocab_size or 0 if tokenizer is None else tokenizer.vocab_size
-    model = make_model(config, size, dtype=dtype)
-    restored = restore_model(folder.checkpoints, model, notify=notify)
-    return LanguageModel(
-        model, tokenizer, config, step=restored.step, jit_compile=jit_compile, sentence_modules=modules
-    )

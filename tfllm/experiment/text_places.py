@@ -9,7 +9,7 @@ from typing import Any
 from tfllm.config import ExperimentConfig
 from tfllm.config.data import MixtureConfig
 from tfllm.data.sources.files import matches
-from tfllm.run_folder import RunFolder
+from tfllm.experiment.run_folder import RunFolder
 
 
 def folder_of_text(run: RunFolder) -> dict[str, str]:

@@ -9,10 +9,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfllm import experiment
 from tfllm.config import ExperimentConfig
 from tfllm.data.store import RowStore
 from tfllm.evaluation.evaluator import Evaluator
+from tfllm.experiment.checks import sample_ids
+from tfllm.experiment.cost import flops_per_token
+from tfllm.experiment.parts import make_evaluator, make_generator
+from tfllm.experiment.setup import TrainingSetup, set_up
 from tfllm.training.callbacks import (
     Callback,
     Evaluate,
@@ -34,8 +37,6 @@ from tfllm.training.stop_request import StopRequest
 from tfllm.training.tensorboard import TensorBoard
 from tfllm.training.throughput import peak_flops
 from tfllm.training.trainer import Trainer
-from tfllm.training_checks import sample_ids
-from tfllm.training_setup import TrainingSetup, set_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,7 @@ class _Run:
             log=log,
             writer=self.writer,
             show=show,
-            flops_per_token=experiment.flops_per_token(self.setup.model, config.data.seq_len),
+            flops_per_token=flops_per_token(self.setup.model, config.data.seq_len),
             peak_flops=peak_flops(training.precision) * _devices(self.setup.strategy),
             scaled=self.setup.loss_scale is not None,
         )
@@ -160,7 +161,7 @@ class _Run:
         return shows
 
     def _evaluator(self) -> Evaluator:
-        return experiment.make_evaluator(
+        return make_evaluator(
             self.config,
             self.setup.model,
             self.setup.task,
@@ -173,7 +174,7 @@ class _Run:
         settings = dataclasses.asdict(self.config.generation)
         prompts, stop_tokens = settings.pop("prompts"), settings.pop("stop_tokens")
         tokenizer = self.setup.prepared.tokenizer
-        generator = experiment.make_generator(self.setup.model, tokenizer, stop_tokens, jit_compile=False)
+        generator = make_generator(self.setup.model, tokenizer, stop_tokens, jit_compile=False)
 
         def sample() -> list[tuple[str, str]]:
             ids = [sample_ids(tokenizer, prompt) for prompt in prompts]

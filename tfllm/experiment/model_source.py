@@ -19,12 +19,12 @@ from tfllm.convert.config_reader import shown
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.gguf_file import open_gguf
 from tfllm.convert.hub import local_path
+from tfllm.experiment.run_folder import RunFolder
+from tfllm.experiment.stop_tokens import checked_ids, names_of_ids
 from tfllm.json_text import read_json
 from tfllm.models.decoder import Decoder
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_decoder import EncoderDecoder
-from tfllm.run_folder import RunFolder
-from tfllm.stop_tokens import checked_ids, names_of_ids
 from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
 from tfllm.tokenizers.end_of_turn import end_names
 from tfllm.tokenizers.extension import with_special_tokens

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import tfllm
 from tfllm.convert.checkpoint import DTYPES, read_checkpoint
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.hub import local_path
-from tfllm.pretrained import is_run
+from tfllm.experiment.model_source import is_run
+from tfllm.language_model.load import load
 
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -33,9 +33,7 @@ def convert(source: str | Path, folder: str | Path, *, to: str, dtype: str | Non
         raise ConvertError(f"{folder} is not empty; give a folder that does not exist yet")
     if dtype is not None and dtype not in DTYPES:
         raise ConvertError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
-    tfllm.load(source, dtype=dtype or _stored_dtype(local_path(source)), jit_compile=False).save(
-        folder, to=to
-    )
+    load(source, dtype=dtype or _stored_dtype(local_path(source)), jit_compile=False).save(folder, to=to)
 
 
 def _stored_dtype(path: Path) -> str:

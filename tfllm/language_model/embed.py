@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import bucket
+from tfllm.language_model.sentence_modules import SentenceModules, unit
 from tfllm.models.encoder_decoder import EncoderDecoder
-from tfllm.sentence_modules import SentenceModules, unit
 from tfllm.tokenizers import Tokenizer
 
 # What is asked for by name to what it is called in folders of sentence-transformers.

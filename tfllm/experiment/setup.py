@@ -15,16 +15,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfllm import experiment
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.data.pipeline import training_batches
-from tfllm.experiment import Prepared
+from tfllm.experiment.build import arguments_of
+from tfllm.experiment.checks import best_metric, check_late
+from tfllm.experiment.model import make_model
+from tfllm.experiment.model_source import start_from_source
+from tfllm.experiment.parts import make_optimizer_of, make_task
+from tfllm.experiment.run_folder import RunFolder
+from tfllm.experiment.run_lock import locked_run
+from tfllm.experiment.text import Prepared, make_source, make_tokenizer, prepare
+from tfllm.experiment.text_places import folder_of_text
 from tfllm.export.signatures import Limits
-from tfllm.pretrained import start_from_source
-from tfllm.run_folder import RunFolder
-from tfllm.run_lock import locked_run
-from tfllm.text_places import folder_of_text
 from tfllm.tokenizers import load_tokenizer
 from tfllm.training.callbacks import TrainerState
 from tfllm.training.checkpoint import Checkpointer, Restored, model_variables
@@ -40,7 +43,6 @@ from tfllm.training.distribution import (
 from tfllm.training.errors import TrainingError
 from tfllm.training.loss_scale import LossScale
 from tfllm.training.train_step import TrainStep
-from tfllm.training_checks import best_metric, check_late
 from tfllm.version import __version__
 
 _MENDS = {
@@ -69,7 +71,7 @@ def set_up(
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
     section = config.distribution
-    strategy = make_strategy(section.type, **experiment.arguments_of(section, "type"))
+    strategy = make_strategy(section.type, **arguments_of(section, "type"))
     _check_batch(config, strategy)
     run = RunFolder(folder)
     chief = is_chief(strategy)
@@ -115,12 +117,12 @@ class TrainingSetup:
         self.is_chief = is_chief(strategy)
         precision = config.training.precision
         with strategy.scope():
-            self.model = experiment.make_model(config, prepared.tokenizer.vocab_size, training=True)
-            self.optimizer = experiment.make_optimizer_of(config, self.model)
+            self.model = make_model(config, prepared.tokenizer.vocab_size, training=True)
+            self.optimizer = make_optimizer_of(config, self.model)
             self.loss_scale = LossScale() if precision == "mixed_float16" else None
         if config.export.at_end:
             Limits.of(self.model, config.export.max_new_tokens)
-        self.task = experiment.make_task(config, prepared.tokenizer)
+        self.task = make_task(config, prepared.tokenizer)
         self.step = self._make_step()
         training = config.training
         self.best = best_metric(config, self.task)
@@ -242,12 +244,12 @@ def _prepare(config: ExperimentConfig, run: RunFolder, display: Display, records
     if records:
         run.check(config)
     kept = run.tokenizer.exists()
-    source = experiment.make_source(config.data.train)
-    tokenizer = load_tokenizer(run.tokenizer) if kept else experiment.make_tokenizer(config, source)
-    check_late(config, tokenizer, experiment.make_task(config, tokenizer), run.export)
+    source = make_source(config.data.train)
+    tokenizer = load_tokenizer(run.tokenizer) if kept else make_tokenizer(config, source)
+    check_late(config, tokenizer, make_task(config, tokenizer), run.export)
     if records:
         run.open_for(config)
-    prepared = experiment.prepare(config, tokenizer, source=source)
+    prepared = prepare(config, tokenizer, source=source)
     if not kept:
         part = run.tokenizer.with_name(f".part_tokenizer_{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,85 @@
+"""What a training step costs: arithmetic and memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.config import ExperimentConfig
+from tfllm.layers.causal_attention import group_size_for
+from tfllm.models.keras_nlp_model import KerasNlpModel
+from tfllm.tasks.vocabulary_loss import chunk_tokens_for
+from tfllm.training.memory import StepShape, compiler_bytes, estimate, optimizer_bytes
+from tfllm.training.throughput import training_flops_per_token
+
+
+def flops_per_token(model: Any, seq_len: int) -> float:
+    """FLOPs of forward and backward for a token of a row of `seq_len`."""
+    matrices = [v for v in model.trainable_variables if len(v.shape) >= 2]
+    lookups = [v for v in matrices if v.path.endswith("embeddings")]
+    weights = sum(math.prod(v.shape) for v in matrices) - sum(math.prod(v.shape) for v in lookups)
+    if model.tie_embeddings:
+        weights += model.vocab_size * model.hidden_dim
+    return training_flops_per_token(
+        num_weights=weights,
+        num_layers=model.num_layers,
+        width=model.num_heads * model.head_dim,
+        seq_len=seq_len,
+    )
+
+
+def memory_of(config: ExperimentConfig, model: Any, *, framework: int = 0) -> dict[str, int]:
+    """Bytes of a training step on one device, by part.
+
+    Args:
+        config: The experiment.
+        model: From `make_model(..., training=True)`.
+        framework: Bytes of the process without a model. On the CPU, compiling takes of the same memory.
+    """
+    training, optimizer = config.training, config.optimizer
+    share = training.global_batch_size // config.distribution.replicas
+    rows = training.microbatch_size or share
+    shape = step_shape(
+        model,
+        rows=rows,
+        seq_len=config.data.seq_len,
+        loss_chunk_tokens=training.loss_chunk_tokens,
+        num_microbatches=max(1, share // rows),
+    )
+    momentum = getattr(optimizer, "momentum", 0.0)
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    return estimate(
+        shape,
+        weights=model.count_params(),
+        optimizer_state=optimizer_bytes(optimizer.type, model.trainable_variables, momentum=momentum),
+        averaged_weights=optimizer.ema_decay is not None,
+        framework=framework,
+        compiler=compiler_bytes(shape, model.trainable_variables) if on_cpu else 0,
+    )
+
+
+def step_shape(
+    model: Any, *, rows: int, seq_len: int, loss_chunk_tokens: int | None, num_microbatches: int = 1
+) -> StepShape:
+    """The sizes of a model's training step; `rows` are those of a microbatch."""
+    keras_nlp = model if isinstance(model, KerasNlpModel) else None
+    return StepShape(
+        num_layers=model.num_layers,
+        hidden_dim=model.hidden_dim,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        intermediate_dim=model.intermediate_dim,
+        gated=keras_nlp.gated if keras_nlp else model.blocks[0].feed_forward.gate is not None,
+        vocab_size=model.vocab_size,
+        rows=rows,
+        seq_len=seq_len,
+        loss_chunk_tokens=loss_chunk_tokens or chunk_tokens_for(model.vocab_size),
+        compute_bytes=4 if model.compute_dtype == "float32" else 2,
+        remat=model.remat,
+        attention_group_size=seq_len if keras_nlp else group_size_for(seq_len),
+        attention_block_size=model.attention_block_size,
+        num_microbatches=num_microbatches,
+    )

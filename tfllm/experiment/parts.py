@@ -1,0 +1,110 @@
+"""A config → what works on the model: task, evaluator, generator, optimizer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.config import ExperimentConfig
+from tfllm.data.mixture import RowMixture
+from tfllm.data.pipeline import evaluation_batches
+from tfllm.data.store import RowStore
+from tfllm.evaluation.evaluator import Evaluator
+from tfllm.experiment.build import arguments_of
+from tfllm.experiment.stop_tokens import stop_ids
+from tfllm.generation.generate import Generator
+from tfllm.tasks.causal_lm import CausalLM
+from tfllm.tokenizers import Tokenizer
+from tfllm.training.distribution import shares_of
+from tfllm.training.optimizers import Optimizer, make_optimizer
+from tfllm.training.parameter_groups import ParameterGroup
+from tfllm.training.schedules import Schedule
+
+
+def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> CausalLM:
+    """Builds the task."""
+    return CausalLM(
+        token_byte_lengths=tokenizer.token_byte_lengths(),
+        loss_chunk_tokens=config.training.loss_chunk_tokens,
+    )
+
+
+def make_evaluator(
+    config: ExperimentConfig,
+    model: Any,
+    task: Any,
+    rows: RowStore | RowMixture,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    averaged: Any = contextlib.nullcontext,
+) -> Evaluator:
+    """Builds the evaluator of the validation rows.
+
+    Args:
+        config: The experiment.
+        model: The model.
+        task: The task.
+        rows: The validation rows.
+        strategy: The strategy that the model was made under; None is one device.
+        averaged: Makes the context in which the model holds the weights to evaluate.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    microbatch = config.training.microbatch_size
+    size = microbatch * replicas if microbatch else config.training.global_batch_size
+
+    def batches() -> Any:
+        def of_pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            shares = shares_of(context, strategy)
+            return evaluation_batches(rows, batch_size=size, num_shares=replicas, shares=shares)
+
+        if replicas == 1:
+            return evaluation_batches(rows, batch_size=size)
+        return strategy.distribute_datasets_from_function(of_pipeline)
+
+    return Evaluator(
+        model=model,
+        task=task,
+        batches=batches,
+        strategy=strategy,
+        averaged=averaged,
+        jit_compile=config.training.jit_compile,
+    )
+
+
+def make_generator(
+    model: Any, tokenizer: Tokenizer | None, stop_tokens: Sequence[str] = (), *, jit_compile: bool = True
+) -> Generator:
+    """Builds a generator that stops at the end of a document, and chooses no token that the tokenizer lacks."""
+    return Generator(
+        model,
+        stop_ids=stop_ids(tokenizer, stop_tokens),
+        pad_id=0 if tokenizer is None else tokenizer.pad_id,
+        num_tokens=None if tokenizer is None else tokenizer.vocab_size,
+        jit_compile=jit_compile,
+        label=None if tokenizer is None else tokenizer.token_label,
+    )
+
+
+def make_optimizer_of(config: ExperimentConfig, model: Any) -> Optimizer:
+    """Builds the optimizer; call under the strategy's scope."""
+    section, schedule = config.optimizer, config.optimizer.schedule
+    course = Schedule(
+        kind=schedule.type,
+        peak=section.learning_rate,
+        total_steps=config.training.steps,
+        **arguments_of(schedule, "type"),
+    )
+    groups = [ParameterGroup(**arguments_of(group)) for group in section.groups]
+    # Clipping and skipping are the train step's.
+    without = ("type", "learning_rate", "schedule", "groups", "clip_norm", "skip_above")
+    return make_optimizer(
+        section.type,
+        learning_rate=course,
+        variables=model.trainable_variables,
+        groups=groups,
+        **arguments_of(section, *without),
+    )
