@@ -113,7 +113,7 @@ def _environment() -> dict[str, str]:
 
 def _write(folder: str, size: str, stored: str) -> None:
     """A named size with random weights."""
-    from tfllm.config.model import DECODER_SIZES
+    from tfllm.config.decoder import DECODER_SIZES
     from tfllm.convert.huggingface import save_model
     from tfllm.models.decoder import Decoder
 

@@ -99,13 +99,14 @@ def _work(row: dict[str, Any], steps: int) -> None:
     from tfllm.training.optimizers import make_optimizer
     from tfllm.training.peak_memory import peak_memory_bytes
     from tfllm.training.train_step import TrainStep, metrics_by_name
+    from tfllm.training.update_rules import AdamW
 
     started = peak_memory_bytes()
     arguments = {name: value for name, value in row.items() if name not in _STEP}
     keras.utils.set_random_seed(0)
     model = Decoder(**arguments, max_seq_len=row["seq_len"])
     model.build()
-    optimizer = make_optimizer("adamw", learning_rate=1e-3, variables=model.trainable_variables)
+    optimizer = make_optimizer(AdamW(), learning_rate=1e-3, variables=model.trainable_variables)
     count = row.get("num_microbatches", 1)
     step = TrainStep(
         model=model,
@@ -135,7 +136,7 @@ def _work(row: dict[str, Any], steps: int) -> None:
         loss_chunk_tokens=row.get("loss_chunk_tokens"),
         num_microbatches=count,
     )
-    state = optimizer_bytes("adamw", model.trainable_variables)
+    state = optimizer_bytes(AdamW(), model.trainable_variables)
     named = metrics_by_name(metrics)
     report = {
         "peak": peak_memory_bytes(),

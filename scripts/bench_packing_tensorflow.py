@@ -71,6 +71,7 @@ def _train_step(settings: Report):
     from tfllm.tasks.causal_lm import CausalLM
     from tfllm.training.optimizers import make_optimizer
     from tfllm.training.train_step import TrainStep
+    from tfllm.training.update_rules import AdamW
 
     tf.keras.utils.set_random_seed(0)
     model = Decoder(
@@ -86,7 +87,7 @@ def _train_step(settings: Report):
     )
     model.build()
     optimizer = make_optimizer(
-        "adamw", learning_rate=3e-4, weight_decay=0.1, variables=model.trainable_variables
+        AdamW(), learning_rate=3e-4, weight_decay=0.1, variables=model.trainable_variables
     )
     strategy = tf.distribute.get_strategy()
     return TrainStep(model=model, task=CausalLM(), optimizer=optimizer, strategy=strategy, clip_norm=1.0)

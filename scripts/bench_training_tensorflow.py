@@ -37,6 +37,7 @@ def _tfllm(settings: Report):
     from tfllm.training.optimizers import make_optimizer
     from tfllm.training.precision import dtype_policy
     from tfllm.training.train_step import METRICS, TrainStep
+    from tfllm.training.update_rules import AdamW
 
     tf.keras.utils.set_random_seed(0)
     model = Decoder(
@@ -54,7 +55,7 @@ def _tfllm(settings: Report):
     )
     model.build()
     optimizer = make_optimizer(
-        "adamw", learning_rate=3e-4, weight_decay=0.1, variables=model.trainable_variables
+        AdamW(), learning_rate=3e-4, weight_decay=0.1, variables=model.trainable_variables
     )
     step = TrainStep(
         model=model,

@@ -24,9 +24,10 @@ import tensorflow as tf
 
 from tfllm.models.decoder import Decoder
 from tfllm.tasks.causal_lm import CausalLM
-from tfllm.training.distribution import make_strategy
+from tfllm.training.distribution import mirrored, one_device
 from tfllm.training.optimizers import make_optimizer
 from tfllm.training.train_step import TrainStep
+from tfllm.training.update_rules import AdamW
 
 VOCAB, LENGTH, BATCH = 64, 16, 8
 CLIP_NORM = 0.5
@@ -42,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and dropout")
     options = parser.parse_args(argv)
     # The mirrored strategy first: its logical devices must be made before TensorFlow starts.
-    mirrored = make_strategy("mirrored", num_devices=2)
+    strategy = mirrored(2)
     data = make_batches(options.steps, options.seed)
-    two = train(mirrored, data, options.seed)
-    one = train(make_strategy("one_device"), data, options.seed)
+    two = train(strategy, data, options.seed)
+    one = train(one_device(), data, options.seed)
     difference = np.abs(two - one) / np.abs(one)
     shares = [batch["loss_weights"].numpy().reshape(2, -1).sum(axis=1) for batch in data]
     clipped = np.mean(one[:, 1] > CLIP_NORM)
@@ -86,7 +87,7 @@ def train(strategy: tf.distribute.Strategy, data: tf.data.Dataset, seed: int) ->
         )
         model.build()
         variables = model.trainable_variables
-        optimizer = make_optimizer("adamw", learning_rate=3e-3, weight_decay=0.1, variables=variables)
+        optimizer = make_optimizer(AdamW(), learning_rate=3e-3, weight_decay=0.1, variables=variables)
     step = tf.function(
         TrainStep(
             model=model,

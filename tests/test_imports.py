@@ -55,6 +55,28 @@ def imports(path, within):
                 yield whole if _is_module(whole) else node.module
 
 
+def built(path):
+    """Yields the addresses that a module's registrations name: `package.module:name`, for `experiment` to import."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "register":
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            yield ast.literal_eval(given["builds"])
+
+
+def _top_level(module):
+    """Names that a module defines or hands on."""
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+
+
+BUILT = [(module, address) for module, path in modules() for address in built(path) if address is not None]
+
+
 def _is_module(name):
     path = PACKAGE.parent.joinpath(*name.split("."))
     return path.is_dir() or path.with_suffix(".py").exists()
@@ -91,6 +113,20 @@ def violations(module, names):
 def test_a_module_knows_only_whom_it_may(module, path):
     names = list(imports(path, module))
     assert not list(violations(module, names))
+
+
+@pytest.mark.parametrize(("module", "address"), BUILT)
+def test_a_section_is_built_by_what_is_there(module, address):
+    """A registration imports nothing; `experiment` imports what it names."""
+    assert module.split(".")[0] == "config"
+    name, _, attribute = address.partition(":")
+    assert _is_module(name)
+    assert attribute in _top_level(name)
+    assert not list(violations("experiment.build", [name]))
+
+
+def test_every_registration_names_its_builder():
+    assert len(BUILT) > 20
 
 
 def test_the_rules_can_fail():

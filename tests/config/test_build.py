@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -14,8 +15,10 @@ from tfllm.config import (
 )
 from tfllm.config.build import build, to_mapping
 from tfllm.config.data import SOURCES
-from tfllm.config.model import DECODER_SIZES, MODELS
+from tfllm.config.decoder import DECODER_SIZES
+from tfllm.config.model import MODELS
 from tfllm.config.optimizer import OPTIMIZERS, SCHEDULES
+from tfllm.config.registry import RegistryError
 from tfllm.config.sections import DISTRIBUTIONS, TASKS, TOKENIZERS
 
 # What each registered type needs beside its name.
@@ -386,7 +389,7 @@ def test_shares_and_norms_have_their_range(override):
 def test_a_plug_in_type_is_built_saved_and_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(SOURCES, "_classes", dict(SOURCES._classes))
 
-    @SOURCES.register("reversed_text")
+    @SOURCES.register("reversed_text", builds="my_package.sources:Reversed")
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Reversed:
         type: str = "reversed_text"
@@ -404,12 +407,43 @@ def test_a_plug_in_type_is_built_saved_and_listed(tmp_path, monkeypatch):
     assert "did you mean reversed_text?" in message
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thing:
+    type: str = "a"
+    size: int = setting(1)
+
+    @property
+    def weight(self):
+        return 2
+
+
 def test_a_type_is_registered_once():
     registry = Registry("thing")
-    registry.register("a")(int)
-    with pytest.raises(ValueError, match="thing type 'a' is registered twice"):
-        registry.register("a")(str)
+    registry.register("a", builds="a.b:C")(Thing)
+    with pytest.raises(
+        RegistryError, match=r"thing type 'a' is registered twice, by tests.config.test_build"
+    ):
+        registry.register("a", builds=None)(Thing)
     assert registry.get(["a"]) is None
+    assert Thing.builds == "a.b:C"
+
+
+@pytest.mark.parametrize(
+    ("cls", "builds", "words"),
+    [
+        (int, None, "is no dataclass; write @dataclasses.dataclass"),
+        (Thing, "a.b.C", "builds 'a.b.C', which is no address; write package.module:name"),
+        (Thing, "a b:C", "which is no address"),
+    ],
+)
+def test_what_is_no_type_is_not_registered(cls, builds, words):
+    registry = Registry("thing", needs=("size", "weight"))
+    with pytest.raises(RegistryError, match=re.escape(words)):
+        registry.register("a", builds=builds)(cls)
+    with pytest.raises(RegistryError, match="lacks length, which every thing has; declare it in Thing"):
+        Registry("thing", needs=("length", "size")).register("a", builds=None)(Thing)
+    assert registry.names() == []
+    registry.register("a", builds=None)(Thing)
 
 
 def test_build_and_to_mapping_are_inverse_for_nested_dataclasses():

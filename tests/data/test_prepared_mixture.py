@@ -12,7 +12,7 @@ from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import DataError, MixtureSource, RowMixture
 from tfllm.data.pipeline import training_batches
 from tfllm.data.sources import jsonl
-from tfllm.experiment import text
+from tfllm.experiment import tokenizer
 from tfllm.experiment.setup import set_up
 from tfllm.training.display import Display
 
@@ -95,10 +95,10 @@ def test_a_start_reads_each_file_once_for_its_digest(files, tmp_path, monkeypatc
 
 def test_a_tokenizer_learns_from_every_source_by_its_weight(files, monkeypatch):
     seen = []
-    monkeypatch.setattr(text, "sampled_texts", lambda texts, max_bytes: seen.append(max_bytes) or [])
+    monkeypatch.setattr(tokenizer, "sampled_texts", lambda texts, max_bytes: seen.append(max_bytes) or [])
     source = experiment.make_source(config_from_mapping(mapping(files, {"a": 0.25, "b": 0.75})).data.train)
     assert isinstance(source, MixtureSource) and len(list(source.documents())) == 380
-    assert list(text._sample(source, None, 1000)) == [] and seen == [250, 750]
+    assert list(tokenizer._sample(source, None, 1000)) == [] and seen == [250, 750]
 
 
 @pytest.mark.parametrize(

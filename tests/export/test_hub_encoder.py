@@ -25,6 +25,7 @@ from tfllm.tokenizers.wordpiece import WordPieceTokenizer
 from tfllm.training.checkpoint import model_variables
 from tfllm.training.optimizers import make_optimizer
 from tfllm.training.train_step import TrainStep
+from tfllm.training.update_rules import SGD
 
 SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
 WORDS = ["low", "##er", "##est", "new", "wide", ",", "a"]
@@ -134,7 +135,7 @@ def test_a_training_step_changes_it_alike(folder, features):
         step = TrainStep(
             model=which,
             task=SumOfSquares(),
-            optimizer=make_optimizer("sgd", learning_rate=0.1, variables=which.trainable_variables),
+            optimizer=make_optimizer(SGD(), learning_rate=0.1, variables=which.trainable_variables),
             strategy=tf.distribute.get_strategy(),
             clip_norm=1.0,
             jit_compile=False,

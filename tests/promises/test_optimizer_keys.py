@@ -15,7 +15,7 @@ from tfllm.config.build import to_mapping
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.setup import TrainingSetup
 from tfllm.training.display import Display
-from tfllm.training.distribution import make_strategy
+from tfllm.training.distribution import one_device
 
 STEPS, TOTAL, LAYERS = 3, 6, 2
 SHARED = {
@@ -183,7 +183,7 @@ def step_taken(runs):
         setup = TrainingSetup(
             config,
             RunFolder(runs.folder / "none"),
-            make_strategy("one_device"),
+            one_device(),
             prepared,
             Display(total_steps=1, silent=True),
         )

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from tests.training.rules import optimizer_of
 from tests.training.toy import toy_model
-from tfllm.training.optimizers import make_optimizer
 
 STEPS, SKIPPED = 3, 1
 
@@ -21,7 +21,7 @@ def take_steps(strategy, kind, *, jit_compile=False, **settings):
     """Weights and state on every replica of this process: [{name: array} for each replica]."""
     with strategy.scope():
         model = toy_model()
-        optimizer = make_optimizer(
+        optimizer = optimizer_of(
             kind,
             learning_rate=lambda i: 0.1 / tf.cast(i + 1, tf.float32),
             variables=model.trainable_variables,

@@ -9,7 +9,7 @@ from tfllm.training.distribution import (
     check_agreement,
     gather_from_workers,
     is_chief,
-    make_strategy,
+    multi_worker,
     num_workers,
 )
 from tfllm.training.errors import TrainingError
@@ -18,7 +18,7 @@ SETTINGS = {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.1, "n
 
 
 def main(out, precision, addresses, index):
-    strategy = make_strategy("multi_worker", workers=addresses.split(","), index=int(index))
+    strategy = multi_worker(addresses.split(","), int(index))
     assert num_workers(strategy) == 2
     assert is_chief(strategy) == (index == "0")
     assert gather_from_workers(strategy, [int(index), 7]) == [[0, 7], [1, 7]]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.training.rules import RULES, optimizer_of
 from tests.training.toy import batch, run_steps, toy_model, toy_step
 from tfllm.training import tensor_bundle
 from tfllm.training.checkpoint import Checkpointer, model_variables, restore_model
 from tfllm.training.checkpoint_folder import checkpoint_paths, read_best
 from tfllm.training.errors import CheckpointError
-from tfllm.training.optimizers import OPTIMIZERS, make_optimizer
 
 
 def named(step):
@@ -55,12 +55,12 @@ def names(checkpointer):
     return sorted(path.name for path in checkpointer.folder.iterdir())
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("kind", RULES)
 def test_every_optimizer_comes_back_whole(kind, tmp_path):
     model = toy_model(tie_embeddings=False)
     variables = model.trainable_variables
     settings = {"ema_decay": 0.9, **({"momentum": 0.9} if kind == "sgd" else {})}
-    optimizer = make_optimizer(kind, learning_rate=0.01, weight_decay=0.1, variables=variables, **settings)
+    optimizer = optimizer_of(kind, learning_rate=0.01, weight_decay=0.1, variables=variables, **settings)
     rng = np.random.default_rng(0)
     optimizer.apply([tf.constant(rng.normal(size=v.shape), tf.float32) for v in variables])
     everything = {**model_variables(model), **optimizer.named_variables}

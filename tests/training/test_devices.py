@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfllm.commands import start
 from tfllm.training import throughput
-from tfllm.training.distribution import make_strategy
+from tfllm.training.distribution import one_device
 from tfllm.training.errors import TrainingError
 from tfllm.training.peak_memory import memory_errors
 
@@ -74,13 +74,13 @@ def gpus(monkeypatch):
 
 def test_one_device_leaves_the_other_gpus_alone(gpus):
     devices, shown = gpus(4)
-    assert make_strategy("one_device").num_replicas_in_sync == 1
+    assert one_device().num_replicas_in_sync == 1
     assert shown == [(devices[:1], "GPU")]
 
 
 def test_one_gpu_is_not_touched(gpus):
     _, shown = gpus(1)
-    make_strategy("one_device")
+    one_device()
     assert not shown
 
 
@@ -91,7 +91,7 @@ def test_gpus_that_are_taken_already_stay_so(gpus, monkeypatch):
         raise RuntimeError("Visible devices cannot be modified after being initialized")
 
     monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
-    make_strategy("one_device")
+    one_device()
 
 
 @pytest.mark.parametrize(

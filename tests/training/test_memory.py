@@ -3,9 +3,10 @@ import math
 
 import pytest
 
+from tests.training.rules import RULES, optimizer_of
 from tests.training.toy import toy_model
 from tfllm.training.memory import StepShape, compiler_bytes, estimate, optimizer_bytes
-from tfllm.training.optimizers import make_optimizer
+from tfllm.training.update_rules import SGD, Lion
 
 SHAPE = StepShape(
     num_layers=6,
@@ -27,18 +28,18 @@ def total(**changes):
     return sum(estimate(dataclasses.replace(SHAPE, **changes), weights=10, optimizer_state=0).values())
 
 
-@pytest.mark.parametrize("kind", ["adamw", "lion", "sgd", "adafactor", "lamb", "muon"])
+@pytest.mark.parametrize("kind", RULES)
 def test_the_state_is_what_the_optimizer_makes(kind):
     variables = toy_model().trainable_variables
-    optimizer = make_optimizer(kind, learning_rate=0.1, variables=variables)
+    optimizer = optimizer_of(kind, learning_rate=0.1, variables=variables)
     made = sum(4 * math.prod(v.shape) for v in optimizer.variables if len(v.shape))
-    assert optimizer_bytes(kind, variables) == made
+    assert optimizer_bytes(RULES[kind](), variables) == made
 
 
 def test_momentum_is_a_slot():
     variables = toy_model().trainable_variables
-    assert optimizer_bytes("sgd", variables) == 0
-    assert optimizer_bytes("sgd", variables, momentum=0.9) == optimizer_bytes("lion", variables)
+    assert optimizer_bytes(SGD(), variables) == 0
+    assert optimizer_bytes(SGD(momentum=0.9), variables) == optimizer_bytes(Lion(), variables)
 
 
 def test_each_saving_saves():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.training.rules import optimizer_of
 from tfllm.training.errors import TrainingError
-from tfllm.training.optimizers import make_optimizer
 from tfllm.training.parameter_groups import ParameterGroup, depths, trained_parameters
 
 PATHS = {
@@ -88,7 +88,7 @@ def test_scale_decay_and_freezing_reach_the_weights():
         ParameterGroup(pattern="*block_00*", freeze=True),
         ParameterGroup(pattern="*block_01*", learning_rate_scale=0.5, weight_decay=0.4),
     ]
-    optimizer = make_optimizer("sgd", learning_rate=0.1, weight_decay=0.2, variables=model, groups=groups)
+    optimizer = optimizer_of("sgd", learning_rate=0.1, weight_decay=0.2, variables=model, groups=groups)
     assert [v.path for v in optimizer.trainable] == [path for path in PATHS if "block_00" not in path]
     optimizer.apply([tf.ones(v.shape) for v in optimizer.trainable])
     expected = {

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.training.rules import optimizer_of
 from tests.training.toy import toy_model
 from tfllm.training.norms import global_norm
-from tfllm.training.optimizers import make_optimizer
 from tfllm.training.parameter_groups import decays
-from tfllm.training.schedules import Schedule
+from tfllm.training.schedules import Cosine
 from tfllm.training.update_rules import orthogonalized
 
 STEPS = 6
@@ -17,7 +17,7 @@ ADAM = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3}
 
 
 def schedule(peak=0.1):
-    return Schedule(kind="cosine", peak=peak, total_steps=8, warmup_steps=3, final_fraction=0.1)
+    return Cosine(peak=peak, total_steps=8, warmup_steps=3, final_fraction=0.1)
 
 
 def gradients_of(step, variables):
@@ -31,7 +31,7 @@ def assert_as_keras(theirs, kind, rate=0.1, weight_decay=0.2, atol=2e-6, **argum
     ours_model, theirs_model = (toy_model(tie_embeddings=False, norm="layer_norm") for _ in range(2))
     ours, expected = ours_model.trainable_variables, theirs_model.trainable_variables
     theirs.exclude_from_weight_decay(var_list=[v for v in expected if not decays(v, decay_embeddings=False)])
-    optimizer = make_optimizer(
+    optimizer = optimizer_of(
         kind, learning_rate=schedule(rate), weight_decay=weight_decay, variables=ours, **arguments
     )
     start = [v.numpy() for v in ours]
@@ -77,7 +77,7 @@ def test_adafactor_without_relative_step_takes_the_rate_as_it_is():
         model = toy_model()
         variable = model.trainable_variables[0]
         before = variable.numpy()
-        optimizer = make_optimizer(
+        optimizer = optimizer_of(
             "adafactor",
             learning_rate=4.0,
             variables=[variable],
@@ -97,7 +97,7 @@ def test_lamb_is_the_formula_of_its_paper():
     variable, still = (
         v for v in toy_model().trainable_variables if v.path.endswith(("query/kernel", "final_norm/scale"))
     )
-    optimizer = make_optimizer(
+    optimizer = optimizer_of(
         "lamb", learning_rate=schedule(), weight_decay=0.3, variables=[variable, still], **ADAM
     )
     weight, mean, square = variable.numpy().astype(np.float64), 0.0, 0.0
@@ -153,7 +153,7 @@ def test_muon_steps_are_as_large_as_adamws():
         variables = [
             keras.Variable(np.zeros(s), name=str(s[0]), dtype="float32") for s in [(64, 64), (16, 256)]
         ]
-    optimizer = make_optimizer("muon", learning_rate=1.0, variables=variables)
+    optimizer = optimizer_of("muon", learning_rate=1.0, variables=variables)
     optimizer.apply(gradients_of(0, variables))
     for variable in variables:
         assert 0.2 * 0.7 < np.sqrt(np.mean(variable.numpy() ** 2)) < 0.2 * 1.2
@@ -164,7 +164,7 @@ def test_no_digit_of_the_bias_is_lost_near_one():
     variable = toy_model().trainable_variables[0]
     before = variable.numpy().astype(np.float64)
     arguments = {"beta_1": 0.99999, "beta_2": 0.99999, "epsilon": 1e-30}
-    optimizer = make_optimizer("adamw", learning_rate=0.1, variables=[variable], **arguments)
+    optimizer = optimizer_of("adamw", learning_rate=0.1, variables=[variable], **arguments)
     optimizer.apply([tf.ones(variable.shape)])
     np.testing.assert_allclose(before - variable.numpy(), 0.1, rtol=1e-5)
 

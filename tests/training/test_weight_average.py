@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.training.rules import optimizer_of
 from tests.training.toy import toy_model
-from tfllm.training.distribution import make_strategy
-from tfllm.training.optimizers import make_optimizer
+from tfllm.training.distribution import mirrored, one_device
 
 
 def make(replicas=1, ema_decay=0.5):
-    strategy = make_strategy("one_device" if replicas == 1 else "mirrored", num_devices=replicas)
+    strategy = one_device() if replicas == 1 else mirrored(replicas)
     with strategy.scope():
         model = toy_model()
-        optimizer = make_optimizer(
+        optimizer = optimizer_of(
             "sgd", learning_rate=0.1, variables=model.trainable_variables, ema_decay=ema_decay
         )
     return strategy, model, optimizer

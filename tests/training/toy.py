@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
+from tests.training.rules import optimizer_of
 from tfllm.models.decoder import Decoder
 from tfllm.tasks.causal_lm import CausalLM
-from tfllm.training.distribution import make_strategy
+from tfllm.training.distribution import mirrored, one_device
 from tfllm.training.loss_scale import LossScale
-from tfllm.training.optimizers import make_optimizer
 from tfllm.training.train_step import TrainStep
 
 VOCAB, LENGTH, BATCH = 17, 6, 8
@@ -58,12 +58,12 @@ def toy_step(
     strategy=None,
     **arguments,
 ):
-    strategy = strategy or make_strategy("one_device" if replicas == 1 else "mirrored", num_devices=replicas)
+    strategy = strategy or one_device() if replicas == 1 else mirrored(replicas)
     with strategy.scope():
         made = {name: arguments.pop(name) for name in MODEL_ARGUMENTS if name in arguments}
         model = model or toy_model(**{"dropout": 0.25, **made})
         settings = {"learning_rate": 0.5, **arguments}
-        built = make_optimizer(optimizer, variables=model.trainable_variables, **settings)
+        built = optimizer_of(optimizer, variables=model.trainable_variables, **settings)
         loss_scale = LossScale() if precision == "mixed_float16" else None
     return TrainStep(
         model=model,

@@ -141,15 +141,22 @@ def _part(path: str) -> str:
 
 
 def _print_memory(config: ExperimentConfig, model: Any, parts: dict[str, int]) -> None:
+    from tfllm.experiment.cost import Transformer
+
     rows = (
         config.training.microbatch_size or config.training.global_batch_size // config.distribution.replicas
     )
     print(f"\nMEMORY of a training step, estimated for a device that computes {rows} rows at once")
     for part, size in parts.items():
         print(f"  {part:<36} {_bytes(size):>14}")
+    if not isinstance(model, Transformer):
+        print(
+            "  activations are not known beforehand of such a model; tfllm train CONFIG --dry-run measures them"
+        )
+        return
     print(f"  {'total':<36} {_bytes(sum(parts.values())):>14}")
     kv_width = 2 * model.num_layers * model.num_kv_heads * model.head_dim
-    cache = 4 * kv_width * model.max_seq_len
+    cache = 4 * kv_width * (model.max_seq_len or config.data.seq_len)
     print(f"  {'generation: key-value cache, a row':<36} {_bytes(cache):>14}")
 
 

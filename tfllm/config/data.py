@@ -15,7 +15,7 @@ SOURCES = Registry("data source")
 _ON_ERROR = ("raise", "skip")
 
 
-@SOURCES.register("python_docs")
+@SOURCES.register("python_docs", builds="tfllm.data.sources:PythonDocsSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PythonDocsConfig:
     """The English that CPython carries: language reference and standard library docstrings."""
@@ -23,7 +23,7 @@ class PythonDocsConfig:
     type: str = "python_docs"
 
 
-@SOURCES.register("text_files")
+@SOURCES.register("text_files", builds="tfllm.data.sources:TextFilesSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextFilesConfig:
     """Plain or gzip text files, a document each."""
@@ -37,7 +37,7 @@ class TextFilesConfig:
     )
 
 
-@SOURCES.register("jsonl")
+@SOURCES.register("jsonl", builds="tfllm.data.sources:JsonlSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JsonlConfig:
     """One JSON object a line, the text under `text_key`."""
@@ -48,7 +48,7 @@ class JsonlConfig:
     on_error: str = setting("raise", "what to do with broken lines and files", choices=_ON_ERROR)
 
 
-@SOURCES.register("tfds")
+@SOURCES.register("tfds", builds="tfllm.data.sources:TfdsSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsConfig:
     """A TensorFlow Datasets text dataset."""
@@ -60,7 +60,7 @@ class TfdsConfig:
     data_dir: str | None = setting(None, "where tfds keeps prepared data")
 
 
-@SOURCES.register("tfrecord")
+@SOURCES.register("tfrecord", builds="tfllm.data.sources:TfRecordSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfRecordConfig:
     """TFRecord files of tf.train.Example."""
@@ -81,7 +81,7 @@ class MixturePartConfig:
     source: Any = setting(help="the text", registry=SOURCES)
 
 
-@SOURCES.register("mixture")
+@SOURCES.register("mixture", builds="tfllm.data.sources:MixtureSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
     """Several sources, rows drawn from each in proportion to its weight; for data.train only."""

@@ -9,10 +9,10 @@ from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS
 from tfllm.config.setting import setting
 
-_ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu")
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu")
 
 
-@MODELS.register("encoder")
+@MODELS.register("encoder", builds="tfllm.models.encoder:Encoder")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """A Transformer in which every token sees every other: BERT and its like."""
@@ -33,7 +33,7 @@ class EncoderConfig:
     position_offset: int = setting(0, "rows of the position table before that of the first token", minimum=0)
     norm_placement: str = setting("post", "where blocks normalize", choices=("post", "pre"))
     norm_epsilon: float = setting(1e-12, "added to the variance", above=0.0)
-    activation: str = setting("gelu", "feed-forward", choices=_ACTIVATIONS)
+    activation: str = setting("gelu", "feed-forward", choices=ACTIVATIONS)
     pooler: str = setting("none", "a dense layer on the first token", choices=("none", "tanh", "relu"))
     head: str = setting(
         "none",
@@ -43,7 +43,7 @@ class EncoderConfig:
     num_classes: int | None = setting(None, "classes of a classification", minimum=1)
     class_names: tuple[str, ...] | None = setting(None, "their names")
     head_activation: str | None = setting(
-        None, "inside the masked_lm head; null: activation", choices=_ACTIVATIONS
+        None, "inside the masked_lm head; null: activation", choices=ACTIVATIONS
     )
     tie_embeddings: bool = setting(True, "the masked_lm head shares the token embedding")
     next_sentence_head: bool = setting(False, "tells also whether the second sentence follows the first")
@@ -69,61 +69,3 @@ class EncoderConfig:
         if needs_pooler and self.pooler == "none":
             rule = "is read by the head of rows"
             yield Problem(f"{path}.pooler", self.pooler, rule, "write tanh, as BERT has it")
-
-
-@MODELS.register("encoder_decoder")
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderDecoderConfig:
-    """An encoder that reads a text, and a decoder that writes another: T5, BART, Marian."""
-
-    type: str = "encoder_decoder"
-    source: str | None = setting(None, "a run folder or checkpoint whose weights are the start")
-    new_head: bool = setting(False, "do not take the output layer from source")
-    vocab_size: int | None = setting(None, "tokens; null: those of the tokenizer", minimum=1)
-    source_vocab_size: int | None = setting(
-        None, "tokens of an embedding of the encoder's own; null: it shares the decoder's", minimum=1
-    )
-    num_encoder_layers: int = setting(4, "blocks of the encoder", minimum=1)
-    num_decoder_layers: int = setting(4, "blocks of the decoder", minimum=1)
-    hidden_dim: int = setting(192, "width", minimum=1)
-    num_heads: int = setting(6, "heads of the encoder", minimum=1)
-    decoder_num_heads: int | None = setting(None, "heads of the decoder; null: num_heads", minimum=1)
-    head_dim: int | None = setting(None, "width of a head; null: hidden_dim / heads", minimum=1)
-    intermediate_dim: int | None = setting(
-        None, "feed-forward width of the encoder; null: 4 x hidden_dim, 8/3 x when gated", minimum=1
-    )
-    decoder_intermediate_dim: int | None = setting(None, "the decoder's; null: intermediate_dim", minimum=1)
-    max_seq_len: int | None = setting(
-        None, "longest text in tokens; null: data.seq_len, or no limit with relative positions", minimum=1
-    )
-    decoder_start_id: int = setting(0, "id of the token that the decoder starts from", minimum=0)
-    norm: str = setting("layer_norm", "normalization", choices=("layer_norm", "rms_norm"))
-    norm_placement: str = setting("pre", "where blocks normalize", choices=("pre", "post"))
-    norm_epsilon: float = setting(1e-5, "added to the variance", above=0.0)
-    embedding_norm: bool = setting(False, "normalize embeddings")
-    final_norm: bool = setting(True, "normalize what encoder and decoder put out")
-    positions: str = setting("learned", "position information", choices=("learned", "sinusoidal", "relative"))
-    position_offset: int = setting(0, "rows of learned tables before that of position 0", minimum=0)
-    relative_num_buckets: int = setting(32, "buckets of relative positions", minimum=2)
-    relative_max_distance: int = setting(128, "distance from which all share a bucket", minimum=1)
-    activation: str = setting("gelu", "feed-forward", choices=_ACTIVATIONS)
-    use_bias: bool = setting(True, "biases in projections and LayerNorm")
-    attention_scale: float | None = setting(
-        None, "what products of queries and keys are multiplied by; null: 1 / sqrt(head_dim)", above=0.0
-    )
-    scale_embeddings: bool = setting(False, "multiply token embeddings by the root of hidden_dim")
-    tie_embeddings: bool = setting(True, "the output layer shares the token embedding")
-    scale_logits: bool = setting(
-        False, "divide what is projected onto the vocabulary by the root of hidden_dim"
-    )
-    logits_bias: bool = setting(False, "a number a token, added to its logit")
-    dropout: float = setting(0.0, "share of embedding and residual values dropped", minimum=0.0, below=1.0)
-    initializer_range: float = setting(0.02, "standard deviation of new weights", above=0.0)
-
-    def check(self, path: str) -> Iterator[Problem]:
-        """Yields problems between keys."""
-        for name in ("num_heads", "decoder_num_heads"):
-            heads = getattr(self, name)
-            if self.head_dim is None and heads and self.hidden_dim % heads:
-                rule = f"must divide {path}.hidden_dim={self.hidden_dim}"
-                yield Problem(f"{path}.{name}", heads, rule, f"or set {path}.head_dim")

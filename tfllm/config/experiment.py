@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tfllm.config import decoder  # noqa: F401  enters its type into MODELS
 from tfllm.config.data import DataConfig
-from tfllm.config.encoder import EncoderConfig, EncoderDecoderConfig
+from tfllm.config.encoder import EncoderConfig
+from tfllm.config.encoder_decoder import EncoderDecoderConfig
 from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS
 from tfllm.config.optimizer import OPTIMIZERS
@@ -57,6 +59,9 @@ class ExperimentConfig:
         if isinstance(self.model, (EncoderConfig, EncoderDecoderConfig)):
             rule = f"is not trained by task.type={self.task.type}, which needs a decoder"
             yield Problem("model.type", self.model.type, rule, "take a decoder, or a source that is one")
+        if self.data.packing and not getattr(self.model, "reads_segments", True):
+            rule = f"puts several documents in a row, which model.type={self.model.type} cannot tell apart"
+            yield Problem("data.packing", True, rule, "write data.packing=false")
         if getattr(self.model, "new_head", False):
             yield from self._check_new_head()
 

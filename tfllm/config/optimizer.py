@@ -10,11 +10,10 @@ from tfllm.config.errors import Problem
 from tfllm.config.registry import Registry
 from tfllm.config.setting import setting
 
-OPTIMIZERS = Registry("optimizer", default="adamw")
-SCHEDULES = Registry("schedule", default="cosine")
+SCHEDULES = Registry("schedule", default="cosine", needs=("warmup_steps",))
 
 
-@SCHEDULES.register("constant")
+@SCHEDULES.register("constant", builds="tfllm.training.schedules:Constant")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConstantConfig:
     """Warm up, then stay."""
@@ -23,7 +22,7 @@ class ConstantConfig:
     warmup_steps: int = setting(0, "steps of linear rise from 0", minimum=0)
 
 
-@SCHEDULES.register("linear")
+@SCHEDULES.register("linear", builds="tfllm.training.schedules:Linear")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearConfig:
     """Warm up, then fall in a straight line to the end of training."""
@@ -33,7 +32,7 @@ class LinearConfig:
     final_fraction: float = setting(0.0, "share of the peak at the end", minimum=0.0, maximum=1.0)
 
 
-@SCHEDULES.register("cosine")
+@SCHEDULES.register("cosine", builds="tfllm.training.schedules:Cosine")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CosineConfig:
     """Warm up, then fall along half a cosine to the end of training."""
@@ -43,7 +42,7 @@ class CosineConfig:
     final_fraction: float = setting(0.1, "share of the peak at the end", minimum=0.0, maximum=1.0)
 
 
-@SCHEDULES.register("wsd")
+@SCHEDULES.register("wsd", builds="tfllm.training.schedules:WSD")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WSDConfig:
     """Warm up, stay, then fall in a straight line over the last `decay_fraction` of training."""
@@ -73,7 +72,9 @@ class GroupConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Shared:
+class OptimizerConfig:
+    """What every optimizer has; a type adds the keys of its own rule."""
+
     type: str = "?"
     learning_rate: float = setting(1e-3, "peak learning rate", above=0.0)
     schedule: Any = setting("cosine", "course of the learning rate", registry=SCHEDULES)
@@ -92,9 +93,14 @@ class _Shared:
     )
 
 
-@OPTIMIZERS.register("adamw")
+OPTIMIZERS = Registry(
+    "optimizer", default="adamw", needs=[field.name for field in dataclasses.fields(OptimizerConfig)]
+)
+
+
+@OPTIMIZERS.register("adamw", builds="tfllm.training.update_rules:AdamW")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdamWConfig(_Shared):
+class AdamWConfig(OptimizerConfig):
     """AdamW (Loshchilov & Hutter 2019)."""
 
     type: str = "adamw"
@@ -103,9 +109,9 @@ class AdamWConfig(_Shared):
     epsilon: float = setting(1e-8, "added to the root of the square", above=0.0)
 
 
-@OPTIMIZERS.register("lion")
+@OPTIMIZERS.register("lion", builds="tfllm.training.update_rules:Lion")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LionConfig(_Shared):
+class LionConfig(OptimizerConfig):
     """Lion (Chen et al. 2023); wants a learning rate 3 to 10 times smaller than AdamW."""
 
     type: str = "lion"
@@ -113,18 +119,18 @@ class LionConfig(_Shared):
     beta_2: float = setting(0.99, "decay of the mean", minimum=0.0, below=1.0)
 
 
-@OPTIMIZERS.register("adafactor")
+@OPTIMIZERS.register("adafactor", builds="tfllm.training.update_rules:Adafactor")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdafactorConfig(_Shared):
+class AdafactorConfig(OptimizerConfig):
     """Adafactor (Shazeer & Stern 2018): square statistics by row and column only."""
 
     type: str = "adafactor"
     relative_step: bool = setting(False, "Adafactor's own scaling of the learning rate by the step")
 
 
-@OPTIMIZERS.register("sgd")
+@OPTIMIZERS.register("sgd", builds="tfllm.training.update_rules:SGD")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SGDConfig(_Shared):
+class SGDConfig(OptimizerConfig):
     """Stochastic gradient descent."""
 
     type: str = "sgd"
@@ -132,9 +138,9 @@ class SGDConfig(_Shared):
     nesterov: bool = setting(False, "look ahead along the velocity")
 
 
-@OPTIMIZERS.register("lamb")
+@OPTIMIZERS.register("lamb", builds="tfllm.training.update_rules:Lamb")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LambConfig(_Shared):
+class LambConfig(OptimizerConfig):
     """LAMB (You et al. 2020), for large batches: Adam's step, made as long as the weight it changes."""
 
     type: str = "lamb"
@@ -143,9 +149,9 @@ class LambConfig(_Shared):
     epsilon: float = setting(1e-6, "added to the root of the square", above=0.0)
 
 
-@OPTIMIZERS.register("muon")
+@OPTIMIZERS.register("muon", builds="tfllm.training.optimizers:MuonAndAdamW")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MuonConfig(_Shared):
+class MuonConfig(OptimizerConfig):
     """Muon (Jordan et al. 2024) for matrices inside blocks; AdamW for embeddings, output, norms and biases.
 
     Muon's steps are scaled as Moonlight does (Liu et al. 2025), so one learning rate and one decay, as

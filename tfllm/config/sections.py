@@ -11,10 +11,10 @@ from tfllm.config.setting import setting
 
 TASKS = Registry("task", default="causal_lm")
 TOKENIZERS = Registry("tokenizer", default="byte_bpe")
-DISTRIBUTIONS = Registry("distribution", default="one_device")
+DISTRIBUTIONS = Registry("distribution", default="one_device", needs=("replicas",))
 
 
-@TASKS.register("causal_lm")
+@TASKS.register("causal_lm", builds="tfllm.tasks.causal_lm:CausalLM")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalLMConfig:
     """Predict each next token."""
@@ -22,7 +22,7 @@ class CausalLMConfig:
     type: str = "causal_lm"
 
 
-@TOKENIZERS.register("byte")
+@TOKENIZERS.register("byte", builds="tfllm.experiment.tokenizer:byte")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ByteTokenizerConfig:
     """One token a UTF-8 byte; needs no file."""
@@ -30,7 +30,7 @@ class ByteTokenizerConfig:
     type: str = "byte"
 
 
-@TOKENIZERS.register("byte_bpe")
+@TOKENIZERS.register("byte_bpe", builds="tfllm.experiment.tokenizer:byte_bpe")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ByteBPETokenizerConfig:
     """Byte-level byte-pair encoding, GPT-2 style."""
@@ -43,7 +43,7 @@ class ByteBPETokenizerConfig:
     )
 
 
-@TOKENIZERS.register("pretrained")
+@TOKENIZERS.register("pretrained", builds="tfllm.experiment.tokenizer:pretrained")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedTokenizerConfig:
     """The tokenizer of a checkpoint."""
@@ -116,7 +116,7 @@ class TrainingConfig:
             yield Problem(f"{path}.profile", list(self.profile), rule, "write for example [10, 15]")
 
 
-@DISTRIBUTIONS.register("one_device")
+@DISTRIBUTIONS.register("one_device", builds="tfllm.training.distribution:one_device")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OneDeviceConfig:
     """The first GPU, or the CPU where there is none."""
@@ -129,7 +129,7 @@ class OneDeviceConfig:
         return 1
 
 
-@DISTRIBUTIONS.register("mirrored")
+@DISTRIBUTIONS.register("mirrored", builds="tfllm.training.distribution:mirrored")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MirroredConfig:
     """Copies of the model on several devices of one machine, each with a share of the batch."""
@@ -145,7 +145,7 @@ class MirroredConfig:
         return self.num_devices or 1
 
 
-@DISTRIBUTIONS.register("multi_worker")
+@DISTRIBUTIONS.register("multi_worker", builds="tfllm.training.distribution:multi_worker")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiWorkerConfig:
     """Copies of the model on several machines, each with a share of the batch.
@@ -181,7 +181,7 @@ class MultiWorkerConfig:
             yield Problem(f"{path}.index", self.index, rule, mend)
 
 
-@DISTRIBUTIONS.register("tpu")
+@DISTRIBUTIONS.register("tpu", builds="tfllm.training.distribution:tpu")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TPUConfig:
     """Copies of the model on the cores of a TPU, each with a share of the batch."""

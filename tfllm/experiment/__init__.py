@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from tfllm.experiment.probe import dry_run as dry_run
     from tfllm.experiment.probe import replay as replay
     from tfllm.experiment.run import train as train
+    from tfllm.experiment.source import held_out_documents as held_out_documents
+    from tfllm.experiment.source import make_source as make_source
     from tfllm.experiment.stop_tokens import stop_ids as stop_ids
     from tfllm.experiment.text import Prepared as Prepared
-    from tfllm.experiment.text import held_out_documents as held_out_documents
     from tfllm.experiment.text import held_out_rows as held_out_rows
-    from tfllm.experiment.text import make_source as make_source
-    from tfllm.experiment.text import make_tokenizer as make_tokenizer
     from tfllm.experiment.text import prepare as prepare
     from tfllm.experiment.text_places import located as located
+    from tfllm.experiment.tokenizer import make_tokenizer as make_tokenizer
 
 # module: what it hands on. It is imported when one of these is asked for: most import TensorFlow.
 _NAMES = {
@@ -36,12 +36,11 @@ _NAMES = {
     "parts": ("make_evaluator", "make_generator", "make_optimizer_of", "make_task"),
     "probe": ("dry_run", "replay"),
     "run": ("train",),
+    "source": ("held_out_documents", "make_source"),
     "stop_tokens": ("stop_ids",),
-    "text": (
-        *("Prepared", "held_out_documents", "held_out_rows", "make_source", "make_tokenizer"),
-        "prepare",
-    ),
+    "text": ("Prepared", "held_out_rows", "prepare"),
     "text_places": ("located",),
+    "tokenizer": ("make_tokenizer",),
 }
 _PLACES = {name: module for module, names in _NAMES.items() for name in names}
 

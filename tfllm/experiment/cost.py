@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
+from tfllm.experiment.parts import make_rule
 from tfllm.layers.causal_attention import group_size_for
 from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
-from tfllm.training.memory import StepShape, compiler_bytes, estimate, optimizer_bytes
+from tfllm.training.memory import FLOAT32, StepShape, compiler_bytes, estimate, optimizer_bytes
 from tfllm.training.throughput import training_flops_per_token
 
 
+@runtime_checkable
+class Transformer(Protocol):
+    """A model of attention and feed-forward blocks that says its sizes; of other models less is known beforehand."""
+
+    vocab_size: int
+    max_seq_len: int | None
+    num_layers: int
+    hidden_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_dim: int
+    tie_embeddings: bool
+    remat: str
+    attention_block_size: int | None
+
+
 def flops_per_token(model: Any, seq_len: int) -> float:
-    """FLOPs of forward and backward for a token of a row of `seq_len`."""
+    """FLOPs of forward and backward for a token of a row of `seq_len`; of other models, only that of matrices."""
     matrices = [v for v in model.trainable_variables if len(v.shape) >= 2]
     lookups = [v for v in matrices if v.path.endswith("embeddings")]
     weights = sum(math.prod(v.shape) for v in matrices) - sum(math.prod(v.shape) for v in lookups)
+    if not isinstance(model, Transformer):
+        return training_flops_per_token(num_weights=weights, num_layers=0, width=0, seq_len=seq_len)
     if model.tie_embeddings:
         weights += model.vocab_size * model.hidden_dim
     return training_flops_per_token(
@@ -31,14 +51,20 @@ def flops_per_token(model: Any, seq_len: int) -> float:
 
 
 def memory_of(config: ExperimentConfig, model: Any, *, framework: int = 0) -> dict[str, int]:
-    """Bytes of a training step on one device, by part.
+    """Bytes of a training step on one device, by part; without activations and loss where it is no Transformer.
 
     Args:
         config: The experiment.
         model: From `make_model(..., training=True)`.
         framework: Bytes of the process without a model. On the CPU, compiling takes of the same memory.
     """
-    training, optimizer = config.training, config.optimizer
+    training, averaged = config.training, config.optimizer.ema_decay is not None
+    variables, weights = model.trainable_variables, model.count_params()
+    state = optimizer_bytes(make_rule(config), variables)
+    if not isinstance(model, Transformer):
+        size = FLOAT32 * weights
+        known = {"framework": framework, "weights": size, "optimizer": state, "gradients": size}
+        return {**known, "averaged weights": size} if averaged else known
     share = training.global_batch_size // config.distribution.replicas
     rows = training.microbatch_size or share
     shape = step_shape(
@@ -48,15 +74,14 @@ def memory_of(config: ExperimentConfig, model: Any, *, framework: int = 0) -> di
         loss_chunk_tokens=training.loss_chunk_tokens,
         num_microbatches=max(1, share // rows),
     )
-    momentum = getattr(optimizer, "momentum", 0.0)
     on_cpu = not tf.config.list_physical_devices("GPU")
     return estimate(
         shape,
-        weights=model.count_params(),
-        optimizer_state=optimizer_bytes(optimizer.type, model.trainable_variables, momentum=momentum),
-        averaged_weights=optimizer.ema_decay is not None,
+        weights=weights,
+        optimizer_state=state,
+        averaged_weights=averaged,
         framework=framework,
-        compiler=compiler_bytes(shape, model.trainable_variables) if on_cpu else 0,
+        compiler=compiler_bytes(shape, variables) if on_cpu else 0,
     )
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
-from tfllm.config.build import to_mapping
-from tfllm.experiment.build import arguments_of
-from tfllm.experiment.model_source import MODEL_TYPES
+from tfllm.experiment.build import build, builder_of
 from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.training.precision import dtype_policy
 
-_MODELS: dict[str, Any] = {name: model for model, name in MODEL_TYPES.items()}
+# Keys of a model that say where it starts from, and not what it is.
+_NOT_ITS_OWN = ("size", "source", "new_head")
 
 
 def make_model(
@@ -28,57 +29,74 @@ def make_model(
         dtype: Of weights and arithmetic when not training.
 
     Raises:
-        ConfigError: when a model to be trained has fewer tokens than the tokenizer.
+        ConfigError: when a model to be trained is too small for tokenizer or rows, or cannot compute as asked.
     """
+    section = config.model
     # A checkpoint's tokenizer may have tokens that its model never had; only learning them needs them there.
-    if training and (config.model.vocab_size or vocab_size) < vocab_size:
+    if training and (section.vocab_size or vocab_size) < vocab_size:
         rule = f"is less than the {vocab_size} tokens of the tokenizer"
-        problem = Problem("model.vocab_size", config.model.vocab_size, rule, f"write at least {vocab_size}")
+        problem = Problem("model.vocab_size", section.vocab_size, rule, f"write at least {vocab_size}")
         raise ConfigError([problem], "the config")
+    unlimited = getattr(section, "positions", None) == "relative"
     keras.utils.set_random_seed(config.seed)
-    if config.model.type == "keras_nlp":
-        return _keras_nlp_model(
-            config, vocab_size, dtype_policy(config.training.precision) if training else dtype
-        )
-    how: dict[str, Any] = {"dtype": keras.DTypePolicy(dtype)}
-    if training:
-        how = {
-            "dtype": dtype_policy(config.training.precision),
-            "remat": config.training.remat,
-            "attention_block_size": config.training.attention_block_size,
-        }
-    arguments = arguments_of(config.model, "type", "size", "source", "new_head")
-    if "rope_scaling" in arguments:
-        arguments["rope_scaling"] = to_mapping(config.model.rope_scaling)
-    arguments["vocab_size"] = config.model.vocab_size or vocab_size
-    if config.model.max_seq_len is None and getattr(config.model, "positions", None) != "relative":
-        arguments["max_seq_len"] = config.context_length
-    model = _MODELS[config.model.type](**how, **arguments)
+    model = build(
+        section,
+        at="model",
+        without=_NOT_ITS_OWN,
+        vocab_size=section.vocab_size or vocab_size,
+        max_seq_len=section.max_seq_len if unlimited else config.context_length,
+        dtype=dtype_policy(config.training.precision) if training else keras.DTypePolicy(dtype),
+        **(_savings(config) if training else {}),
+    )
     model.build()
+    problems = list(_too_small(config, model, vocab_size)) if training else []
+    if problems:
+        raise ConfigError(problems, "the config")
     return model
 
 
-def _keras_nlp_model(config: ExperimentConfig, vocab_size: int, dtype: Any) -> KerasNlpModel:
-    section = config.model
-    if config.data.packing:
-        rule = "puts several documents in a row, which models of KerasHub cannot tell apart"
-        raise ConfigError([Problem("data.packing", True, rule, "write data.packing=false")], "the config")
-    arguments = dict(section.arguments)
-    if section.backbone is not None:
-        arguments["vocabulary_size"] = section.vocab_size or vocab_size
-    model = KerasNlpModel(
-        preset=section.preset,
-        backbone=section.backbone,
-        arguments=arguments,
-        max_seq_len=config.context_length,
+def keras_nlp_model(
+    *,
+    preset: str | None,
+    backbone: str | None,
+    arguments: Mapping[str, Any],
+    vocab_size: int,
+    max_seq_len: int | None,
+    dtype: keras.DTypePolicy,
+) -> KerasNlpModel:
+    """A model of KerasHub; a backbone gets a vocabulary of that size, a preset has its own."""
+    sizes = {} if backbone is None else {"vocabulary_size": vocab_size}
+    return KerasNlpModel(
+        preset=preset,
+        backbone=backbone,
+        arguments={**arguments, **sizes},
+        max_seq_len=max_seq_len,
         dtype=dtype,
     )
-    for name, value, least in (
-        ("data.seq_len", config.data.seq_len, model.max_seq_len),
-        ("tokenizer", vocab_size, model.vocab_size),
+
+
+def _savings(config: ExperimentConfig) -> dict[str, Any]:
+    """What the training section asks of the model beside its type of numbers: to keep less in memory."""
+    training = config.training
+    asked = {
+        "remat": None if training.remat == "none" else training.remat,
+        "attention_block_size": training.attention_block_size,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    builder = builder_of(config.model, "model")
+    known = inspect.signature(builder.__init__ if inspect.isclass(builder) else builder).parameters
+    rule = f"is nothing that model.type={config.model.type} can do"
+    problems = [Problem(f"training.{k}", v, rule, "leave it out") for k, v in asked.items() if k not in known]
+    if problems:
+        raise ConfigError(problems, "the config")
+    return asked
+
+
+def _too_small(config: ExperimentConfig, model: Any, vocab_size: int) -> Iterator[Problem]:
+    """What a model brings by itself, such as a preset, may be less than what the config lets it have."""
+    for name, value, least, mend in (
+        ("data.seq_len", config.data.seq_len, model.max_seq_len, f"write at most {model.max_seq_len}"),
+        ("tokenizer", vocab_size, model.vocab_size, "take the model's own tokenizer"),
     ):
         if least is not None and value > least:
-            rule = f"exceeds the {least} that {section.preset or section.backbone} has"
-            mend = "take the preset's own tokenizer" if name == "tokenizer" else f"write at most {least}"
-            raise ConfigError([Problem(name, value, rule, mend)], "the config")
-    return model
+            yield Problem(name, value, f"exceeds the {least} that model.type={config.model.type} has", mend)

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
+from tfllm.config.optimizer import OptimizerConfig
 from tfllm.data.mixture import RowMixture
 from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.store import RowStore
 from tfllm.evaluation.evaluator import Evaluator
-from tfllm.experiment.build import arguments_of
+from tfllm.experiment.build import arguments_of, build
 from tfllm.experiment.stop_tokens import stop_ids
 from tfllm.generation.generate import Generator
-from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tokenizers import Tokenizer
 from tfllm.training.distribution import shares_of
 from tfllm.training.optimizers import Optimizer, make_optimizer
 from tfllm.training.parameter_groups import ParameterGroup
-from tfllm.training.schedules import Schedule
+from tfllm.training.update_rules import Rules
 
 
-def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> CausalLM:
+def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
     """Builds the task."""
-    return CausalLM(
+    return build(
+        config.task,
+        at="task",
         token_byte_lengths=tokenizer.token_byte_lengths(),
         loss_chunk_tokens=config.training.loss_chunk_tokens,
     )
@@ -91,20 +94,26 @@ def make_generator(
 
 def make_optimizer_of(config: ExperimentConfig, model: Any) -> Optimizer:
     """Builds the optimizer; call under the strategy's scope."""
-    section, schedule = config.optimizer, config.optimizer.schedule
-    course = Schedule(
-        kind=schedule.type,
+    section = config.optimizer
+    course = build(
+        section.schedule,
+        at="optimizer.schedule",
         peak=section.learning_rate,
         total_steps=config.training.steps,
-        **arguments_of(schedule, "type"),
     )
-    groups = [ParameterGroup(**arguments_of(group)) for group in section.groups]
-    # Clipping and skipping are the train step's.
-    without = ("type", "learning_rate", "schedule", "groups", "clip_norm", "skip_above")
-    return make_optimizer(
-        section.type,
+    return make_optimizer(  # clipping and skipping are the train step's
+        make_rule(config),
         learning_rate=course,
         variables=model.trainable_variables,
-        groups=groups,
-        **arguments_of(section, *without),
+        weight_decay=section.weight_decay,
+        decay_embeddings=section.decay_embeddings,
+        groups=[ParameterGroup(**arguments_of(group)) for group in section.groups],
+        layer_decay=section.layer_decay,
+        ema_decay=section.ema_decay,
     )
+
+
+def make_rule(config: ExperimentConfig) -> Rules:
+    """Builds the update rule, of which the optimizer section has the keys that are not every optimizer's."""
+    shared = [field.name for field in dataclasses.fields(OptimizerConfig)]
+    return build(config.optimizer, at="optimizer", without=shared)

@@ -84,29 +84,30 @@ class _Run:
         if state.step >= self.config.training.steps:
             self.display.notice(f"{self.run_folder.path} is already trained to step {state.step}")
             return None
-        trainer = self._trainer(state)
+        writer = self._writer()
+        logging, evaluate = self._callbacks(state, writer)
+        trainer = self._trainer([logging, evaluate], writer)
         self.display.start(state)
         try:
             if state.step == 0:
-                self._evaluate(state)
+                evaluate(state)
             return trainer.run(state)
         finally:
-            self.writer.close()
+            writer.close()
             self.display.stop()
 
-    def _trainer(self, state: TrainerState) -> Trainer:
+    def _trainer(self, callbacks: list[Callback], writer: Writer) -> Trainer:
         training = self.config.training
-        self.writer = self._writer()
         return Trainer(
             train_step=self.setup.step,
             batches=lambda start: self.setup.batches(start, training.steps),
             steps=training.steps,
             steps_per_call=training.steps_per_call,
-            callbacks=self._callbacks(state),
+            callbacks=callbacks,
             save=Save(
                 every=training.checkpoint_every, checkpointer=self.setup.checkpointer, best=self.setup.best
             ),
-            side_shows=self._side_shows(),
+            side_shows=self._side_shows(writer),
             stop_request=lambda: StopRequest(notice=training.preemption_notice, notify=self.display.notice),
             on_failure=self._keep_failure,
             progress=self.display.progress,
@@ -118,33 +119,33 @@ class _Run:
             return tf.summary.create_noop_writer()
         return TensorBoard(self.run_folder.tensorboard, notify=self.display.notice)
 
-    def _callbacks(self, state: TrainerState) -> list[Callback]:
+    def _callbacks(self, state: TrainerState, writer: Writer) -> tuple[Log, Evaluate]:
         """The chief writes; every worker takes part in what computes over all of them."""
         config, training, show = self.config, self.config.training, self.display.entry
         log: Any = NoLog()
         if self.setup.is_chief:
             log = MetricsLog(self.run_folder.metrics, step=state.step, notify=self.display.notice)
-        self._evaluate = Evaluate(
+        evaluate = Evaluate(
             every=training.evaluate_every,
             evaluate=self._evaluator().evaluate,
             log=log,
-            writer=self.writer,
+            writer=writer,
             show=show,
         )
         logging = Log(
             every=training.log_every,
             log=log,
-            writer=self.writer,
+            writer=writer,
             show=show,
             flops_per_token=flops_per_token(self.setup.model, config.data.seq_len),
             peak_flops=peak_flops(training.precision) * _devices(self.setup.strategy),
             scaled=self.setup.loss_scale is not None,
         )
-        return [logging, self._evaluate]
+        return logging, evaluate
 
-    def _side_shows(self) -> list[Callback]:
+    def _side_shows(self, writer: Writer) -> list[Callback]:
         """What the chief shows besides."""
-        config, training, writer = self.config, self.config.training, self.writer
+        config, training = self.config, self.config.training
         shows: list[Callback] = []
         if not self.setup.is_chief:
             return shows

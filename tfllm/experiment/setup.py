@@ -18,15 +18,17 @@ import tensorflow as tf
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.data.pipeline import training_batches
-from tfllm.experiment.build import arguments_of
+from tfllm.experiment.build import build, check_builders
 from tfllm.experiment.checks import best_metric, check_late
 from tfllm.experiment.model import make_model
 from tfllm.experiment.model_source import start_from_source
 from tfllm.experiment.parts import make_optimizer_of, make_task
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.run_lock import locked_run
-from tfllm.experiment.text import Prepared, make_source, make_tokenizer, prepare
+from tfllm.experiment.source import make_source
+from tfllm.experiment.text import Prepared, prepare
 from tfllm.experiment.text_places import folder_of_text
+from tfllm.experiment.tokenizer import make_tokenizer
 from tfllm.export.signatures import Limits
 from tfllm.tokenizers import load_tokenizer
 from tfllm.training.callbacks import TrainerState
@@ -36,7 +38,6 @@ from tfllm.training.distribution import (
     check_agreement,
     gather_from_workers,
     is_chief,
-    make_strategy,
     num_workers,
     shares_of,
 )
@@ -70,8 +71,8 @@ def set_up(
     """
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    section = config.distribution
-    strategy = make_strategy(section.type, **arguments_of(section, "type"))
+    strategy = build(config.distribution, at="distribution")
+    check_builders(config)  # behind the strategy: what is imported here may start TensorFlow
     _check_batch(config, strategy)
     run = RunFolder(folder)
     chief = is_chief(strategy)

@@ -1,44 +1,20 @@
-"""A config → source, tokenizer, and the rows of one split or of both."""
+"""A config → its text made ready: tokenizer, and the rows of one split or of both."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
-from tfllm.config.data import MixtureConfig
-from tfllm.config.home import expand_home
 from tfllm.data.errors import DataError
 from tfllm.data.mixture import RowMixture
 from tfllm.data.prepare import prepare_rows
-from tfllm.data.sample import sampled_texts
-from tfllm.data.sources import (
-    JsonlSource,
-    MixtureSource,
-    PythonDocsSource,
-    Source,
-    TextFilesSource,
-    TfdsSource,
-    TfRecordSource,
-    check_apart,
-)
-from tfllm.data.split import split_of
-from tfllm.data.store import RowStore, default_cache_dir
-from tfllm.experiment.build import arguments_of
-from tfllm.experiment.model_source import pretrained_tokenizer
-from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
-
-_SOURCES: dict[str, Any] = {
-    "python_docs": PythonDocsSource,
-    "text_files": TextFilesSource,
-    "jsonl": JsonlSource,
-    "tfds": TfdsSource,
-    "tfrecord": TfRecordSource,
-}
+from tfllm.data.sources import MixtureSource, Source, check_apart
+from tfllm.data.store import RowStore
+from tfllm.experiment.source import make_source, split_side
+from tfllm.experiment.tokenizer import make_tokenizer
+from tfllm.tokenizers import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +49,7 @@ def prepare(
         check_apart(source, make_source(config.data.validation, "data.validation"))
     tokenizer = tokenizer or make_tokenizer(config, source)
     rows = _rows_of(config, tokenizer, progress)
-    train = _all_rows(rows, "train", source, split=_split(config, "train"))
+    train = _all_rows(rows, "train", source, split=split_side(config, "train"))
     held_out = held_out_rows(config, tokenizer, source=source, progress=progress)
     return Prepared(tokenizer, train, held_out)
 
@@ -93,7 +69,7 @@ def held_out_rows(
     if config.data.validation is not None:
         given = make_source(config.data.validation, "data.validation")
         return rows("validation", given, require_full_row=False)
-    source, split = source or make_source(config.data.train), _split(config, "validation")
+    source, split = source or make_source(config.data.train), split_side(config, "validation")
     return _all_rows(rows, "validation", source, split=split, require_rows=False)
 
 
@@ -127,78 +103,3 @@ def _all_rows(
     if not kept:
         raise DataError(f"{source.describe()}: no document is held out; raise data.validation_fraction")
     return RowMixture(tuple(store for store, _ in kept), tuple(weight for _, weight in kept))
-
-
-def make_source(config: Any, section: str = "data.train") -> Source:
-    """Builds the source that a section, `data.train` or `data.validation`, describes."""
-    if config is None:
-        rule, mend = (
-            "is required: this model came without text",
-            "train it as model.source of a config with text",
-        )
-        raise ConfigError([Problem(section, Problem.ABSENT, rule, mend)], "the config")
-    if isinstance(config, MixtureConfig):
-        parts = enumerate(config.sources)
-        sources = [make_source(part.source, f"{section}.sources[{i}].source") for i, part in parts]
-        return MixtureSource(sources, [part.weight for part in config.sources])
-    arguments = arguments_of(config, "type")
-    if config.type != "python_docs":
-        arguments["section"] = section
-    return _SOURCES[config.type](**arguments)
-
-
-def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
-    """Builds the tokenizer; a trained one is cached.
-
-    It sees training documents only: all, or a sample of `tokenizer.train_megabytes`, of which each source of
-    a mixture has the share of its weight.
-    """
-    section = config.tokenizer
-    if section.type == "byte":
-        return ByteTokenizer()
-    if section.type == "pretrained":
-        return pretrained_tokenizer(config)
-    if section.path is not None:
-        return ByteBPETokenizer.from_file(section.path)
-    named = config.data.cache_dir
-    cache = expand_home(named, "data.cache_dir") if named else default_cache_dir()
-    split = _split(config, "train")
-    budget = section.train_megabytes * 1_000_000
-    identity = f"byte_bpe 3 {section.vocab_size} {budget} {split} {source.fingerprint()}"
-    folder = cache / "tokenizers" / hashlib.sha256(identity.encode()).hexdigest()[:32]
-    if not folder.exists():
-        trained = ByteBPETokenizer.train(_sample(source, split, budget), vocab_size=section.vocab_size)
-        part = folder.with_suffix(f".part{time.time_ns()}")
-        trained.save(part)
-        try:
-            part.rename(folder)
-        except OSError:  # another process was first, with the same result
-            shutil.rmtree(part)
-    return load_tokenizer(folder)
-
-
-def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
-    """Yields the validation documents, as text."""
-    if config.data.validation is None:
-        return _documents(make_source(config.data.train), _split(config, "validation"))
-    return make_source(config.data.validation, "data.validation").documents()
-
-
-def _split(config: ExperimentConfig, side: str) -> tuple[str, float, int] | None:
-    if config.data.validation is not None:
-        return None
-    return (side, config.data.validation_fraction, config.seed)
-
-
-def _documents(source: Source, split: tuple[str, float, int] | None) -> Iterator[str]:
-    for text in source.documents():
-        if split is None or split_of(text, fraction=split[1], seed=split[2]) == split[0]:
-            yield text
-
-
-def _sample(source: Source, split: tuple[str, float, int] | None, budget: int) -> Iterator[str]:
-    mixture = source if isinstance(source, MixtureSource) else MixtureSource([source], [1.0])
-    for part, weight in zip(mixture.sources, mixture.weights, strict=True):
-        share = int(budget * weight / sum(mixture.weights))
-        for text in sampled_texts(_documents(part, split), max_bytes=share):
-            yield text.decode()

@@ -11,46 +11,92 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.training.errors import TrainingError, WorkerLostError
-from tfllm.training.workers import Workers, find_workers
-
-KINDS = ("one_device", "mirrored", "multi_worker", "tpu")
+from tfllm.training.workers import find_workers
 
 
-def make_strategy(
-    kind: str,
-    *,
-    num_devices: int | None = None,
-    workers: Sequence[str] | None = None,
-    index: int | None = None,
-    tpu: str = "local",
-) -> tf.distribute.Strategy:
-    """Makes a `tf.distribute` strategy.
+def one_device() -> tf.distribute.Strategy:
+    """TensorFlow's default strategy, which adds no machinery: the first GPU, or the CPU.
+
+    As for the other strategies: make it before anything else starts TensorFlow, as logical devices and workers cannot
+    be added later.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) > 1:  # TensorFlow takes the memory of every GPU that it sees, used or not
+        with suppress(RuntimeError):  # it has started, and what it took stays taken
+            tf.config.set_visible_devices(gpus[:1], "GPU")
+    return tf.distribute.get_strategy()
+
+
+def mirrored(num_devices: int | None = None) -> tf.distribute.Strategy:
+    """Several devices of one machine.
 
     Args:
-        kind: `one_device`, `mirrored`, `multi_worker` or `tpu`.
-        num_devices: For `mirrored`: GPUs to use or, on a machine without any, logical CPU devices to
-            make; None takes every GPU.
-        workers: For `multi_worker`: `host:port` of every worker; None: see `find_workers`.
-        index: Which of them this process is.
-        tpu: For `tpu`: its name or address, or `local`.
-
-    Returns:
-        The strategy; for `one_device` TensorFlow's default one, which adds no machinery. Make it before
-        anything else starts TensorFlow: logical devices and workers cannot be added later.
+        num_devices: GPUs to use or, on a machine without any, logical CPU devices to make; None takes every GPU.
 
     Raises:
-        TrainingError: when there are not enough devices, or the workers cannot be found.
+        TrainingError: when there are not enough devices.
     """
-    if kind == "one_device":
-        _show_first_gpu()
-        return tf.distribute.get_strategy()
-    if kind == "mirrored":
-        return _mirrored(num_devices)
-    if kind == "multi_worker":
-        return _multi_worker(find_workers(workers, index, environ=os.environ))
-    if kind == "tpu":
-        return _tpu(tpu)
-    raise ValueError(f"distribution kind={kind!r} is not known; use one of {', '.join(KINDS)}")
+    gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
+    if gpus:
+        if num_devices is not None and num_devices > len(gpus):
+            message = f"distribution.num_devices={num_devices}, but this machine has {len(gpus)} GPUs"
+            raise TrainingError(f"{message}; write at most {len(gpus)}")
+        names = [gpu.name for gpu in gpus[:num_devices]]
+    else:
+        names = _logical_cpus(num_devices or 1)
+    # Every GPU stays visible, the unused too, or TensorFlow would think that some are virtual and do without NCCL.
+    # Without NCCL the reduction goes over the host, in a fixed order, so runs repeat digit for digit.
+    operations = None if gpus else tf.distribute.HierarchicalCopyAllReduce(num_packs=1)
+    return tf.distribute.MirroredStrategy(devices=names, cross_device_ops=operations)
+
+
+def multi_worker(workers: Sequence[str] | None = None, index: int | None = None) -> tf.distribute.Strategy:
+    """Several machines.
+
+    Args:
+        workers: `host:port` of every worker; None: see `find_workers`.
+        index: Which of them this process is.
+
+    Raises:
+        TrainingError: when the workers cannot be found, or this one cannot start.
+    """
+    found = find_workers(workers, index, environ=os.environ)
+    if len(found.addresses) == 1:
+        return mirrored()
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(found.addresses)}),
+        task_type="worker",
+        task_id=found.index,
+        rpc_layer="grpc",
+    )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except (RuntimeError, tf.errors.OpError) as error:
+        raise TrainingError(
+            f"worker {found.index} could not start at {found.addresses[found.index]}:"
+            f" {_reason(error)}. Check that the address is this machine's and its port is free"
+        ) from error
+
+
+def tpu(tpu: str = "local") -> tf.distribute.Strategy:
+    """The cores of a TPU. Written against TensorFlow's API; it has never run on one.
+
+    Args:
+        tpu: Its name or address, or `local`.
+
+    Raises:
+        TrainingError: when no TPU can be started there.
+    """
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise TrainingError(
+            f"distribution.tpu={tpu!r}: no TPU could be started there ({_reason(error)}); check the name, or"
+            " set distribution.type to one_device or mirrored"
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -155,29 +201,6 @@ def check_agreement(
             )
 
 
-def _show_first_gpu() -> None:
-    """TensorFlow takes the memory of every GPU that it sees, used or not."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if len(gpus) > 1:
-        with suppress(RuntimeError):  # it has started, and what it took stays taken
-            tf.config.set_visible_devices(gpus[:1], "GPU")
-
-
-def _mirrored(num_devices: int | None) -> tf.distribute.Strategy:
-    gpus = tf.config.list_logical_devices("GPU") if tf.config.list_physical_devices("GPU") else []
-    if gpus:
-        if num_devices is not None and num_devices > len(gpus):
-            message = f"distribution.num_devices={num_devices}, but this machine has {len(gpus)} GPUs"
-            raise TrainingError(f"{message}; write at most {len(gpus)}")
-        names = [gpu.name for gpu in gpus[:num_devices]]
-    else:
-        names = _logical_cpus(num_devices or 1)
-    # Every GPU stays visible, the unused too, or TensorFlow would think that some are virtual and do without NCCL.
-    # Without NCCL the reduction goes over the host, in a fixed order, so runs repeat digit for digit.
-    operations = None if gpus else tf.distribute.HierarchicalCopyAllReduce(num_packs=1)
-    return tf.distribute.MirroredStrategy(devices=names, cross_device_ops=operations)
-
-
 def _logical_cpus(count: int) -> list[str]:
     cpu = tf.config.list_physical_devices("CPU")[0]
     present = tf.config.get_logical_device_configuration(cpu)
@@ -191,38 +214,6 @@ def _logical_cpus(count: int) -> list[str]:
             )
             raise TrainingError(f"{message} with fewer; make the strategy first in the process") from None
     return [device.name for device in tf.config.list_logical_devices("CPU")[:count]]
-
-
-def _multi_worker(workers: Workers) -> tf.distribute.Strategy:
-    if len(workers.addresses) == 1:
-        return _mirrored(None)
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": list(workers.addresses)}),
-        task_type="worker",
-        task_id=workers.index,
-        rpc_layer="grpc",
-    )
-    try:
-        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-    except (RuntimeError, tf.errors.OpError) as error:
-        raise TrainingError(
-            f"worker {workers.index} could not start at {workers.addresses[workers.index]}:"
-            f" {_reason(error)}. Check that the address is this machine's and its port is free"
-        ) from error
-
-
-def _tpu(name: str) -> tf.distribute.Strategy:
-    """Written against TensorFlow's API; it has never run on a TPU."""
-    try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise TrainingError(
-            f"distribution.tpu={name!r}: no TPU could be started there ({_reason(error)}); check the name, or"
-            " set distribution.type to one_device or mirrored"
-        ) from error
-    return tf.distribute.TPUStrategy(resolver)
 
 
 def _reason(error: Any) -> str:

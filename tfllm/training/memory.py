@@ -8,8 +8,7 @@ from collections.abc import Iterable
 
 import keras
 
-from tfllm.training.optimizers import OPTIMIZERS
-from tfllm.training.parameter_groups import is_hidden_matrix
+from tfllm.training.update_rules import Rules
 
 FLOAT32 = 4
 _READ_AHEAD = 2  # batches: the one in use, and the next
@@ -182,20 +181,22 @@ def estimate(
     }
 
 
-def optimizer_bytes(kind: str, variables: Iterable[keras.Variable], *, momentum: float = 0.0) -> int:
+def optimizer_bytes(rule: Rules, variables: Iterable[keras.Variable]) -> int:
     """Bytes of an optimizer's state, without making it.
 
     Args:
-        kind: An `optimizer.type`.
+        rule: As in `make_optimizer`.
         variables: The trained variables.
-        momentum: Of sgd.
+
+    Raises:
+        TrainingError: when the rule cannot be that of these variables.
     """
-    total = 0
-    for variable in variables:
-        name = "adamw" if kind == "muon" and not is_hidden_matrix(variable) else kind
-        rule = OPTIMIZERS[name](**({"momentum": momentum} if name == "sgd" else {}))
-        total += sum(map(math.prod, rule.slots(tuple(variable.shape)).values()))
-    return FLOAT32 * total
+    variables = list(variables)
+    slots = (
+        each.slots(tuple(variable.shape))
+        for each, variable in zip(rule.rules(variables), variables, strict=True)
+    )
+    return FLOAT32 * sum(math.prod(shape) for named in slots for shape in named.values())
 
 
 def compiler_bytes(shape: StepShape, variables: Iterable[keras.Variable]) -> int:

@@ -19,14 +19,12 @@ from tfllm.training.parameter_groups import (
     trained_parameters,
 )
 from tfllm.training.replica import chosen, local
-from tfllm.training.update_rules import SGD, Adafactor, AdamW, Lamb, Lion, Moment, Muon, Rule
+from tfllm.training.update_rules import AdamW, Moment, Muon, Rule, Rules
 from tfllm.training.weight_average import WeightAverage
-
-OPTIMIZERS: dict[str, type[Rule]] = {rule.name: rule for rule in (AdamW, Lion, Adafactor, SGD, Lamb, Muon)}
 
 
 def make_optimizer(
-    kind: str,
+    rule: Rules,
     *,
     learning_rate: float | Callable[[tf.Tensor], tf.Tensor],
     variables: Iterable[keras.Variable],
@@ -35,14 +33,13 @@ def make_optimizer(
     groups: Sequence[ParameterGroup] = (),
     layer_decay: float = 1.0,
     ema_decay: float | None = None,
-    **arguments: Any,
 ) -> Optimizer:
     """Builds an optimizer for the given variables.
 
     Neither clipping nor the sum over replicas is its business: the train step does both, in that order.
 
     Args:
-        kind: One of `OPTIMIZERS`.
+        rule: How a weight is updated, e.g. `AdamW(beta_2=0.99)`.
         learning_rate: A number, or a schedule of the steps taken.
         variables: The model's trainable variables. Call under `strategy.scope()`.
         weight_decay: Decoupled decay a unit of learning rate; never applied to norms and biases.
@@ -50,8 +47,6 @@ def make_optimizer(
         groups: Variables with a learning rate or decay of their own, or frozen.
         layer_decay: Each block's learning rate over that of the block above it.
         ema_decay: Keep an exponential moving average of the weights, with this decay; None keeps none.
-        arguments: The rule's own, e.g. `beta_1`. Muon takes AdamW's too, for what is no matrix inside a
-            block: embeddings, output projection, norms and biases.
 
     Returns:
         The optimizer, its state made.
@@ -59,8 +54,6 @@ def make_optimizer(
     Raises:
         TrainingError: when a group rules no variable, nothing is left to train, or Muon has no matrix.
     """
-    if kind not in OPTIMIZERS:
-        raise ValueError(f"optimizer kind={kind!r} is not known; use one of {sorted(OPTIMIZERS)}")
     parameters = trained_parameters(
         variables,
         weight_decay=weight_decay,
@@ -68,24 +61,44 @@ def make_optimizer(
         groups=groups,
         layer_decay=layer_decay,
     )
-    rules = (
-        _muon_rules(parameters, **arguments)
-        if kind == "muon"
-        else [OPTIMIZERS[kind](**arguments)] * len(parameters)
-    )
+    rules = rule.rules([parameter.variable for parameter in parameters])
     return Optimizer(parameters, rules, learning_rate=learning_rate, ema_decay=ema_decay)
 
 
-def _muon_rules(parameters: Sequence[Parameter], **arguments: Any) -> list[Rule]:
-    names = {field.name for field in dataclasses.fields(AdamW)} & {*arguments}
-    adamw = AdamW(**{name: arguments.pop(name) for name in names})
-    muon = Muon(**arguments)
-    rules: list[Rule] = [muon if is_hidden_matrix(p.variable) else adamw for p in parameters]
-    if muon not in rules:
-        raise TrainingError(
-            "optimizer.type=muon finds no matrix to train inside a block (a path with `block_00`); use adamw"
-        )
-    return rules
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MuonAndAdamW:
+    """Muon for matrices inside blocks; AdamW for what is none: embeddings, output projection, norms and biases.
+
+    Args:
+        momentum: As in `Muon`.
+        nesterov: As in `Muon`.
+        ns_steps: As in `Muon`.
+        beta_1: As in `AdamW`.
+        beta_2: As in `AdamW`.
+        epsilon: As in `AdamW`.
+    """
+
+    momentum: float = Muon.momentum
+    nesterov: bool = Muon.nesterov
+    ns_steps: int = Muon.ns_steps
+    beta_1: float = AdamW.beta_1
+    beta_2: float = AdamW.beta_2
+    epsilon: float = AdamW.epsilon
+
+    def rules(self, variables: Sequence[keras.Variable]) -> list[Rule]:
+        """The rule of each variable.
+
+        Raises:
+            TrainingError: when none of them is a matrix inside a block.
+        """
+        muon = Muon(momentum=self.momentum, nesterov=self.nesterov, ns_steps=self.ns_steps)
+        adamw = AdamW(beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon)
+        rules: list[Rule] = [muon if is_hidden_matrix(variable) else adamw for variable in variables]
+        if muon not in rules:
+            raise TrainingError(
+                "optimizer.type=muon finds no matrix to train inside a block (a path with `block_00`); use adamw"
+            )
+        return rules
 
 
 @dataclasses.dataclass(frozen=True)

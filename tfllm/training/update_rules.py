@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
 
+import keras
 import tensorflow as tf
 
 from tfllm.training.norms import global_norm
@@ -30,6 +31,14 @@ class Moment:
     count: tf.Tensor
 
 
+class Rules(Protocol):
+    """What gives every variable its rule."""
+
+    def rules(self, variables: Sequence[keras.Variable]) -> list[Rule]:
+        """The rule of each variable."""
+        ...
+
+
 class Rule:
     """How the slots of a weight remember a gradient, and how the weight steps by them.
 
@@ -39,6 +48,10 @@ class Rule:
 
     name: ClassVar[str]
     owns_decay: ClassVar[bool] = False  # the step holds the decay already
+
+    def rules(self, variables: Sequence[keras.Variable]) -> list[Rule]:
+        """The rule of each variable: this one."""
+        return [self] * len(variables)
 
     def slots(self, shape: Shape) -> dict[str, Shape]:
         """Names and shapes of the float32 tensors kept for a variable; they start at zero."""
@@ -215,6 +228,11 @@ class Lamb(Rule):
 
     name: ClassVar[str] = "lamb"
     owns_decay: ClassVar[bool] = True
+
+    def rules(self, variables: Sequence[keras.Variable]) -> list[Rule]:
+        """The rule of each variable: this one."""
+        return [self] * len(variables)
+
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-6

@@ -32,23 +32,25 @@ class PythonDocsSource:
     Args:
         parts: Which of "topics" (the language reference; one document a topic) and "docstrings" (the standard
             library; one document a module: each docstring under its qualified name, in source order).
+        section: What messages call the settings: the section of the config.
 
     Raises:
         DataError: An unknown part, or a Python without its documentation or its library's source files.
     """
 
-    def __init__(self, parts: Sequence[str] = PARTS):
+    def __init__(self, parts: Sequence[str] = PARTS, *, section: str = "data.train"):
         if isinstance(parts, str) or not parts:
             raise DataError(f"parts={parts!r} must be a list of one or more of 'topics', 'docstrings'")
         self.parts = tuple(check_choice("parts", part, PARTS) for part in parts)
+        self.section = section
 
     def documents(self) -> Iterator[str]:
         """Yield topics in order of their names, then modules in order of their paths."""
         if "topics" in self.parts:
-            yield from (text for _, text in sorted(_topics().items()))
+            yield from (text for _, text in sorted(_topics(self.section).items()))
         if "docstrings" in self.parts:
             root = _library_root()
-            for file in _library_files(root):
+            for file in _library_files(root, self.section):
                 if text := _module_text(_module_name(file.relative_to(root)), file.read_bytes()):
                     yield text
 
@@ -60,10 +62,10 @@ class PythonDocsSource:
         """Return a digest of the version, the parts and the text they are read from (parsing nothing)."""
         digest = hashlib.sha256()
         if "topics" in self.parts:
-            digest.update(repr(sorted(_topics().items())).encode())
+            digest.update(repr(sorted(_topics(self.section).items())).encode())
         if "docstrings" in self.parts:
             root = _library_root()
-            for file in _library_files(root):
+            for file in _library_files(root, self.section):
                 digest.update(_module_name(file.relative_to(root)).encode() + b"\0")
                 digest.update(hashlib.sha256(file.read_bytes()).digest())
         return settings_digest(
@@ -74,18 +76,20 @@ class PythonDocsSource:
         )
 
 
-def _topics() -> dict[str, str]:
+def _topics(section: str) -> dict[str, str]:
     try:
         return dict(importlib.import_module("pydoc_data.topics").topics)
     except ImportError as error:
-        raise DataError("parts: this Python has no pydoc_data.topics; use parts=('docstrings',)") from error
+        raise DataError(
+            f"{section}: this Python has no pydoc_data.topics; use parts=('docstrings',), another Python, or other text"
+        ) from error
 
 
 def _library_root() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def _library_files(root: Path) -> list[Path]:
+def _library_files(root: Path, section: str) -> list[Path]:
     files: list[Path] = []
     for folder, subfolders, names in os.walk(root):
         # Pruned while walking: installed packages may outnumber the library by far.
@@ -94,7 +98,7 @@ def _library_files(root: Path) -> list[Path]:
     files = [file for file in files if not _is_of_this_build(file.relative_to(root))]
     if not files:
         raise DataError(
-            f"parts: no Python source files under {root}; use parts=('topics',) or another Python"
+            f"{section}: no Python source files under {root}; use parts=('topics',), another Python, or other text"
         )
     return sorted(files, key=lambda file: file.relative_to(root).parts)
 
