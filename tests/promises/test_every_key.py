@@ -8,6 +8,7 @@ from tests.promises import (
     test_keras_nlp_keys,
     test_model_keys,
     test_optimizer_keys,
+    test_plugin_keys,
     test_source_keys,
     test_training_keys,
 )
@@ -19,6 +20,7 @@ MODULES = (
     test_keras_nlp_keys,
     test_model_keys,
     test_optimizer_keys,
+    test_plugin_keys,
     test_source_keys,
     test_training_keys,
 )

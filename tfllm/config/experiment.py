@@ -40,6 +40,7 @@ class ExperimentConfig:
     distribution: Any = setting("one_device", registry=DISTRIBUTIONS)
     generation: GenerationConfig = setting({})
     export: ExportConfig = setting({})
+    plugins: tuple[str, ...] = setting((), "modules to import first, which register types of their own")
 
     @classmethod
     def expand(cls, mapping: Mapping[str, Any], path: str, problems: list[Problem]) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from tfllm.config.build import build, to_mapping
 from tfllm.config.data import SOURCES
 from tfllm.config.errors import ConfigError, Problem
 from tfllm.config.experiment import ExperimentConfig
+from tfllm.config.plugins import import_plugins
 from tfllm.config.written import end_of_yaml, read_yaml, yaml_text
 
 
@@ -60,6 +61,9 @@ def _checked(
         raise ConfigError([*problems, problem], source)
     for override in overrides:
         mapping = _with_override(mapping, override, problems)
+    wrong = import_plugins(mapping.get("plugins", ()))
+    if wrong:  # without the types that they have, the rest would be misjudged
+        raise ConfigError([*problems, *wrong], source)
     config = build(ExperimentConfig, mapping, "", problems)
     if for_training:
         problems += _training_problems(mapping, config)

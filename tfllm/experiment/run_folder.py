@@ -28,6 +28,7 @@ _MAY_CHANGE = (
     "name",
     "generation",
     "export",
+    "plugins",
     "data.train",
     "data.validation",
     "data.validation_fraction",
@@ -170,7 +171,7 @@ class RunFolder:
             try:
                 return load_config(self.config, for_training=False)
             except ConfigError as error:
-                if kept is None:
+                if kept is None or any(problem.path.startswith("plugins") for problem in error.problems):
                     raise
                 rule = "can be done without: the newest checkpoint holds the config too"
                 problem = Problem(

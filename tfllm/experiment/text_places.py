@@ -56,8 +56,11 @@ def _section(section: Any, folders: list[str]) -> Any:
     if isinstance(section, MixtureConfig):
         parts = [dataclasses.replace(part, source=_section(part.source, folders)) for part in section.sources]
         return dataclasses.replace(section, sources=tuple(parts))
-    if hasattr(section, "path"):
-        return dataclasses.replace(section, path=tuple(_file(path, folders) for path in section.path))
+    path = getattr(section, "path", None)
+    if isinstance(path, str):  # as a plug-in may have it
+        return dataclasses.replace(section, path=_file(path, folders))
+    if path is not None:
+        return dataclasses.replace(section, path=tuple(_file(each, folders) for each in path))
     if getattr(section, "data_dir", None) is not None:
         return dataclasses.replace(section, data_dir=_folder(section.data_dir, folders))
     return section
