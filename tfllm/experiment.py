@@ -37,7 +37,7 @@ from tfllm.data.split import split_of
 from tfllm.data.store import RowStore, default_cache_dir
 from tfllm.evaluation.evaluator import Evaluator
 from tfllm.generation.generate import Generator
-from tfllm.layers.causal_attention import group_size_for
+from tfllm.layers.sliced_attention import group_size_for
 from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.pretrained import MODEL_TYPES, pretrained_tokenizer
 from tfllm.stop_tokens import stop_ids
