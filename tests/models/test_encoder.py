@@ -63,6 +63,7 @@ KINDS = {
         "sliding_window": 4,
         "sliding_layers": [1],
         "activation": "geglu",
+        "head_activation": "gelu",
     },
 }
 
@@ -309,6 +310,10 @@ def test_one_graph_takes_rows_of_any_length():
         ({"num_classes": 3}, "num_classes=3 needs head='sequence_classification' or"),
         ({"head": "sequence_classification", "num_classes": 2}, "reads the pooler; use pooler='tanh'"),
         ({"next_sentence_head": True}, "next_sentence_head=True reads the pooler"),
+        (
+            {"head": "masked_lm", "activation": "geglu"},
+            "activation='geglu' has a gate, which the masked_lm head has not; give head_activation",
+        ),
         (
             {"head": "token_classification", "num_classes": 2, "class_names": ["a"]},
             "class_names has 1 names, and num_classes=2",

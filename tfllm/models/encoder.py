@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfllm.layers.attention import AttentionOptions
 from tfllm.layers.dropout import Dropout
 from tfllm.layers.embedding import TokenEmbedding
-from tfllm.layers.feed_forward import FeedForwardOptions, default_intermediate_dim
+from tfllm.layers.feed_forward import GATED, FeedForwardOptions, default_intermediate_dim
 from tfllm.layers.masks import BidirectionalMask
 from tfllm.layers.normalization import NormOptions
 from tfllm.layers.positions.counting import positions_of
@@ -334,6 +334,9 @@ def wrong_settings(arguments: dict[str, Any]) -> str | None:
             return f"{name}={value!r} is not known; use {', '.join(known)}"
     if arguments.get("head_dim") is None and arguments["hidden_dim"] % arguments["num_heads"]:
         return f"num_heads={arguments['num_heads']} must divide hidden_dim={arguments['hidden_dim']}, or give head_dim"
+    inside = arguments.get("head_activation") or arguments.get("activation")
+    if head == "masked_lm" and inside in GATED:
+        return f"activation={inside!r} has a gate, which the masked_lm head has not; give head_activation"
     if classifies and not classes:
         return f"head={head!r} needs num_classes; say how many there are"
     if classes and not classifies:
