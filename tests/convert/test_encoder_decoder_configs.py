@@ -10,7 +10,7 @@ from tfllm.convert.checkpoint import load_model, read_checkpoint
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.huggingface import save_model
 from tfllm.convert.summary import summary
-from tfllm.layers.sinusoidal_positions import sinusoidal_table
+from tfllm.layers.positions.sinusoidal import sinusoidal_table
 
 _T5 = {
     "d_ff": 2048,

@@ -13,7 +13,7 @@ from tfllm.convert.checkpoint import load_model, read_checkpoint
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.gguf_rope import rope_section_of
 from tfllm.convert.huggingface import save_model
-from tfllm.layers.rotary_scaling import scaled_frequencies
+from tfllm.layers.positions.rotary_scaling import scaled_frequencies
 
 THETA = 500_000.0
 

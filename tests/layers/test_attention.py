@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllm.layers import kv_cache
-from tfllm.layers.attention import Attention
-from tfllm.layers.masks import BidirectionalMask, CausalMask, causal_mask
-from tfllm.layers.positions import rotary_angles, rotate
+from tfllm.layers.attention import Attention, AttentionContext, AttentionOptions
+from tfllm.layers.dense_attention import dense_attention
+from tfllm.layers.masks import causal_mask
+from tfllm.layers.normalization import NormOptions
+from tfllm.layers.positions.rotary import rotary_angles, rotate
 
 B, T, D, H = 2, 6, 8, 4
 RNG = np.random.default_rng(0)
@@ -13,7 +14,10 @@ X = RNG.normal(size=[B, T, D]).astype(np.float32)
 
 
 def make(num_heads=4, num_kv_heads=None, use_bias=True):
-    layer = Attention(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=H, use_bias=use_bias, name="a")
+    options = AttentionOptions(
+        num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=H, use_bias=use_bias, output_bias=use_bias
+    )
+    layer = Attention(options, name="a")
     layer.build((None, None, D))
     rng = np.random.default_rng(1)
     for weight in layer.weights:
@@ -54,7 +58,7 @@ def naive(layer, x, mask, positions=None):
 def test_attention_equals_the_naive_one(num_kv_heads, use_bias):
     layer = make(num_kv_heads=num_kv_heads, use_bias=use_bias)
     mask = causal_mask(T).numpy()
-    output, scores, cache = layer(X, mask, return_scores=True)
+    output, scores, cache = layer(X, context=AttentionContext(mask), return_scores=True)
     expected, expected_scores = naive(layer, X, mask)
     np.testing.assert_allclose(output, expected, atol=1e-5)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
@@ -70,7 +74,7 @@ def test_attention_equals_the_naive_one_with_rotation_padding_and_segments():
     ).numpy()
     positions = np.array([[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]], np.int32)
     angles = rotary_angles(tf.constant(positions), H, 100.0)
-    output, scores, _ = layer(X, mask, angles=angles, return_scores=True)
+    output, scores, _ = layer(X, context=AttentionContext(mask, angles), return_scores=True)
     expected, expected_scores = naive(layer, X, mask, positions)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
     np.testing.assert_allclose(output, expected, atol=1e-5)
@@ -78,23 +82,24 @@ def test_attention_equals_the_naive_one_with_rotation_padding_and_segments():
 
 def test_scale_soft_cap_and_normalized_heads_are_their_formulas():
     plain = make(num_kv_heads=2)
-    layer = Attention(
+    options = AttentionOptions(
         num_heads=4,
         num_kv_heads=2,
         head_dim=H,
         use_bias=True,
+        output_bias=True,
         scale=0.7,
         soft_cap=1.5,
-        qk_norm=True,
-        name="a",
+        head_norm=NormOptions(),
     )
+    layer = Attention(options, name="a")
     layer.build((None, None, D))
     for name in ("query", "key", "value", "_output"):
         getattr(layer, name).set_weights(getattr(plain, name).get_weights())
     scales = [RNG.normal(size=H).astype(np.float32) for _ in range(2)]
     layer.query_norm.scale.assign(scales[0])
     layer.key_norm.scale.assign(scales[1])
-    _, scores, _ = layer(X, causal_mask(T), return_scores=True)
+    _, scores, _ = layer(X, context=AttentionContext(causal_mask(T)), return_scores=True)
 
     def heads(projection, count, scale):
         y = (X @ projection.kernel.numpy() + projection.bias.numpy()).reshape(B, T, count, H)
@@ -108,7 +113,8 @@ def test_scale_soft_cap_and_normalized_heads_are_their_formulas():
 
 @pytest.mark.parametrize(("use_bias", "output_bias"), [(True, False), (False, True)])
 def test_the_output_may_differ_in_its_bias(use_bias, output_bias):
-    layer = Attention(num_heads=2, head_dim=H, use_bias=use_bias, output_bias=output_bias, name="a")
+    options = AttentionOptions(num_heads=2, head_dim=H, use_bias=use_bias, output_bias=output_bias)
+    layer = Attention(options, name="a")
     layer.build((None, None, D))
     biases = {v.path for v in layer.variables if v.path.endswith("bias")}
     expected = {f"a/{name}/bias" for name in ("query", "key", "value")} if use_bias else {"a/output/bias"}
@@ -116,7 +122,7 @@ def test_the_output_may_differ_in_its_bias(use_bias, output_bias):
 
 
 def test_a_query_that_sees_nothing_stays_finite():
-    output, scores, _ = make()(X, np.zeros([1, T, T], bool), return_scores=True)
+    output, scores, _ = make()(X, context=AttentionContext(np.zeros([1, T, T], bool)), return_scores=True)
     assert np.isfinite(output).all()
     np.testing.assert_allclose(np.sum(scores, -1), 1.0, atol=1e-6)
 
@@ -126,49 +132,39 @@ def test_heads_must_divide():
         make(num_kv_heads=3)
 
 
-def test_a_cache_starts_with_the_prompt_and_zeros():
-    keys, values = RNG.normal(size=[2, B, 3, 2, H]).astype(np.float32)
-    cached = kv_cache.from_prefill(tf.constant(keys), tf.constant(values), 5)
-    for ours, theirs in zip(cached, (keys, values), strict=True):
-        assert ours.shape == (B, 2, 5, H)
-        np.testing.assert_array_equal(ours[:, :, :3], theirs.transpose(0, 2, 1, 3))
-        np.testing.assert_array_equal(ours[:, :, 3:], 0)
+@pytest.mark.parametrize("num_kv_heads", [None, 2])
+def test_what_is_remembered_of_another_sequence_is_read(num_kv_heads):
+    layer = make(num_kv_heads=num_kv_heads)
+    other = RNG.normal(size=[B, 5, D]).astype(np.float32)
+    mask = np.array([[[True] * 5], [[True, False, True, True, False]]])
+    output, scores, cache = layer(
+        X, context=AttentionContext(mask), memory=layer.remember(other), return_scores=True
+    )
+
+    def heads(x, projection, count):
+        return (x @ projection.kernel.numpy() + projection.bias.numpy()).reshape(B, -1, count, H)
+
+    query, shared = heads(X, layer.query, 4), 4 // layer.num_kv_heads
+    key, value = (
+        np.repeat(heads(other, each, layer.num_kv_heads), shared, axis=2) for each in (layer.key, layer.value)
+    )
+    logits = np.einsum("btnh,bsnh->bnts", query, key) / np.sqrt(H)
+    weights = np.where(mask[:, None], np.exp(logits), 0)
+    weights /= weights.sum(-1, keepdims=True)
+    mixed = np.einsum("bnts,bsnh->btnh", weights, value).reshape(B, T, -1)
+    np.testing.assert_allclose(scores, weights, atol=1e-5)
+    np.testing.assert_allclose(output, mixed @ layer._output.kernel.numpy() + layer._output.bias, atol=1e-5)
+    assert cache is None
 
 
-@pytest.mark.parametrize("slot", [0, 2, 4])
-def test_a_write_replaces_one_slot_only(slot):
-    old = tuple(tf.constant(x) for x in RNG.normal(size=[2, B, 2, 5, H]).astype(np.float32))
-    new = RNG.normal(size=[2, B, 1, 2, H]).astype(np.float32)
-    written = kv_cache.write(old, tf.constant(new[0]), tf.constant(new[1]), tf.constant(slot))
-    for before, after, token in zip(old, written, new, strict=True):
-        expected = before.numpy()
-        expected[:, :, slot] = token[:, 0]
-        np.testing.assert_array_equal(after, expected)
-
-
-def test_masks_allow_the_past_of_the_own_segment_that_is_not_padding():
-    padding = np.array([[False, True, True, True], [True, True, True, False]])
-    segments = np.array([[1, 1, 2, 2], [1, 2, 2, 2]])
-    mask = causal_mask(4, padding_mask=tf.constant(padding), segment_ids=tf.constant(segments)).numpy()
-    for b, t, s in np.ndindex(2, 4, 4):
-        assert mask[b, t, s] == (s <= t and padding[b, s] and segments[b, t] == segments[b, s])
-    np.testing.assert_array_equal(causal_mask(4)[0], np.tril(np.ones([4, 4], bool)))
-
-
-def test_masks_of_both_directions_allow_the_own_segment_that_is_not_padding():
-    padding = np.array([[False, True, True, True], [True, True, True, False]])
-    segments = np.array([[1, 1, 2, 2], [1, 2, 2, 2]])
-    mask = BidirectionalMask(tf.constant(padding), tf.constant(segments)).dense(4).numpy()
-    for b, t, s in np.ndindex(2, 4, 4):
-        assert mask[b, t, s] == (padding[b, s] and segments[b, t] == segments[b, s])
-    assert BidirectionalMask().dense(4).numpy().all()
-    longer = BidirectionalMask(segment_ids=tf.constant(segments)).padded(4, 2).dense(6).numpy()
-    np.testing.assert_array_equal(longer[:, :4, :4], segments[:, :, None] == segments[:, None, :])
-    assert not longer[:, :, 4:].any()
-
-
-@pytest.mark.parametrize("window", [1, 3, 9])
-def test_a_window_hides_what_is_long_past(window):
-    mask = CausalMask(window=window).dense(6)[0].numpy()
-    for t, s in np.ndindex(6, 6):
-        assert mask[t, s] == (t - window < s <= t)
+def test_a_bias_of_each_query_head_goes_with_shared_keys():
+    query, key, value = (
+        tf.constant(RNG.normal(size=shape), tf.float32)
+        for shape in ([B, T, 4, H], [B, 2, T, H], [B, 2, T, H])
+    )
+    bias = tf.constant(RNG.normal(size=[1, 4, T, T]), tf.float32)
+    mixed, scores = dense_attention(query, key, value, causal_mask(T), scale=0.5, bias=bias)
+    apart = (tf.repeat(x, 2, axis=1) for x in (key, value))
+    expected, expected_scores = dense_attention(query, *apart, causal_mask(T), scale=0.5, bias=bias)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+    np.testing.assert_allclose(tf.reshape(mixed, [B, T, 4, H]), tf.reshape(expected, [B, T, 4, H]), atol=1e-6)

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllm.layers.attention import Attention
+from tfllm.layers.attention import Attention, AttentionContext, AttentionOptions
 from tfllm.layers.blockwise_attention import blockwise_attention
-from tfllm.layers.causal_attention import causal_attention
 from tfllm.layers.masks import BidirectionalMask, CausalMask
+from tfllm.layers.sliced_attention import sliced_attention
 
 B, N, H = 2, 4, 6
 # The same attention in both files, by name: groups of 5 queries, and blocks of 4 or 16.
 KINDS = {
-    "groups": functools.partial(causal_attention, group_size=5),
-    "one_group": causal_attention,
+    "groups": functools.partial(sliced_attention, group_size=5),
+    "one_group": sliced_attention,
     "blocks": functools.partial(blockwise_attention, block_size=4),
     "large_blocks": functools.partial(blockwise_attention, block_size=16),
 }
@@ -160,7 +160,7 @@ def test_a_window_spares_the_keys_that_nobody_sees():
     query, key, value, _ = inputs(64, 2)
     poisoned = tf.concat([tf.fill([B, 8, 2, H], np.nan), key[:, 8:]], 1)
     for kind in (
-        lambda *args: causal_attention(*args, group_size=8),
+        lambda *args: sliced_attention(*args, group_size=8),
         lambda *args: blockwise_attention(*args, block_size=8),
     ):
         whole, part = (kind(query, k, value, CausalMask(window=5)) for k in (key, poisoned))
@@ -203,7 +203,7 @@ def test_bfloat16_keeps_the_softmax_in_float32(kind):
 def test_scores_never_exist_as_a_whole(kind, mask):
     length, size = 64, 8
     attend = {
-        "groups": lambda *args: causal_attention(*args, group_size=size),
+        "groups": lambda *args: sliced_attention(*args, group_size=size),
         "blocks": lambda *args: blockwise_attention(*args, block_size=size),
     }[kind]
     tensors = inputs(length, 4)
@@ -233,7 +233,8 @@ def _inner_graphs(graph):
 
 
 def layer_of(block_size):
-    layer = Attention(num_heads=N, num_kv_heads=2, head_dim=H, attention_block_size=block_size, name="a")
+    options = AttentionOptions(num_heads=N, num_kv_heads=2, head_dim=H, block_size=block_size)
+    layer = Attention(options, name="a")
     layer.build((None, None, 10))
     rng = np.random.default_rng(1)
     for weight in layer.weights:
@@ -244,13 +245,13 @@ def layer_of(block_size):
 def test_the_layer_takes_the_blocks_unless_scores_are_wanted():
     x = tf.constant(np.random.default_rng(0).normal(size=[B, 11, 10]), tf.float32)
     mask, padding = packed(11)
-    dense, scores, _ = layer_of(None)(x, attention_mask=mask, return_scores=True)
+    dense, scores, _ = layer_of(None)(x, context=AttentionContext(mask), return_scores=True)
     assert scores.shape == (B, N, 11, 11)
     for size in (None, 4):
-        output, nothing, _ = layer_of(size)(x, attention_mask=mask)
+        output, nothing, _ = layer_of(size)(x, context=AttentionContext(mask))
         assert nothing is None
         np.testing.assert_allclose(output[padding], dense[padding], atol=1e-5)
-        wanted = layer_of(size)(x, attention_mask=mask, return_scores=True)
+        wanted = layer_of(size)(x, context=AttentionContext(mask), return_scores=True)
         np.testing.assert_array_equal(wanted[0], dense)
         np.testing.assert_array_equal(wanted[1], scores)
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from tfllm.layers.feed_forward import FeedForward
+from tfllm.layers.feed_forward import FeedForward, FeedForwardOptions
 
 _erf = np.vectorize(math.erf)
 
@@ -34,7 +34,7 @@ FORMULAS = {
 def test_every_activation_is_its_formula(activation, use_bias):
     rng = np.random.default_rng(0)
     x = rng.normal(size=[2, 3, 8])
-    layer = FeedForward(intermediate_dim=12, activation=activation, use_bias=use_bias)
+    layer = FeedForward(FeedForwardOptions(intermediate_dim=12, activation=activation, use_bias=use_bias))
     layer.build(x.shape)
     for weight in layer.weights:
         weight.assign(rng.normal(size=weight.shape) * 0.4)
@@ -55,11 +55,13 @@ def test_the_two_gelus_differ():
 
 def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match="activation='tanh' is not known"):
-        FeedForward(intermediate_dim=4, activation="tanh")
+        FeedForward(FeedForwardOptions(intermediate_dim=4, activation="tanh"))
 
 
 def test_down_has_a_deviation_of_its_own():
-    layer = FeedForward(intermediate_dim=200, initializer_range=0.5, output_initializer_range=0.1)
+    layer = FeedForward(
+        FeedForwardOptions(intermediate_dim=200), initializer_range=0.5, output_initializer_range=0.1
+    )
     layer.build((None, None, 100))
     deviations = [float(np.std(p.kernel)) for p in (layer.up, layer.down)]
     np.testing.assert_allclose(deviations, [0.5, 0.1], rtol=0.05)

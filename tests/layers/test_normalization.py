@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllm.layers.normalization import LayerNorm, RMSNorm, make_norm
+from tfllm.layers.normalization import LayerNorm, NormOptions, RMSNorm
 
 X = np.random.default_rng(0).normal(2.0, 3.0, [2, 5, 16]).astype(np.float32)
 
@@ -44,8 +44,8 @@ def test_layer_norm_is_keras_layer_norm(use_bias):
 @pytest.mark.parametrize("kind", ["rms_norm", "layer_norm"])
 def test_norms_compute_in_float32_under_bfloat16(kind):
     x = tf.cast(X * 10 + 100, tf.bfloat16)
-    half = make_norm(kind, epsilon=1e-5, use_bias=True, dtype="mixed_bfloat16")
-    whole = make_norm(kind, epsilon=1e-5, use_bias=True)
+    half = NormOptions(kind=kind, use_bias=True).make("norm", "mixed_bfloat16")
+    whole = NormOptions(kind=kind, use_bias=True).make("norm", "float32")
     result = half(x)
     assert result.dtype == tf.bfloat16
     # Equal to the last bit: only the result is rounded, nothing on the way.
@@ -55,4 +55,4 @@ def test_norms_compute_in_float32_under_bfloat16(kind):
 
 def test_an_unknown_norm_is_refused():
     with pytest.raises(ValueError, match="norm='batch' is not known"):
-        make_norm("batch", epsilon=1e-5, use_bias=True)
+        NormOptions(kind="batch").make("norm", "float32")

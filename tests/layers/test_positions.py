@@ -1,7 +1,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tfllm.layers.positions import LearnedPositions, rotary_angles, rotate
+from tfllm.layers.positions.learned import LearnedPositions
+from tfllm.layers.positions.rotary import rotary_angles, rotate
 
 RNG = np.random.default_rng(0)
 

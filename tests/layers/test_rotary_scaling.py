@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from tfllm.layers.rotary_scaling import scaled_frequencies
+from tfllm.layers.positions.rotary_scaling import scaled_frequencies
 
 DIM, THETA = 16, 10_000.0
 PLAIN = [THETA ** (-i / DIM) for i in range(0, DIM, 2)]

@@ -293,14 +293,14 @@ def test_attention_scores_are_those_of_query_and_key(plain_model):
     features = {"token_ids": tokens(2, 7)}
     scores = model(features, attention_scores=["block_00"])["attention_scores"]["block_00"].numpy()
     x = model.token_embedding(features["token_ids"])
-    if model.position_embedding is not None:
-        x = x + model.position_embedding(tf.range(7)[None])
+    added = model.stack.positions.added(tf.range(7)[None])
+    x = x if added is None else x + added
     block = model.blocks[0]
     x = block.attention_norm(x)
 
     def heads(projection, count):
         y = projection(x).numpy().reshape(2, 7, count, 4)
-        if model.position_kind != "rotary":
+        if model.get_config()["positions"] != "rotary":
             return y
         turn = np.exp(1j * np.arange(7)[:, None, None] * 10_000.0 ** (-np.arange(2) / 2))
         pairs = (y[..., :2] + 1j * y[..., 2:]) * turn
@@ -379,20 +379,16 @@ def test_packed_equals_unpacked(model):
         )
 
 
-@pytest.mark.parametrize("left_out", ["segment_ids", "positions"])
-def test_packing_needs_segments_and_positions(model, left_out):
+def test_packing_needs_segments_and_counts_positions_in_each(model):
     packed, _ = packed_and_separate()
     whole = model(packed)["hidden_states"]
-    part = model({name: x for name, x in packed.items() if name != left_out})["hidden_states"]
-    moved = np.abs(whole - part)[:, LENGTHS[0] : sum(LENGTHS)].max()
-    # Rotary angles are relative, so inside a segment only learned positions move the result.
-    if left_out == "segment_ids" or model.position_kind == "learned":
-        assert moved > 1e-3
-    else:
-        assert moved < 1e-4
-
-
-# The cached call
+    without = {
+        left_out: model({name: x for name, x in packed.items() if name != left_out})["hidden_states"]
+        for left_out in ("segment_ids", "positions")
+    }
+    assert np.abs(whole - without["segment_ids"])[:, LENGTHS[0] : sum(LENGTHS)].max() > 1e-3
+    real = packed["padding_mask"].numpy() if "padding_mask" in packed else slice(None)
+    np.testing.assert_allclose(whole.numpy()[real], without["positions"].numpy()[real], atol=1e-5)
 
 
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])

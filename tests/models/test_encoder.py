@@ -18,6 +18,16 @@ ODD = {
     "max_seq_len": 16,
     "head_dim": 5,
     "intermediate_dim": 20,
+    "num_kv_heads": 2,
+    "positions": "rotary",
+    "rotary_dim": 4,
+    "rope_theta": 500.0,
+    "rope_scaling": {"type": "linear", "factor": 2.0},
+    "rope_local_theta": 30.0,
+    "relative_num_buckets": 6,
+    "relative_max_distance": 9,
+    "sliding_window": 4,
+    "sliding_layers": [0, 2],
     "num_token_types": 3,
     "position_offset": 2,
     "norm_placement": "pre",
@@ -43,6 +53,18 @@ KINDS = {
     "sentences": {"pooler": "relu", "head": "sequence_classification", "num_classes": 3},
     "tokens": {"head": "token_classification", "num_classes": 4, "norm_placement": "pre"},
     "span": {"head": "span", "activation": "gelu_tanh", "attention_block_size": 3},
+    "modern": {
+        "head": "masked_lm",
+        "norm_placement": "pre",
+        "num_kv_heads": 2,
+        "positions": "rotary",
+        "rope_theta": 100.0,
+        "rope_local_theta": 20.0,
+        "sliding_window": 4,
+        "sliding_layers": [1],
+        "activation": "geglu",
+        "head_activation": "gelu",
+    },
 }
 
 
@@ -79,6 +101,42 @@ def test_an_odd_model_is_itself_after_reload(tmp_path):
     again = keras.models.load_model(path)
     for one, other in zip(model(given).values(), again(given).values(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "value"),
+    [
+        ({}, "rope_theta", 50.0),
+        ({}, "rope_scaling", {"type": "linear", "factor": 9.0}),
+        ({}, "rope_local_theta", 3.0),
+        ({}, "rotary_dim", 2),
+        ({}, "sliding_window", 2),
+        ({}, "sliding_layers", [1]),
+        ({}, "norm_epsilon", 0.5),
+        ({}, "dropout", 0.7),
+        ({}, "positions", "none"),
+        ({}, "positions", "sinusoidal"),
+        ({"positions": "relative", "attention_block_size": None}, "relative_max_distance", 4),
+    ],
+)
+def test_outputs_depend_on_what_has_no_variable(changes, name, value):
+    given = {"token_ids": tokens(2, 9), "token_type_ids": tokens(2, 9) % 3, "row_seeds": tf.constant([3, 4])}
+    one, other = (randomized(Encoder(**{**ODD, **changes, **more})) for more in ({}, {name: value}))
+    difference = one(given, training=True)["logits"] - other(given, training=True)["logits"]
+    assert np.abs(difference).max() > 1e-3
+
+
+@pytest.mark.parametrize("block_size", [None, 3])
+def test_windows_in_blocks_or_not_are_the_table_of_scores(block_size):
+    model = randomized(Encoder(**SMALL, **{**KINDS["modern"], "attention_block_size": block_size}))
+    given = {**features(model, 2, 11), "padding_mask": tf.sequence_mask([11, 6], 11)}
+    lean, seen = model(given), model(given, attention_scores=True)
+    real = given["padding_mask"].numpy()
+    np.testing.assert_allclose(lean["logits"].numpy()[real], seen["logits"].numpy()[real], atol=1e-5)
+    places = np.arange(11)
+    far = np.abs(places[:, None] - places) >= 4
+    scores = seen["attention_scores"]
+    assert not scores["block_01"].numpy()[0][:, far].any() and scores["block_00"].numpy()[0][:, far].all()
 
 
 def test_outputs_and_paths(model):
@@ -252,6 +310,10 @@ def test_one_graph_takes_rows_of_any_length():
         ({"num_classes": 3}, "num_classes=3 needs head='sequence_classification' or"),
         ({"head": "sequence_classification", "num_classes": 2}, "reads the pooler; use pooler='tanh'"),
         ({"next_sentence_head": True}, "next_sentence_head=True reads the pooler"),
+        (
+            {"head": "masked_lm", "activation": "geglu"},
+            "activation='geglu' has a gate, which the masked_lm head has not; give head_activation",
+        ),
         (
             {"head": "token_classification", "num_classes": 2, "class_names": ["a"]},
             "class_names has 1 names, and num_classes=2",

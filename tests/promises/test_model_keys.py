@@ -11,6 +11,7 @@ import tensorflow as tf
 from tests.promises.built_model import LENGTH, Built, built, first_scores, same_weights
 from tests.promises.case import Case, hold
 from tfllm.config.build import to_mapping
+from tfllm.layers.attention import AttentionContext
 
 WIDE = {"initializer_range": 0.5, "num_layers": 2, "hidden_dim": 12, "num_heads": 2}
 GPT = {
@@ -144,7 +145,7 @@ def _spread(model):
 def _unit_offset(model):
     x = np.random.default_rng(0).normal(size=[1, 4, 12]).astype(np.float32)
     expected = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * (1 + model.of("final_norm/scale"))
-    np.testing.assert_allclose(model.model.final_norm(x), expected, atol=1e-5)
+    np.testing.assert_allclose(model.model.stack.final_norm(x), expected, atol=1e-5)
 
 
 def _window(model):
@@ -169,9 +170,10 @@ def _parallel(model):
     block = model.model.blocks[0]
     x = tf.constant(np.random.default_rng(0).normal(size=[1, 1, 12]), tf.float32)
     mask, none = tf.ones([1, 1, 1], tf.bool), (tf.ones([1, 1, 1, 1]), tf.zeros([1, 1, 1, 1]))
-    attended = block.attention(block.attention_norm(x), attention_mask=mask, angles=none)[0]
+    context = AttentionContext(mask, none)
+    attended = block.attention(block.attention_norm(x), context=context)[0]
     fed = block.feed_forward(block.feed_forward_norm(x))
-    np.testing.assert_allclose(block(x, attention_mask=mask, angles=none)[0], x + attended + fed, atol=1e-4)
+    np.testing.assert_allclose(block(x, context=context)[0], x + attended + fed, atol=1e-4)
 
 
 def without(group, key):

@@ -180,7 +180,7 @@ def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest():
     assert {"decoder/output_projection/kernel", "decoder/token_embedding/embeddings"} < others
     assert {name for name in slots if name.startswith("adamw/mean/")} == {f"adamw/mean/{p}" for p in others}
     with pytest.raises(TrainingError, match=r"optimizer\.type=muon finds no matrix"):
-        optimizer_of("muon", learning_rate=0.1, variables=[model.final_norm.scale])
+        optimizer_of("muon", learning_rate=0.1, variables=[model.stack.final_norm.scale])
 
 
 def test_two_variables_of_one_path_are_refused():

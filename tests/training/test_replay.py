@@ -39,7 +39,7 @@ def test_weights_that_were_broken_before_are_named():
 @pytest.mark.parametrize(
     ("breaks", "phase"),
     [
-        (lambda model, features: model.final_norm.scale.assign(np.full([8], 3e38)), "forward"),
+        (lambda model, features: model.stack.final_norm.scale.assign(np.full([8], 3e38)), "forward"),
         (lambda model, features: features["loss_weights"].__setitem__((0, 0), np.inf), "pass"),
     ],
     ids=["forward", "loss"],

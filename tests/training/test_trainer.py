@@ -176,7 +176,7 @@ def test_a_second_interrupt_is_not_held_back(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     def break_model(number):
         if number == 4:
-            trainer.train_step.model.final_norm.scale.assign(np.full([8], np.nan))
+            trainer.train_step.model.stack.final_norm.scale.assign(np.full([8], np.nan))
 
     failures = []
     trainer, state = make_trainer(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from tfllm.convert.config_table import Arguments
-from tfllm.convert.model_kind import ModelKind, with_defaults
-from tfllm.models.decoder import Decoder, default_intermediate_dim
+from tfllm.convert.model_kind import ModelKind, with_defaults, without_effect
+from tfllm.layers.feed_forward import default_intermediate_dim
+from tfllm.models.decoder import Decoder
 
 
 def _resolved(arguments: Arguments) -> Arguments:
     full = with_defaults(Decoder, arguments)
     heads, head_dim = full["num_heads"], full["head_dim"] or full["hidden_dim"] // full["num_heads"]
-    rotary, window = full["positions"] == "rotary", full["sliding_window"]
-    sliding = range(full["num_layers"]) if full["sliding_layers"] is None else full["sliding_layers"]
-    sliding = sorted(sliding) if window else []
     by_default = {
         "num_kv_heads": heads,
         "head_dim": head_dim,
         "intermediate_dim": default_intermediate_dim(full["hidden_dim"], full["activation"]),
-        "rotary_dim": head_dim,
         "qkv_bias": full["use_bias"],
         "attention_output_bias": full["use_bias"],
         "feed_forward_bias": full["use_bias"],
@@ -26,13 +23,7 @@ def _resolved(arguments: Arguments) -> Arguments:
     full.update({name: value for name, value in by_default.items() if full[name] is None})
     # What has no effect beside other arguments is brought to one form.
     full["use_bias"] = full["use_bias"] and full["norm"] == "layer_norm"
-    full["sliding_layers"] = tuple(sliding) or None
-    full["sliding_window"] = window if sliding else None
-    if not rotary:
-        full.update(rotary_dim=None, rope_theta=None, rope_scaling=None)
-    same = full["rope_local_theta"] == full["rope_theta"] and full["rope_scaling"] is None
-    if not sliding or same:
-        full["rope_local_theta"] = None
+    full.update(without_effect(full, head_dim, layers=full["num_layers"]))
     return full
 
 

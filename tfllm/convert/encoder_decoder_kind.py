@@ -7,9 +7,10 @@ from typing import Any
 
 from tfllm.convert.config_reader import REQUIRED, ConfigReader
 from tfllm.convert.config_table import LAYERS, MOST_LAYERS, Arguments
-from tfllm.convert.model_kind import ModelKind, with_defaults
-from tfllm.models.decoder import default_intermediate_dim
-from tfllm.models.encoder_decoder import EncoderDecoder, bucket_problem
+from tfllm.convert.model_kind import ModelKind, with_defaults, without_effect
+from tfllm.layers.feed_forward import default_intermediate_dim
+from tfllm.layers.positions.relative import bucket_problem
+from tfllm.models.encoder_decoder import EncoderDecoder
 
 _MOST_SINUSOIDS = 1 << 20  # of which a table is made before a model is
 # How text is generated belongs to generation_config.json; older files say it in config.json.
@@ -35,11 +36,14 @@ def _resolved(arguments: Arguments) -> Arguments:
     if full["intermediate_dim"] is None:
         full["intermediate_dim"] = default_intermediate_dim(full["hidden_dim"], full["activation"])
     full["decoder_intermediate_dim"] = full["decoder_intermediate_dim"] or full["intermediate_dim"]
+    if full["num_heads"] == full["decoder_num_heads"]:
+        full["num_kv_heads"] = full["num_kv_heads"] or full["num_heads"]
     # What has no effect beside other arguments is brought to one form.
     if relative:
         full["max_seq_len"] = None
     else:
         full.update(relative_num_buckets=None, relative_max_distance=None)
+    full.update(without_effect(full, full["head_dim"], layers=None))
     if full["positions"] != "learned":
         full["position_offset"] = 0
     return full

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from tfllm.convert.config_table import Arguments
-from tfllm.convert.model_kind import ModelKind, with_defaults
-from tfllm.models.decoder import default_intermediate_dim
+from tfllm.convert.model_kind import ModelKind, with_defaults, without_effect
+from tfllm.layers.feed_forward import default_intermediate_dim
 from tfllm.models.encoder import Encoder, wrong_settings
 
 
 def _resolved(arguments: Arguments) -> Arguments:
     full = with_defaults(Encoder, arguments)
     by_default = {
+        "num_kv_heads": full["num_heads"],
         "head_dim": full["hidden_dim"] // full["num_heads"],
         "intermediate_dim": default_intermediate_dim(full["hidden_dim"], full["activation"]),
         "head_activation": full["activation"],
     }
     full.update({name: value for name, value in by_default.items() if full[name] is None})
     # What has no effect beside other arguments is brought to one form.
+    full.update(without_effect(full, full["head_dim"], layers=full["num_layers"]))
+    if full["positions"] != "learned":
+        full["position_offset"] = 0
+    if full["positions"] != "relative":
+        full.update(relative_num_buckets=None, relative_max_distance=None)
     if full["head"] != "masked_lm":
         full.update(head_activation=None, tie_embeddings=True)
     if full["class_names"] is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfllm.convert.errors import ConvertError
-from tfllm.layers.rotary_scaling import scaled_frequencies
+from tfllm.layers.positions.rotary_scaling import scaled_frequencies
 
 FACTORS = "rope_freqs.weight"
 # Factors for short rows and for long ones, between which llama.cpp chooses by the length of a context.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -31,11 +30,34 @@ class ModelKind:
     check: Callable[[Arguments], str | None] = lambda arguments: None
 
 
+def without_effect(full: Arguments, head_dim: int | None, *, layers: int | None) -> Arguments:
+    """What of rotary positions and windows has no effect beside other arguments, brought to one form.
+
+    Args:
+        full: Arguments with every default filled in.
+        head_dim: Width of a head; None where it is not the same in all blocks.
+        layers: Blocks; None where they are of two stacks.
+    """
+    window, sliding = full["sliding_window"], full["sliding_layers"]
+    if sliding is None and layers is not None:
+        sliding = range(layers)
+    if not window or (sliding is not None and not sliding):
+        window = sliding = None
+    made: Arguments = {
+        "sliding_window": window,
+        "sliding_layers": None if sliding is None else tuple(sorted(sliding)),
+        "rotary_dim": full["rotary_dim"] or head_dim,
+    }
+    if full["positions"] != "rotary":
+        made.update(rotary_dim=None, rope_theta=None, rope_scaling=None)
+    if "rope_local_theta" in full:
+        same = full["rope_local_theta"] == full["rope_theta"] and full["rope_scaling"] is None
+        if window is None or same or full["positions"] != "rotary":
+            made["rope_local_theta"] = None
+    return made
+
+
 def with_defaults(model: type[Any], arguments: Arguments) -> Arguments:
     """Arguments of a model's constructor with its defaults filled in, without those that concern training."""
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(model.__init__).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    return {name: arguments.get(name, default) for name, default in defaults.items() if name not in _TRAINING}
+    defaults = model.defaults().items()
+    return {name: arguments.get(name, default) for name, default in defaults if name not in _TRAINING}

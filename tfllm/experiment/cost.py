@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
 from tfllm.experiment.parts import make_rule
-from tfllm.layers.causal_attention import group_size_for
+from tfllm.layers.sliced_attention import group_size_for
 from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
 from tfllm.training.memory import FLOAT32, StepShape, compiler_bytes, estimate, optimizer_bytes

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfllm.export.errors import ExportError
 from tfllm.generation.generate import generate_tokens, known_pad_id
+from tfllm.generation.model import Generates
 from tfllm.generation.samplers import Sampling
 from tfllm.tokenizers import Tokenizer
 
@@ -48,18 +49,18 @@ class Limits:
             ExportError: when the model is no decoder, `max_new_tokens` is below 1, or the context has no room for
                 an answer.
         """
-        if not hasattr(model, "decode_step"):
+        if not isinstance(model, Generates):
             raise ExportError("an encoder does not generate; export it with tfllm.export.hub_encoder")
-        if hasattr(model, "decoder_start_id"):
+        if model.reads_prompt_with == "encoder":
             raise ExportError(
                 "an encoder-decoder cannot be exported yet; take a decoder, or generate with tfllm.load"
             )
         if max_new_tokens < 1:
             raise ExportError(f"max_new_tokens={max_new_tokens} must be at least 1")
-        if model.max_seq_len < 2:
+        context = model.max_seq_len or 0
+        if context < 2:
             raise ExportError(f"max_seq_len={model.max_seq_len} must be at least 2: a prompt and an answer")
-        limit = min(max_new_tokens, model.max_seq_len - 1)
-        return cls(context_length=model.max_seq_len, max_new_tokens=limit)
+        return cls(context_length=context, max_new_tokens=min(max_new_tokens, context - 1))
 
 
 def read_defaults(generation: Any, limits: Limits) -> dict[str, int | float]:

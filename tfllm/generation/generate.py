@@ -9,7 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.generation.errors import GenerationError
+from tfllm.generation.model import Generates
 from tfllm.generation.samplers import Sampling, sample
+from tfllm.layers.kv_cache import loose_shapes
 
 
 class Generated(NamedTuple):
@@ -25,7 +27,7 @@ class Generated(NamedTuple):
 
 
 def generate_tokens(
-    model: Any,
+    model: Generates,
     token_ids: tf.Tensor,
     padding_mask: tf.Tensor,
     *,
@@ -39,7 +41,7 @@ def generate_tokens(
     """Continues prompts, or answers sources; a pure graph, the same under XLA and in a SavedModel.
 
     Args:
-        model: Gives `decoder_prompt`, `prefill`, `decode_step`, `logits` and `vocab_size`.
+        model: The model.
         token_ids: int32 [B, P], prompts at the right end (left-padded).
         padding_mask: bool [B, P], true for real tokens; at least one a row.
         max_new_tokens: int32 [B], at most `num_new`.
@@ -87,7 +89,10 @@ def generate_tokens(
     ended = tf.zeros([batch], tf.bool)
     token, seen, ended, result = choose(hidden, tf.constant(0), seen, ended, result)
     state = (tf.constant(1), token, seen, ended, result, cache)
-    invariants = tf.nest.map_structure(_loose_shape, state)
+    # Where there is no prompt in a graph, numbers of rows and of slots are not known.
+    result_shapes = Generated(tf.TensorShape([None, None]), tf.TensorShape([None]))
+    open_rows, row_tensor = tf.TensorShape([None]), tf.TensorShape([None, None])
+    invariants = (tf.TensorShape([]), open_rows, row_tensor, open_rows, result_shapes, loose_shapes(cache))
     state = tf.while_loop(
         lambda index, token, seen, ended, *_: (index < num_new) & ~tf.reduce_all(ended),
         body,
@@ -101,7 +106,7 @@ class Generator:
     """Generates from Python: buckets lengths, compiles once a bucket.
 
     Args:
-        model: As in `generate_tokens`; also gives `room_after` and `max_seq_len`.
+        model: The model.
         stop_ids: Tokens that end a row.
         pad_id: Fills up rows.
         num_tokens: As in `generate_tokens`.
@@ -111,7 +116,7 @@ class Generator:
 
     def __init__(
         self,
-        model: Any,
+        model: Generates,
         *,
         stop_ids: Sequence[int],
         pad_id: int,
@@ -273,13 +278,3 @@ def _tokens_seen(token_ids: tf.Tensor, padding_mask: tf.Tensor, vocab_size: int)
         tf.stack([rows, token_ids], axis=-1), tf.cast(padding_mask, tf.int32), [batch, vocab_size]
     )
     return counts > 0
-
-
-def _loose_shape(x: tf.Tensor) -> tf.TensorShape:
-    """The static shape with batch and slots left open, where a cache pair or a row tensor has them."""
-    shape = x.shape.as_list()
-    if len(shape) == 4:
-        return tf.TensorShape([None, shape[1], None, shape[3]])
-    if len(shape) == 2:
-        return tf.TensorShape([None, None])
-    return tf.TensorShape([None] * len(shape))

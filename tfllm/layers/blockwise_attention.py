@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tfllm.layers.causal_attention import MASKED, SoftCap
 from tfllm.layers.masks import Mask
+from tfllm.layers.soft_cap import MASKED, SoftCap
 
 _Three = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 

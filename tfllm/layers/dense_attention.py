@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfllm.layers.causal_attention import MASKED, SoftCap
+from tfllm.layers.soft_cap import MASKED, SoftCap
 
 
 def dense_attention(
@@ -26,7 +26,7 @@ def dense_attention(
         mask: bool [1 or B, 1 or T, S], true where attention is allowed. A query that sees nobody stays finite.
         scale: What products of queries and keys are multiplied by.
         soft_cap: See `SoftCap`; None does not cap.
-        bias: float32 [1 or B, N, T, S], added to the scores before the softmax; needs K = N.
+        bias: float32 [1 or B, N, T, S], added to the scores before the softmax.
 
     Returns:
         float [B, T, K, N / K, H], and the attention scores float32 [B, N, T, S].
@@ -37,7 +37,8 @@ def dense_attention(
     query = query * tf.cast(scale, query.dtype)
     logits = tf.cast(tf.einsum("BTKGH,BKSH->BKGTS", query, key), tf.float32)
     if bias is not None:
-        logits = logits + bias[:, :, None]
+        rows, _, *places = tf.unstack(tf.shape(bias))
+        logits = logits + tf.reshape(bias, [rows, kv_heads, num_heads // kv_heads, *places])
     logits = SoftCap(soft_cap)(logits)
     scores = tf.nn.softmax(tf.where(mask[:, None, None], logits, MASKED), axis=-1)
     mixed = tf.einsum("BKGTS,BKSH->BTKGH", tf.cast(scores, value.dtype), value)

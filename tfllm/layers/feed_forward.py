@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -32,36 +33,60 @@ def activate(activation: str, x: tf.Tensor) -> tf.Tensor:
     return _ACTIVATIONS[activation](x)
 
 
-class FeedForward(keras.layers.Layer):
-    """`down(act(up(x)))`, or gated `down(act(gate(x)) * up(x))` (Shazeer 2020).
+def default_intermediate_dim(hidden_dim: int, activation: str) -> int:
+    """Width inside where none is given: 4 D, or 8/3 D rounded up to 64 when gated."""
+    return -(-8 * hidden_dim // 3 // 64) * 64 if activation in GATED else 4 * hidden_dim
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeedForwardOptions:
+    """What stands in a block behind attention.
 
     Args:
         intermediate_dim: Width F inside.
         activation: gelu (exact), gelu_tanh, relu, silu, or gated swiglu, geglu.
         use_bias: Biases in the projections.
+    """
+
+    intermediate_dim: int
+    activation: str = "gelu"
+    use_bias: bool = False
+
+    def make(self, name: str, **kwargs) -> FeedForward:
+        """Returns the layer."""
+        return FeedForward(options=self, name=name, **kwargs)
+
+
+class FeedForward(keras.layers.Layer):
+    """`down(act(up(x)))`, or gated `down(act(gate(x)) * up(x))` (Shazeer 2020).
+
+    Args:
+        options: Its width and activation.
         initializer_range: Standard deviation of new kernels.
         output_initializer_range: The same for `down`; None is `initializer_range`.
     """
 
     def __init__(
         self,
+        options: FeedForwardOptions,
         *,
-        intermediate_dim: int,
-        activation: str = "gelu",
-        use_bias: bool = False,
         initializer_range: float = 0.02,
         output_initializer_range: float | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         known = sorted({**_ACTIVATIONS, **_GATED})
-        if activation not in known:
-            raise ValueError(f"activation={activation!r} is not known; use one of {known}")
-        self.activation = activation
+        if options.activation not in known:
+            raise ValueError(f"activation={options.activation!r} is not known; use one of {known}")
+        self.activation = options.activation
         self._down_range = output_initializer_range or initializer_range
-        self._shared = {"use_bias": use_bias, "dtype": self.dtype_policy}
-        widths = {"units": intermediate_dim, "initializer_range": initializer_range, **self._shared}
-        self.gate = Projection(name="gate", **widths) if activation in GATED else None
+        self._shared = {"use_bias": options.use_bias, "dtype": self.dtype_policy}
+        widths = {
+            "units": options.intermediate_dim,
+            "initializer_range": initializer_range,
+            **self._shared,
+        }
+        self.gate = Projection(name="gate", **widths) if options.activation in GATED else None
         self.up = Projection(name="up", **widths)
 
     def build(self, input_shape):

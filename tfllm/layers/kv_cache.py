@@ -1,16 +1,51 @@
 """Keys and values of a fixed number of slots, kept between decoding steps.
 
-A cache is a tuple with one `(keys, values)` pair a block, each float [B, K, S, H]: heads before slots, so
-that attention reads it without a transpose. It is a plain structure of tensors and passes through
+A cache is a tuple with one `BlockCache` a block, of pairs `(keys, values)`, each float [B, K, S, H]: heads before
+slots, so that attention reads it without a transpose. It is a plain structure of tensors and passes through
 `tf.while_loop` and a SavedModel as it is.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import tensorflow as tf
 
 KVPair = tuple[tf.Tensor, tf.Tensor]
-KVCache = tuple[KVPair, ...]
+
+
+class BlockCache(NamedTuple):
+    """What a block keeps.
+
+    Args:
+        own: Keys and values of the tokens before.
+        memory: Those of an encoder's states, which stay as they are; () where there is no encoder. Not None, which a
+            loop would take for a value.
+    """
+
+    own: KVPair
+    memory: KVPair | tuple[()] = ()
+
+
+KVCache = tuple[BlockCache, ...]
+
+
+def loose_shapes(cache: Any) -> Any:
+    """For a loop: the shapes of a cache's tensors, with rows and slots left open.
+
+    Args:
+        cache: Nested tuples of tensors: float [B, K, S, H], bool [B, S], or vectors.
+
+    Returns:
+        The same structure of `tf.TensorShape`.
+    """
+    return tf.nest.map_structure(_loose_shape, cache)
+
+
+def _loose_shape(x: tf.Tensor) -> tf.TensorShape:
+    if len(x.shape) == 4:
+        return tf.TensorShape([None, x.shape[1], None, x.shape[3]])
+    return tf.TensorShape([None] * len(x.shape))
 
 
 def from_prefill(keys: tf.Tensor, values: tf.Tensor, num_slots: int | tf.Tensor) -> KVPair:

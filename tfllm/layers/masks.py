@@ -22,10 +22,13 @@ class Mask:
     Args:
         padding_mask: bool [B, T], true for real tokens; padding is seen by nobody.
         segment_ids: int32 [B, T]; tokens of different segments do not see each other.
+        window: Tokens see those less than this many places away; None is all (Beltagy et al. 2020, "Longformer",
+            section 3.1).
     """
 
     padding_mask: tf.Tensor | None = None
     segment_ids: tf.Tensor | None = None
+    window: int | None = None
 
     def dense(self, length: int | tf.Tensor) -> tf.Tensor:
         """Everybody against everybody: bool [1 or B, 1 or T, S]."""
@@ -98,11 +101,8 @@ class CausalMask(Mask):
     Args:
         padding_mask: As in `Mask`.
         segment_ids: As in `Mask`.
-        window: How many tokens each sees, the last of them itself; None is all (Beltagy et al. 2020,
-            "Longformer", section 3.1).
+        window: How many tokens each sees, the last of them itself; None is all.
     """
-
-    window: int | None = None
 
     def keys_of(self, start: int, end: int, length: int) -> Range:
         """See `Mask`."""
@@ -127,11 +127,12 @@ class CausalMask(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class BidirectionalMask(Mask):
-    """Each token sees all of its own segment, whatever stands before or behind it (BERT).
+    """Each token sees its own segment, whatever stands before or behind it (BERT).
 
     Args:
         padding_mask: As in `Mask`.
         segment_ids: As in `Mask`.
+        window: Each sees itself and `window - 1` tokens to either side; None is all.
     """
 
     def padded(self, length: int | tf.Tensor, extra: int | tf.Tensor) -> Mask:
@@ -141,22 +142,25 @@ class BidirectionalMask(Mask):
 
     def keys_of(self, start: int, end: int, length: int) -> Range:
         """See `Mask`."""
-        del start, end
-        return 0, length
+        if self.window is None:
+            return 0, length
+        return max(0, start - self.window + 1), min(length, end + self.window - 1)
 
     def key_blocks_of(self, block: tf.Tensor, size: int, count: tf.Tensor) -> Range:
         """See `Mask`."""
-        del block, size
-        return 0, count
+        if self.window is None:
+            return 0, count
+        last = block * size + size - 1 + self.window - 1
+        return tf.maximum(0, block * size - self.window + 1) // size, tf.minimum(count, last // size + 1)
 
     def query_blocks_of(self, block: tf.Tensor, size: int, count: tf.Tensor) -> Range:
-        """See `Mask`."""
-        del block, size
-        return 0, count
+        """See `Mask`: who is near enough is so both ways."""
+        return self.key_blocks_of(block, size, count)
 
     def _by_place(self, queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        del queries
-        return tf.ones_like(keys, tf.bool)[None, :]
+        if self.window is None:
+            return tf.ones_like(keys, tf.bool)[None, :]
+        return tf.abs(keys[None, :] - queries[:, None]) < self.window
 
 
 def causal_mask(

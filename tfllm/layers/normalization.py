@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import tensorflow as tf
 
@@ -68,12 +70,30 @@ class LayerNorm(keras.layers.Layer):
         return tf.cast(y, x.dtype)
 
 
-def make_norm(
-    kind: str, *, epsilon: float, use_bias: bool = False, unit_offset: bool = False, **kwargs
-) -> keras.layers.Layer:
-    """Returns the layer called `kind`, which takes what concerns it: `layer_norm` or `rms_norm`."""
-    if kind == "rms_norm":
-        return RMSNorm(epsilon=epsilon, unit_offset=unit_offset, **kwargs)
-    if kind == "layer_norm":
-        return LayerNorm(epsilon=epsilon, use_bias=use_bias, **kwargs)
-    raise ValueError(f"norm={kind!r} is not known; use layer_norm or rms_norm")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NormOptions:
+    """Which norm, with what concerns it.
+
+    Args:
+        kind: layer_norm or rms_norm.
+        epsilon: Added to the variance or mean square.
+        use_bias: Of layer_norm: adds a learned offset.
+        unit_offset: Of rms_norm: the learned scale is what is added to one.
+    """
+
+    kind: str = "rms_norm"
+    epsilon: float = 1e-5
+    use_bias: bool = False
+    unit_offset: bool = False
+
+    def make(self, name: str, dtype: keras.DTypePolicy) -> keras.layers.Layer:
+        """Returns the layer.
+
+        Raises:
+            ValueError: when the kind is not known.
+        """
+        if self.kind == "rms_norm":
+            return RMSNorm(epsilon=self.epsilon, unit_offset=self.unit_offset, name=name, dtype=dtype)
+        if self.kind == "layer_norm":
+            return LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, name=name, dtype=dtype)
+        raise ValueError(f"norm={self.kind!r} is not known; use layer_norm or rms_norm")

@@ -1,224 +1,205 @@
-"""One side of an encoder-decoder: positions, blocks and norms, from embedded tokens to hidden states."""
+"""The trunk of every model: blocks one after another, from embedded tokens to hidden states."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tfllm.layers.decoder_block import DecoderBlock
+from tfllm.layers.attention import AttentionContext
 from tfllm.layers.dropout import Dropout
-from tfllm.layers.kv_cache import KVPair
+from tfllm.layers.kv_cache import BlockCache, KVCache
 from tfllm.layers.masks import Mask
-from tfllm.layers.normalization import make_norm
-from tfllm.layers.positions import LearnedPositions
+from tfllm.layers.positions.options import PositionOptions
 from tfllm.layers.recompute import recompute
-from tfllm.layers.relative_bias import RelativeBias
-from tfllm.layers.sinusoidal_positions import SinusoidalPositions
-from tfllm.layers.transformer_block import TransformerBlock
+from tfllm.layers.transformer_block import BlockOptions, BlockOutput, Memory, TransformerBlock
 
-Captured = dict[str, tf.Tensor]
-# Of each block, the keys and values of its own tokens and those of the encoder's.
-StackCache = tuple[tuple[KVPair, KVPair], ...]
+REMAT = ("none", "attention", "block")
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A sliding window of attention.
+
+    Args:
+        size: As in `Mask`; None has none.
+        layers: Indexes of the blocks with it; None is all of them.
+    """
+
+    size: int | None = None
+    layers: Sequence[int] | None = None
+
+    def slides(self, index: int) -> bool:
+        """Whether a block has it."""
+        return self.size is not None and (self.layers is None or index in self.layers)
+
+
+class StackOutput(NamedTuple):
+    """What `Stack` returns.
+
+    Args:
+        hidden_states: float [B, T, D].
+        block_outputs: float [B, T, D] of each block; the last is `hidden_states`.
+        scores: By the names of blocks wanted, float32 [B, N, T, T].
+        cross_scores: The same of what they read of an encoder, float32 [B, N, T, S].
+    """
+
+    hidden_states: tf.Tensor
+    block_outputs: list[tf.Tensor]
+    scores: dict[str, tf.Tensor]
+    cross_scores: dict[str, tf.Tensor]
 
 
 class Stack(keras.layers.Layer):
-    """The encoder, or the decoder, of an `EncoderDecoder`, whose arguments these are.
+    """Positions, blocks and norms.
 
     Args:
-        reads_encoder: This is the decoder: its blocks attend to the encoder too, and its tokens see those before
-            them only.
         num_layers: Blocks.
         hidden_dim: Width D.
-        num_heads: Heads N.
-        head_dim: Width of a head; None is D / N.
-        positions: learned, sinusoidal or relative.
-        max_seq_len: Rows of the table of positions.
-        position_offset: Rows of a learned table before that of position 0.
-        relative_num_buckets: As in `RelativeBias`.
-        relative_max_distance: The same.
-        norm: layer_norm or rms_norm.
-        norm_epsilon: Added to the variance.
-        use_bias: Biases in projections and LayerNorm.
-        embedding_norm: Normalizes embeddings.
+        block: What each is made of.
+        positions: How it knows where a token stands.
+        window: Which blocks see near tokens only.
+        embedding_norm: Normalizes what comes in, before dropout.
         final_norm: Normalizes what the last block puts out.
-        dropout: Share of embedding and residual values dropped in training.
-        remat: none or block.
-        initializer_range: Standard deviation of new weights.
-        of_blocks: Further arguments of the blocks.
+        remat: What a training step computes again in the backward pass instead of keeping it: none, attention (norm,
+            projections and what attention does with them) or block (all but each block's input). Attention scores are
+            never kept.
+
+    Raises:
+        ValueError: when `remat` is not known, or what is asked for does not go together.
     """
 
     def __init__(
         self,
         *,
-        reads_encoder: bool,
         num_layers: int,
         hidden_dim: int,
-        num_heads: int,
-        head_dim: int | None,
-        positions: str,
-        max_seq_len: int | None,
-        position_offset: int,
-        relative_num_buckets: int,
-        relative_max_distance: int,
-        norm: str,
-        norm_epsilon: float,
-        use_bias: bool,
-        embedding_norm: bool,
-        final_norm: bool,
-        dropout: float,
-        remat: str,
-        initializer_range: float,
-        of_blocks: dict[str, Any],
+        block: BlockOptions,
+        positions: PositionOptions,
+        window: Window = Window(),
+        embedding_norm: bool = False,
+        final_norm: bool = True,
+        remat: str = "none",
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
-        if head_dim is None and hidden_dim % num_heads:
-            raise ValueError(f"{num_heads} heads must divide hidden_dim={hidden_dim}, or give head_dim")
-        self.reads_encoder = reads_encoder
-        self.remat = remat
+        if remat not in REMAT:
+            raise ValueError(f"remat={remat!r} is not known; use {', '.join(REMAT)}")
+        if positions.kind == "relative" and block.attention.block_size is not None:
+            raise ValueError(
+                f"attention_block_size={block.attention.block_size} keeps no table of scores, to which"
+                " positions='relative' adds; leave one of them out"
+            )
+        self.block, self.window, self.remat = block, window, remat
         policy = self.dtype_policy
-        drawn: dict[str, Any] = {"initializer_range": initializer_range, "dtype": policy}
-        norms: dict[str, Any] = {"epsilon": norm_epsilon, "use_bias": use_bias, "dtype": policy}
-        table: dict[str, Any] = {"max_seq_len": max_seq_len, "hidden_dim": hidden_dim}
-        self.position_embedding: keras.layers.Layer | None = None
-        if positions == "learned":
-            self.position_embedding = LearnedPositions(
-                offset=position_offset, name="position_embedding", **table, **drawn
-            )
-        elif positions == "sinusoidal":
-            self.position_embedding = SinusoidalPositions(name="position_embedding", dtype=policy, **table)
-        self.relative_bias: RelativeBias | None = None
-        if positions == "relative":
-            self.relative_bias = RelativeBias(
-                num_heads=num_heads,
-                num_buckets=relative_num_buckets,
-                max_distance=relative_max_distance,
-                bidirectional=not reads_encoder,
-                name="relative_bias",
-                **drawn,
-            )
-        self.embedding_norm = make_norm(norm, name="embedding_norm", **norms) if embedding_norm else None
-        self.embedding_dropout = Dropout(rate=dropout, name="embedding_dropout", dtype=policy)
-        branches = num_layers * (3 if reads_encoder else 2)
-        for_blocks = {
-            "num_heads": num_heads,
-            "head_dim": head_dim or hidden_dim // num_heads,
-            "norm": norm,
-            "norm_epsilon": norm_epsilon,
-            "use_bias": use_bias,
-            "dropout": dropout,
-            "output_initializer_range": initializer_range / branches**0.5,
-            **drawn,
-            **of_blocks,
-        }
-        block = DecoderBlock if reads_encoder else TransformerBlock
-        self.blocks = [block(name=f"block_{i:02d}", **for_blocks) for i in range(num_layers)]
-        self.final_norm = make_norm(norm, name="final_norm", **norms) if final_norm else None
+        self.positions = positions.make(
+            hidden_dim=hidden_dim,
+            num_heads=block.attention.num_heads,
+            head_dim=block.attention.head_dim,
+            initializer_range=block.initializer_range,
+            dtype=policy,
+        )
+        self.embedding_norm = block.norm.make("embedding_norm", policy) if embedding_norm else None
+        self.embedding_dropout = Dropout(rate=block.dropout, name="embedding_dropout", dtype=policy)
+        self.blocks = [
+            TransformerBlock(block, name=f"block_{index:02d}", dtype=policy) for index in range(num_layers)
+        ]
+        self._slides = [window.slides(index) for index in range(num_layers)]
+        self.final_norm = block.norm.make("final_norm", policy) if final_norm else None
 
     def build(self, input_shape):
-        """Builds every part."""
+        """Builds every part under this layer's own name."""
+        self.build_parts(input_shape)
+
+    def build_parts(self, input_shape) -> None:
+        """Builds every part under the name of the layer that calls, and is built.
+
+        So the paths of a model's variables have no place for the stack in them, and neither have those of its dropout
+        layers, which their masks follow from.
+
+        Args:
+            input_shape: (None, None, D).
+        """
         for layer in (
-            self.position_embedding,
-            self.relative_bias,
-            self.embedding_norm,
-            *self.blocks,
-            self.final_norm,
+            *(self.positions, self.embedding_norm, self.embedding_dropout),
+            *(*self.blocks, self.final_norm),
         ):
             if layer is not None:
                 layer.build(input_shape)
+        self.built = True
+
+    def wanted(self, attention_scores: bool | Collection[str]) -> Collection[str]:
+        """The names of the blocks whose scores are asked for: all, none, or those given.
+
+        Raises:
+            ValueError: when one of them is not there.
+        """
+        names = [block.name for block in self.blocks]
+        if isinstance(attention_scores, bool):
+            return names if attention_scores else ()
+        for name in attention_scores:
+            if name not in names:
+                raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
+        return attention_scores
 
     def call(
         self,
         x: tf.Tensor,
         positions: tf.Tensor,
         attention_mask: Mask,
-        encoder_states: tf.Tensor | None = None,
-        encoder_mask: tf.Tensor | None = None,
+        memory: Memory | None = None,
         row_seeds: tf.Tensor | None = None,
         training: bool = False,
         wanted: Collection[str] = (),
-    ) -> tuple[tf.Tensor, Captured, Captured]:
+    ) -> StackOutput:
         """Runs a whole sequence.
 
         Args:
             x: float [B, T, D], embedded tokens.
             positions: int32 [B, T].
-            attention_mask: Who sees whom.
-            encoder_states: float [B, S, D]; needed by a decoder.
-            encoder_mask: bool [1 or B, 1, S]; needed by a decoder.
+            attention_mask: Who sees whom where there is no window.
+            memory: What an encoder made, where blocks read one.
             row_seeds: int32 [B] for dropout; None drops nothing.
             training: A backward pass follows, for which `remat` holds.
             wanted: Names of the blocks whose attention scores are returned.
-
-        Returns:
-            float [B, T, D]; and by the names of blocks, scores float32 [B, N, T, T], and, of a decoder, those
-            of attention to the encoder, float32 [B, N, T, S].
         """
+        contexts = self._contexts(self._masks(attention_mask), positions, tf.shape(x)[1], tf.shape(x)[1])
         x = self._embed(x, positions, row_seeds)
-        bias = self._bias(tf.shape(x)[1], tf.shape(x)[1])
-        captured: Captured = {}
-        crossed: Captured = {}
-
-        def run(block: Any, x: tf.Tensor, states: Any, bias: Any, seeds: Any, return_scores: bool = False):
-            more: dict[str, Any] = {}
-            if states is not None:
-                more = {"memory": block.remember(states), "memory_mask": encoder_mask}
-            return block(
-                x,
-                attention_mask=attention_mask,
-                score_bias=bias,
-                row_seeds=seeds,
-                return_scores=return_scores,
-                **more,
-            )
-
-        for block in self.blocks:
-            if training and self.remat == "block" and block.name not in wanted:
-                # What a gradient goes to is handed in; the mask of integers and booleans may be referred to.
-                x = recompute(
-                    lambda *inputs, block=block: run(block, *inputs)[0], x, encoder_states, bias, row_seeds
-                )
-                continue
+        outputs: list[tf.Tensor] = []
+        scores: dict[str, tf.Tensor] = {}
+        cross_scores: dict[str, tf.Tensor] = {}
+        for block, slides in zip(self.blocks, self._slides, strict=True):
             seen = block.name in wanted
-            x, scores, _ = run(block, x, encoder_states, bias, row_seeds, return_scores=seen)
-            if seen and self.reads_encoder:
-                captured[block.name], crossed[block.name] = scores
-            elif seen:
-                captured[block.name] = scores
-        return self._finish(x), captured, crossed
+            remat = self.remat if training and not seen else "none"
+            output = _run(block, x, contexts[slides], memory, row_seeds, remat, seen)
+            x = output.hidden_states
+            outputs.append(x)
+            if output.scores is not None:
+                scores[block.name] = output.scores
+            if output.cross_scores is not None:
+                cross_scores[block.name] = output.cross_scores
+        x = self._finish(x)
+        return StackOutput(x, [*outputs[:-1], x], scores, cross_scores)
 
-    def start(
+    def prefill(
         self,
         x: tf.Tensor,
         positions: tf.Tensor,
         attention_mask: Mask,
-        encoder_states: tf.Tensor,
-        encoder_mask: tf.Tensor,
         num_slots: int | tf.Tensor,
-    ) -> tuple[tf.Tensor, StackCache]:
-        """A decoder's first tokens, into a new cache of `num_slots`; otherwise as `call`.
+        memory: Memory | None = None,
+    ) -> tuple[tf.Tensor, KVCache]:
+        """Reads first tokens into a new cache of `num_slots`; otherwise as `call`.
 
         Returns:
-            Hidden states float [B, T, D] and the cache.
+            The hidden state of the last token, float [B, 1, D], and the cache.
         """
+        contexts = self._contexts(self._masks(attention_mask), positions, tf.shape(x)[1], tf.shape(x)[1])
         x = self._embed(x, positions, None)
-        bias = self._bias(tf.shape(x)[1], tf.shape(x)[1])
-        caches = []
-        for block in self.blocks:
-            memory = block.remember(encoder_states)
-            x, _, cache = block(
-                x,
-                attention_mask=attention_mask,
-                memory=memory,
-                memory_mask=encoder_mask,
-                score_bias=bias,
-                num_slots=num_slots,
-            )
-            caches.append((cache, memory))
-        return self._finish(x), tuple(caches)
+        return self._cached(x, contexts, [None] * len(self.blocks), memory, num_slots=num_slots)
 
     def step(
         self,
@@ -226,49 +207,97 @@ class Stack(keras.layers.Layer):
         positions: tf.Tensor,
         slot: tf.Tensor,
         slot_mask: tf.Tensor,
-        encoder_mask: tf.Tensor,
-        cache: StackCache,
-    ) -> tuple[tf.Tensor, StackCache]:
-        """One new token a row of a decoder against the cache.
+        cache: KVCache,
+        memory_mask: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, KVCache]:
+        """Runs one new token a row against the cache.
 
         Args:
             x: float [B, 1, D], embedded tokens.
             positions: int32 [B, 1].
             slot: int32 scalar, where the token goes in the cache.
             slot_mask: bool [B, S'], the slots each row may see, the new one included.
-            encoder_mask: bool [1 or B, 1, S].
-            cache: From `start` or the step before.
+            cache: From `prefill` or the step before.
+            memory_mask: bool [1 or B, 1, S], what may be read of the encoder, where blocks read one.
 
         Returns:
-            Hidden states float [B, 1, D] and the cache.
+            The hidden state, float [B, 1, D], and the cache.
         """
-        x = self._embed(x, positions, None)
-        bias = self._bias(1, tf.shape(slot_mask)[1], first_query=slot)
-        caches = []
-        for block, (pair, memory) in zip(self.blocks, cache, strict=True):
-            x, _, pair = block(
-                x,
-                attention_mask=slot_mask[:, None, :],
-                memory=memory,
-                memory_mask=encoder_mask,
-                score_bias=bias,
-                cache=pair,
-                slot=slot,
-            )
-            caches.append((pair, memory))
-        return self._finish(x), tuple(caches)
+        masks = [slot_mask[:, None, :]] * 2
+        if self.window.size is not None:
+            recent = tf.range(tf.shape(slot_mask)[1]) > slot - self.window.size
+            masks[True] = masks[True] & recent[None, None, :]
+        contexts = self._contexts(masks, positions, 1, tf.shape(slot_mask)[1], first_query=slot)
+        memory = None if memory_mask is None else Memory(None, memory_mask)
+        return self._cached(self._embed(x, positions, None), contexts, cache, memory, slot=slot)
+
+    def _cached(
+        self,
+        x: tf.Tensor,
+        contexts: list[AttentionContext],
+        caches: Sequence[BlockCache | None],
+        memory: Memory | None,
+        **where: Any,
+    ) -> tuple[tf.Tensor, KVCache]:
+        kept = []
+        for block, slides, cache in zip(self.blocks, self._slides, caches, strict=True):
+            output = block(x, context=contexts[slides], memory=memory, cache=cache, **where)
+            x = output.hidden_states
+            kept.append(output.cache)
+        return self._finish(x[:, -1:]), tuple(kept)
+
+    def _masks(self, mask: Mask) -> list[Mask]:
+        """That of blocks that see everything, and that of blocks with a window."""
+        return [mask, dataclasses.replace(mask, window=self.window.size)]
+
+    def _contexts(
+        self,
+        masks: Sequence[Mask | tf.Tensor],
+        positions: tf.Tensor,
+        num_queries: int | tf.Tensor,
+        num_keys: int | tf.Tensor,
+        first_query: int | tf.Tensor = 0,
+    ) -> list[AttentionContext]:
+        """The same two, with angles and bias."""
+        bias = self.positions.bias(num_queries, num_keys, first_query)
+        angles = self.positions.angles(positions)
+        return [AttentionContext(mask, turned, bias) for mask, turned in zip(masks, angles, strict=True)]
 
     def _embed(self, x: tf.Tensor, positions: tf.Tensor, row_seeds: tf.Tensor | None) -> tf.Tensor:
-        if self.position_embedding is not None:
-            x = x + self.position_embedding(positions)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
+        added = self.positions.added(positions)
+        x = x if added is None else x + added
+        x = x if self.embedding_norm is None else self.embedding_norm(x)
         return self.embedding_dropout(x, row_seeds)
-
-    def _bias(self, num_queries: Any, num_keys: Any, first_query: Any = 0) -> tf.Tensor | None:
-        if self.relative_bias is None:
-            return None
-        return self.relative_bias(num_queries=num_queries, num_keys=num_keys, first_query=first_query)
 
     def _finish(self, x: tf.Tensor) -> tf.Tensor:
         return x if self.final_norm is None else self.final_norm(x)
+
+
+def _run(
+    block: TransformerBlock,
+    x: tf.Tensor,
+    context: AttentionContext,
+    memory: Memory | None,
+    row_seeds: tf.Tensor | None,
+    remat: str,
+    return_scores: bool,
+) -> BlockOutput:
+    if remat != "block":
+        return block(
+            x,
+            context=context,
+            memory=memory,
+            row_seeds=row_seeds,
+            return_scores=return_scores,
+            recompute_attention=remat == "attention",
+        )
+
+    # What a gradient goes to is handed in; masks of integers and booleans may be referred to.
+    def again(x: tf.Tensor, states: Any, bias: Any, seeds: Any) -> tf.Tensor:
+        read = None if memory is None else memory._replace(states=states)
+        return block(
+            x, context=dataclasses.replace(context, bias=bias), memory=read, row_seeds=seeds
+        ).hidden_states
+
+    states = None if memory is None else memory.states
+    return BlockOutput(recompute(again, x, states, context.bias, row_seeds))

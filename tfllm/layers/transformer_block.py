@@ -2,137 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tfllm.layers.attention import Attention
+from tfllm.layers.attention import Attention, AttentionContext, AttentionOptions, AttentionOutput
 from tfllm.layers.dropout import Dropout
-from tfllm.layers.feed_forward import FeedForward
-from tfllm.layers.kv_cache import KVPair
-from tfllm.layers.masks import Mask
-from tfllm.layers.normalization import make_norm
+from tfllm.layers.feed_forward import FeedForwardOptions
+from tfllm.layers.kv_cache import BlockCache, KVPair
+from tfllm.layers.normalization import NormOptions
 from tfllm.layers.recompute import recompute
 
 
-class TransformerBlock(keras.layers.Layer):
-    """Attention, then feed-forward, each added back, with a norm before each or after.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockOptions:
+    """What a block is made of.
 
     Args:
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads; None is `num_heads`.
-        head_dim: Width of a head.
-        intermediate_dim: Feed-forward width.
-        attention_block_size: As in `Attention`.
-        norm: layer_norm or rms_norm.
-        norm_placement: pre normalizes what attention and feed-forward read, post what comes of adding them back
-            (Vaswani et al. 2017; BERT).
-        norm_epsilon: Added to the variance.
-        norm_unit_offset: As in `RMSNorm`.
+        attention: Attention among a sequence's own tokens.
+        feed_forward: What follows it.
+        cross_attention: Attention to what an encoder made, between the two; None has none.
+        norm: The norm of each branch.
+        norm_placement: pre normalizes what a branch reads, post what comes of adding it back (Vaswani et al. 2017;
+            BERT).
         branch_norms: Normalizes also what attention and feed-forward add (Gemma 2).
         parallel_branches: Both read the block's input and are added together (GPT-J, GPT-NeoX).
-        activation: As in `FeedForward`.
-        use_bias: Biases in projections and LayerNorm.
-        qkv_bias: Biases in `query`, `key` and `value`; None is `use_bias`.
-        attention_output_bias: A bias in attention's `output`; None is `use_bias`.
-        feed_forward_bias: Biases in the feed-forward; None is `use_bias`.
-        qk_norm: As in `Attention`.
-        attention_scale: `scale` of `Attention`.
-        attention_soft_cap: `soft_cap` of `Attention`.
         dropout: Share of each branch's output dropped.
         initializer_range: Standard deviation of new kernels.
-        output_initializer_range: The same for what is added to the residual stream.
+        output_initializer_range: The same for what is added to the residual stream; None is `initializer_range`.
+
+    Raises:
+        ValueError: when the placement is not known, or does not go with the branches.
     """
 
-    def __init__(
-        self,
-        *,
-        num_heads: int,
-        head_dim: int,
-        intermediate_dim: int,
-        num_kv_heads: int | None = None,
-        attention_block_size: int | None = None,
-        norm: str = "rms_norm",
-        norm_placement: str = "pre",
-        norm_epsilon: float = 1e-5,
-        norm_unit_offset: bool = False,
-        branch_norms: bool = False,
-        parallel_branches: bool = False,
-        activation: str = "swiglu",
-        use_bias: bool = False,
-        qkv_bias: bool | None = None,
-        attention_output_bias: bool | None = None,
-        feed_forward_bias: bool | None = None,
-        qk_norm: bool = False,
-        attention_scale: float | None = None,
-        attention_soft_cap: float | None = None,
-        dropout: float = 0.0,
-        initializer_range: float = 0.02,
-        output_initializer_range: float | None = None,
-        **kwargs,
-    ):
+    attention: AttentionOptions
+    feed_forward: FeedForwardOptions
+    cross_attention: AttentionOptions | None = None
+    norm: NormOptions = NormOptions()
+    norm_placement: str = "pre"
+    branch_norms: bool = False
+    parallel_branches: bool = False
+    dropout: float = 0.0
+    initializer_range: float = 0.02
+    output_initializer_range: float | None = None
+
+    def __post_init__(self):
+        if self.norm_placement not in ("pre", "post"):
+            raise ValueError(f"norm_placement={self.norm_placement!r} is not known; use pre or post")
+        if self.parallel_branches and self.norm_placement == "post":
+            raise ValueError("parallel_branches=True reads a normalized input; use norm_placement='pre'")
+        if self.cross_attention is not None and (self.parallel_branches or self.branch_norms):
+            raise ValueError("a block with cross_attention has no parallel_branches and no branch_norms")
+
+
+class Memory(NamedTuple):
+    """What a decoder reads of an encoder.
+
+    Args:
+        states: float [B, S, D]; None where a cache holds the keys and values made of them.
+        mask: bool [1 or B, 1 or T, S], true for what may be read.
+    """
+
+    states: tf.Tensor | None
+    mask: tf.Tensor
+
+
+class BlockOutput(NamedTuple):
+    """What `TransformerBlock` returns; None where it was not wanted.
+
+    Args:
+        hidden_states: float [B, T, D].
+        scores: float32 [B, N, T, S'], of the tokens among each other.
+        cross_scores: float32 [B, N, T, S], of what they read of the encoder.
+        cache: Keys and values of the block.
+    """
+
+    hidden_states: tf.Tensor
+    scores: tf.Tensor | None = None
+    cross_scores: tf.Tensor | None = None
+    cache: BlockCache | None = None
+
+
+class TransformerBlock(keras.layers.Layer):
+    """Attention, perhaps attention to an encoder, then feed-forward, each added back.
+
+    Args:
+        options: What it is made of.
+    """
+
+    def __init__(self, options: BlockOptions, **kwargs):
         # Keras would cast the float32 rotary angles to the compute type; `x` arrives in it.
         super().__init__(autocast=False, **kwargs)
-        if norm_placement not in ("pre", "post"):
-            raise ValueError(f"norm_placement={norm_placement!r} is not known; use pre or post")
-        if parallel_branches and norm_placement == "post":
-            raise ValueError("parallel_branches=True reads a normalized input; use norm_placement='pre'")
-        self.norm_placement = norm_placement
-        self.parallel_branches = parallel_branches
+        self.options = options
         policy = self.dtype_policy
-        norms = {
-            "epsilon": norm_epsilon,
-            "use_bias": use_bias,
-            "unit_offset": norm_unit_offset,
+        kernels = {
+            "initializer_range": options.initializer_range,
+            "output_initializer_range": options.output_initializer_range,
             "dtype": policy,
         }
-        shared = {
-            "initializer_range": initializer_range,
-            "output_initializer_range": output_initializer_range,
-            "dtype": policy,
-        }
-        self.attention_norm = make_norm(norm, name="attention_norm", **norms)
-        self.attention = Attention(
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
-            attention_block_size=attention_block_size,
-            use_bias=use_bias if qkv_bias is None else qkv_bias,
-            output_bias=use_bias if attention_output_bias is None else attention_output_bias,
-            scale=attention_scale,
-            soft_cap=attention_soft_cap,
-            qk_norm=qk_norm,
-            norm_epsilon=norm_epsilon,
-            norm_unit_offset=norm_unit_offset,
-            name="attention",
-            **shared,
-        )
-        self.attention_dropout = Dropout(rate=dropout, name="attention_dropout", dtype=policy)
-        self.feed_forward_norm = make_norm(norm, name="feed_forward_norm", **norms)
-        self.feed_forward = FeedForward(
-            intermediate_dim=intermediate_dim,
-            activation=activation,
-            use_bias=use_bias if feed_forward_bias is None else feed_forward_bias,
-            name="feed_forward",
-            **shared,
-        )
-        self.feed_forward_dropout = Dropout(rate=dropout, name="feed_forward_dropout", dtype=policy)
+        dropout = {"rate": options.dropout, "dtype": policy}
+        self.attention_norm = options.norm.make("attention_norm", policy)
+        self.attention = Attention(options.attention, name="attention", **kernels)
+        self.attention_dropout = Dropout(name="attention_dropout", **dropout)
+        self.cross_attention_norm: Any = None
+        self.cross_attention: Any = None
+        self.cross_attention_dropout: Any = None
+        if options.cross_attention is not None:
+            self.cross_attention_norm = options.norm.make("cross_attention_norm", policy)
+            self.cross_attention = Attention(options.cross_attention, name="cross_attention", **kernels)
+            self.cross_attention_dropout = Dropout(name="cross_attention_dropout", **dropout)
+        self.feed_forward_norm = options.norm.make("feed_forward_norm", policy)
+        self.feed_forward = options.feed_forward.make("feed_forward", **kernels)
+        self.feed_forward_dropout = Dropout(name="feed_forward_dropout", **dropout)
         self.attention_output_norm = self.feed_forward_output_norm = None
-        if branch_norms:
-            self.attention_output_norm = make_norm(norm, name="attention_output_norm", **norms)
-            self.feed_forward_output_norm = make_norm(norm, name="feed_forward_output_norm", **norms)
+        if options.branch_norms:
+            self.attention_output_norm = options.norm.make("attention_output_norm", policy)
+            self.feed_forward_output_norm = options.norm.make("feed_forward_output_norm", policy)
 
     def build(self, input_shape):
-        """Builds every part."""
+        """Builds every part, in the order in which new weights are drawn."""
         for layer in (
-            self.attention_norm,
-            self.attention,
-            self.attention_output_norm,
-            self.feed_forward_norm,
-            self.feed_forward,
-            self.feed_forward_output_norm,
+            *(self.attention_norm, self.attention, self.attention_output_norm, self.attention_dropout),
+            *(self.cross_attention_norm, self.cross_attention, self.cross_attention_dropout),
+            *(self.feed_forward_norm, self.feed_forward, self.feed_forward_output_norm),
+            self.feed_forward_dropout,
         ):
             if layer is not None:
                 layer.build(input_shape)
@@ -140,60 +135,75 @@ class TransformerBlock(keras.layers.Layer):
     def call(
         self,
         x: tf.Tensor,
-        attention_mask: tf.Tensor | Mask,
-        angles: tuple[tf.Tensor, tf.Tensor] | None = None,
+        context: AttentionContext,
+        memory: Memory | None = None,
         row_seeds: tf.Tensor | None = None,
-        cache: KVPair | None = None,
+        cache: BlockCache | None = None,
         slot: tf.Tensor | None = None,
         num_slots: int | tf.Tensor | None = None,
         return_scores: bool = False,
         recompute_attention: bool = False,
-        score_bias: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor | None, KVPair | None]:
-        """Transforms a sequence; arguments and results as in `Attention.call`.
+    ) -> BlockOutput:
+        """Transforms a sequence.
 
         Args:
             x: float [B, T, D].
-            attention_mask: A `Mask`, or bool [1 or B, T, S].
-            angles: Rotary angles, or None.
+            context: Who sees whom.
+            memory: What an encoder made; needed where there is cross-attention.
             row_seeds: int32 [B] for dropout; None drops nothing.
-            cache: The block's keys and values, or None.
-            slot: Where the new token goes in `cache`.
-            num_slots: Size of a cache to start.
-            return_scores: The attention scores are wanted.
-            recompute_attention: The backward pass computes attention and the norm before it again.
-            score_bias: As in `Attention.call`, or None.
-
-        Returns:
-            float [B, T, D], attention scores float32 [B, N, T, S] or None, and the cache or None.
+            cache: The block's keys and values, into which the T = 1 new ones go first.
+            slot: int32 scalar, where in `cache`.
+            num_slots: Without `cache`: start one with this many slots (prefill).
+            return_scores: The scores are wanted.
+            recompute_attention: The backward pass computes attention, and the norms around it, again; there are then
+                no scores and no cache.
         """
+        own, read = AttentionOutput(x), AttentionOutput(x)
         if recompute_attention:
             attended = recompute(
-                lambda x, bias: self._attend(x, attention_mask, angles, score_bias=bias)[0], x, score_bias
-            )
-            scores = None
-        else:
-            attended, scores, cache = self._attend(
+                lambda x, bias: self._attend(x, dataclasses.replace(context, bias=bias)).mixed,
                 x,
-                attention_mask,
-                angles,
-                cache=cache,
-                slot=slot,
-                num_slots=num_slots,
-                return_scores=return_scores,
-                score_bias=score_bias,
+                context.bias,
             )
+        else:
+            kept = {"slot": slot, "num_slots": num_slots, "return_scores": return_scores}
+            own = self._attend(x, context, cache=None if cache is None else cache.own, **kept)
+            attended = own.mixed
         attended = self.attention_dropout(attended, row_seeds)
-        if self.parallel_branches:
-            return x + (attended + self._feed(x, row_seeds)), scores, cache
-        x = self._after(self.attention_norm, x + attended)
-        return self._after(self.feed_forward_norm, x + self._feed(x, row_seeds)), scores, cache
+        if self.options.parallel_branches:
+            x = x + (attended + self._feed(x, row_seeds))
+            return BlockOutput(x, own.scores, None, _cache_of(own, ()))
+        x = self._join(self.attention_norm, x, attended)
+        remembered: Any = ()
+        if self.cross_attention is not None:
+            assert memory is not None
+            if recompute_attention:
+                crossed = recompute(
+                    lambda x, states: self._read(x, self.cross_attention.remember(states), memory.mask).mixed,
+                    x,
+                    memory.states,
+                )
+            else:
+                remembered = (
+                    cache.memory if cache is not None else self.cross_attention.remember(memory.states)
+                )
+                read = self._read(x, remembered, memory.mask, return_scores=return_scores)
+                crossed = read.mixed
+            x = self._join(self.cross_attention_norm, x, self.cross_attention_dropout(crossed, row_seeds))
+        x = self._join(self.feed_forward_norm, x, self._feed(x, row_seeds))
+        return BlockOutput(x, own.scores, read.scores, _cache_of(own, remembered))
 
-    def _attend(self, x: tf.Tensor, attention_mask: tf.Tensor | Mask, angles: Any, **arguments: Any):
-        x = self._before(self.attention_norm, x)
-        mixed, scores, cache = self.attention(x, attention_mask=attention_mask, angles=angles, **arguments)
+    def _attend(self, x: tf.Tensor, context: AttentionContext, **kept: Any) -> AttentionOutput:
+        output = self.attention(self._before(self.attention_norm, x), context=context, **kept)
         norm = self.attention_output_norm
-        return mixed if norm is None else norm(mixed), scores, cache
+        return output if norm is None else output._replace(mixed=norm(output.mixed))
+
+    def _read(
+        self, x: tf.Tensor, remembered: KVPair, mask: tf.Tensor, return_scores: bool = False
+    ) -> AttentionOutput:
+        x = self._before(self.cross_attention_norm, x)
+        context = AttentionContext(mask)
+        return self.cross_attention(x, context=context, memory=remembered, return_scores=return_scores)
 
     def _feed(self, x: tf.Tensor, row_seeds: tf.Tensor | None) -> tf.Tensor:
         x = self.feed_forward(self._before(self.feed_forward_norm, x))
@@ -201,44 +211,11 @@ class TransformerBlock(keras.layers.Layer):
         return self.feed_forward_dropout(x if norm is None else norm(x), row_seeds)
 
     def _before(self, norm: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
-        return norm(x) if self.norm_placement == "pre" else x
+        return norm(x) if self.options.norm_placement == "pre" else x
 
-    def _after(self, norm: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
-        return norm(x) if self.norm_placement == "post" else x
-
-
-def run_block(
-    block: TransformerBlock, x: tf.Tensor, row_seeds: tf.Tensor | None, remat: str, **arguments: Any
-) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Runs a block of a model that has no cache.
-
-    Args:
-        block: The block.
-        x: float [B, T, D].
-        row_seeds: int32 [B] for dropout, or None.
-        remat: What its backward pass computes again: none, attention or block.
-        arguments: Further arguments of the block.
-
-    Returns:
-        float [B, T, D] and, where asked for, the attention scores.
-    """
-    if remat == "block":
-        return recompute(lambda x, seeds: block(x, row_seeds=seeds, **arguments)[0], x, row_seeds), None
-    return block(x, row_seeds=row_seeds, recompute_attention=remat == "attention", **arguments)[:2]
+    def _join(self, norm: keras.layers.Layer, x: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
+        return norm(x + added) if self.options.norm_placement == "post" else x + added
 
 
-def blocks_wanted(
-    blocks: Sequence[TransformerBlock], attention_scores: bool | Collection[str]
-) -> Collection[str]:
-    """The names of the blocks whose scores are asked for: all, none, or those given.
-
-    Raises:
-        ValueError: when one of them is not there.
-    """
-    names = [block.name for block in blocks]
-    if isinstance(attention_scores, bool):
-        return names if attention_scores else ()
-    for name in attention_scores:
-        if name not in names:
-            raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
-    return attention_scores
+def _cache_of(own: AttentionOutput, remembered: KVPair | tuple[()]) -> BlockCache | None:
+    return None if own.cache is None else BlockCache(own.cache, remembered)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfllm.layers.causal_attention import SoftCap
-from tfllm.layers.dropout import Dropout
+from tfllm.layers.attention import AttentionOptions
 from tfllm.layers.embedding import TokenEmbedding
-from tfllm.layers.feed_forward import GATED
+from tfllm.layers.feed_forward import FeedForwardOptions, default_intermediate_dim
 from tfllm.layers.kv_cache import KVCache
 from tfllm.layers.masks import CausalMask
-from tfllm.layers.normalization import make_norm
-from tfllm.layers.positions import LearnedPositions, default_positions, rotary_angles
+from tfllm.layers.normalization import NormOptions
+from tfllm.layers.positions.counting import counted_positions, positions_of
+from tfllm.layers.positions.options import PositionOptions
 from tfllm.layers.projection import Projection
-from tfllm.layers.transformer_block import TransformerBlock, blocks_wanted, run_block
-
-# What a block takes by the same name.
-_OF_A_BLOCK = frozenset(
-    name
-    for name, parameter in inspect.signature(TransformerBlock.__init__).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-)
+from tfllm.layers.soft_cap import SoftCap
+from tfllm.layers.stack import Stack, Window
+from tfllm.layers.transformer_block import BlockOptions, TransformerBlock
+from tfllm.models.configured import ConfiguredModel
 
 
 @keras.saving.register_keras_serializable(package="tfllm")
-class Decoder(keras.Model):
+class Decoder(ConfiguredModel):
     """A causal language model; GPT-2, Llama and their like are settings of it.
 
     Args:
@@ -80,6 +74,8 @@ class Decoder(keras.Model):
         TensorShape([1, 3, 300])
     """
 
+    reads_prompt_with = "decoder"
+
     def __init__(
         self,
         *,
@@ -121,16 +117,9 @@ class Decoder(keras.Model):
         name: str = "decoder",
         **kwargs,
     ):
-        # What get_config returns: the constructor's own arguments, whatever they come to be.
-        arguments = {
-            key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")
-        }
-        super().__init__(name=name, **kwargs)
-        self._arguments = arguments
+        super().__init__(locals(), name=name, **kwargs)
         if positions not in ("learned", "rotary", "none"):
             raise ValueError(f"positions={positions!r} is not known; use learned, rotary or none")
-        if remat not in ("none", "attention", "block"):
-            raise ValueError(f"remat={remat!r} is not known; use none, attention or block")
         if head_dim is None and hidden_dim % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide hidden_dim={hidden_dim}, or give head_dim")
         self.vocab_size = vocab_size
@@ -141,48 +130,57 @@ class Decoder(keras.Model):
         self.head_dim = head_dim or hidden_dim // num_heads
         self.intermediate_dim = intermediate_dim or default_intermediate_dim(hidden_dim, activation)
         self.max_seq_len = max_seq_len
-        self.position_kind = positions
         self.sliding_window = sliding_window
         self.logit_soft_cap = logit_soft_cap
         self.embedding_scale = hidden_dim**0.5 if scale_embeddings else 1.0
-        self._rotary: dict[str, Any] = {
-            "rotary_dim": rotary_dim or self.head_dim,
-            "theta": rope_theta,
-            "scaling": None if rope_scaling is None else dict(rope_scaling),
-        }
-        local = {} if rope_local_theta is None else {"theta": rope_local_theta, "scaling": None}
-        self._local_rotary = {**self._rotary, **local}
-        sliding = range(num_layers) if sliding_layers is None else sliding_layers
-        self._slides = [sliding_window is not None and index in sliding for index in range(num_layers)]
         self.remat = remat
         self.attention_block_size = attention_block_size
         self.tie_embeddings = tie_embeddings
-        policy = self.dtype_policy
-        shared = {"initializer_range": initializer_range, "dtype": policy}
+        shared = {"initializer_range": initializer_range, "dtype": self.dtype_policy}
         self.token_embedding = TokenEmbedding(
             vocab_size=vocab_size, hidden_dim=hidden_dim, name="token_embedding", **shared
         )
-        self.position_embedding = None
-        if positions == "learned":
-            self.position_embedding = LearnedPositions(
-                max_seq_len=max_seq_len, hidden_dim=hidden_dim, name="position_embedding", **shared
-            )
-        self.embedding_dropout = Dropout(rate=dropout, name="embedding_dropout", dtype=policy)
-        for_blocks = {
-            **{key: value for key, value in arguments.items() if key in _OF_A_BLOCK},
-            "head_dim": self.head_dim,
-            "intermediate_dim": self.intermediate_dim,
-            "output_initializer_range": initializer_range / (2 * num_layers) ** 0.5,
-            "dtype": policy,
-        }
-        self.blocks = [TransformerBlock(name=f"block_{i:02d}", **for_blocks) for i in range(num_layers)]
-        self.final_norm = make_norm(
-            norm,
-            epsilon=norm_epsilon,
-            use_bias=use_bias,
-            unit_offset=norm_unit_offset,
-            name="final_norm",
-            dtype=policy,
+        norms: dict[str, Any] = {"epsilon": norm_epsilon, "unit_offset": norm_unit_offset}
+        block = BlockOptions(
+            attention=AttentionOptions(
+                num_heads=num_heads,
+                head_dim=self.head_dim,
+                num_kv_heads=num_kv_heads,
+                use_bias=_either(qkv_bias, use_bias),
+                output_bias=_either(attention_output_bias, use_bias),
+                scale=attention_scale,
+                soft_cap=attention_soft_cap,
+                head_norm=NormOptions(kind="rms_norm", **norms) if qk_norm else None,
+                block_size=attention_block_size,
+            ),
+            feed_forward=FeedForwardOptions(
+                intermediate_dim=self.intermediate_dim,
+                activation=activation,
+                use_bias=_either(feed_forward_bias, use_bias),
+            ),
+            norm=NormOptions(kind=norm, use_bias=use_bias, **norms),
+            branch_norms=branch_norms,
+            parallel_branches=parallel_branches,
+            dropout=dropout,
+            initializer_range=initializer_range,
+            output_initializer_range=initializer_range / (2 * num_layers) ** 0.5,
+        )
+        self.stack = Stack(
+            num_layers=num_layers,
+            hidden_dim=hidden_dim,
+            block=block,
+            positions=PositionOptions(
+                kind=positions,
+                max_seq_len=max_seq_len,
+                rotary_dim=rotary_dim,
+                theta=rope_theta,
+                scaling=rope_scaling,
+                local_theta=rope_local_theta,
+            ),
+            window=Window(sliding_window, sliding_layers),
+            remat=remat,
+            name="stack",
+            dtype=self.dtype_policy,
         )
         self.output_projection = None
         if not tie_embeddings:
@@ -192,16 +190,19 @@ class Decoder(keras.Model):
         """Makes every variable; the shape of the features does not matter."""
         hidden = (None, None, self.hidden_dim)
         self.token_embedding.build((None, None))
-        if self.position_embedding is not None:
-            self.position_embedding.build((None, None))
-        for layer in (*self.blocks, self.final_norm):
-            layer.build(hidden)
+        self.stack.build_parts(hidden)
         if self.output_projection is not None:
             self.output_projection.build(hidden)
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, for Keras serialization."""
-        return {**super().get_config(), **self._arguments}
+    @property
+    def blocks(self) -> list[TransformerBlock]:
+        """The blocks, in order."""
+        return self.stack.blocks
+
+    @property
+    def block_names(self) -> list[str]:
+        """What `attention_scores` may name."""
+        return [block.name for block in self.blocks]
 
     def call(
         self,
@@ -213,8 +214,8 @@ class Decoder(keras.Model):
 
         Args:
             features: `token_ids` int32 [B, T]; optional `padding_mask` bool [B, T], `segment_ids` int32
-                [B, T], `positions` int32 [B, T] (default 0, 1, 2 …, counted past left padding), and
-                `row_seeds` int32 [B], without which nothing is dropped.
+                [B, T], `positions` int32 [B, T] (default 0, 1, 2 …, counted over the real tokens of each
+                segment), and `row_seeds` int32 [B], without which nothing is dropped.
             training: Apply dropout.
             attention_scores: True, or the names of the blocks wanted, e.g. `["block_00"]`.
 
@@ -226,33 +227,17 @@ class Decoder(keras.Model):
         Raises:
             ValueError: when `attention_scores` names a block that is not there.
         """
-        token_ids = features["token_ids"]
-        padding_mask, segment_ids = features.get("padding_mask"), features.get("segment_ids")
-        positions = features.get("positions")
-        if positions is None:
-            positions = default_positions(token_ids, padding_mask)
-        row_seeds = features.get("row_seeds") if training else None
-        wanted = blocks_wanted(self.blocks, attention_scores)
-        x = self.embedding_dropout(self._embed(token_ids, positions), row_seeds)
-        masks = self._global_and_local(CausalMask(padding_mask, segment_ids))
-        angles = self._angles(positions)
-        captured = {}
-        for block, slides in zip(self.blocks, self._slides, strict=True):
-            remat = self.remat if training and block.name not in wanted else "none"
-            x, scores = run_block(
-                block,
-                x,
-                row_seeds,
-                remat,
-                attention_mask=masks[slides],
-                angles=angles[slides],
-                return_scores=block.name in wanted,
-            )
-            if scores is not None:
-                captured[block.name] = scores
-        hidden_states = self.final_norm(x)
+        output = self.stack(
+            self._embed(features["token_ids"]),
+            positions=positions_of(features),
+            attention_mask=CausalMask(features.get("padding_mask"), features.get("segment_ids")),
+            row_seeds=features.get("row_seeds") if training else None,
+            training=training,
+            wanted=self.stack.wanted(attention_scores),
+        )
+        hidden_states = output.hidden_states
         outputs: dict[str, Any] = {"hidden_states": hidden_states, "logits": self.logits(hidden_states)}
-        return {**outputs, "attention_scores": captured} if captured else outputs
+        return {**outputs, "attention_scores": output.scores} if output.scores else outputs
 
     def logits(self, hidden_states: tf.Tensor) -> tf.Tensor:
         """Projects float [B, T, D] onto the vocabulary -> float32 [B, T, V]."""
@@ -280,14 +265,8 @@ class Decoder(keras.Model):
         Returns:
             Hidden states of the last position, float [B, 1, D], and the cache.
         """
-        positions = default_positions(token_ids, padding_mask)
-        masks, angles = self._global_and_local(CausalMask(padding_mask)), self._angles(positions)
-        x = self._embed(token_ids, positions)
-        caches = []
-        for block, slides in zip(self.blocks, self._slides, strict=True):
-            x, _, cache = block(x, attention_mask=masks[slides], angles=angles[slides], num_slots=num_slots)
-            caches.append(cache)
-        return self.final_norm(x[:, -1:]), tuple(caches)
+        positions = counted_positions(token_ids, padding_mask)
+        return self.stack.prefill(self._embed(token_ids), positions, CausalMask(padding_mask), num_slots)
 
     def decode_step(
         self,
@@ -309,37 +288,12 @@ class Decoder(keras.Model):
         Returns:
             Hidden states float [B, 1, D] and the cache.
         """
-        x, angles = self._embed(token_ids, positions), self._angles(positions)
-        masks = [slot_mask[:, None, :]] * 2
-        if self.sliding_window is not None:
-            recent = tf.range(tf.shape(slot_mask)[1]) > slot - self.sliding_window
-            masks[True] = masks[True] & recent[None, None, :]
-        caches = []
-        for block, slides, pair in zip(self.blocks, self._slides, cache, strict=True):
-            where = {"attention_mask": masks[slides], "angles": angles[slides]}
-            x, _, pair = block(x, cache=pair, slot=slot, **where)
-            caches.append(pair)
-        return self.final_norm(x), tuple(caches)
+        return self.stack.step(self._embed(token_ids), positions, slot, slot_mask, cache)
 
-    def _embed(self, token_ids: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    def _embed(self, token_ids: tf.Tensor) -> tf.Tensor:
         x = self.token_embedding(token_ids)
-        if self.embedding_scale != 1.0:
-            x = x * tf.cast(self.embedding_scale, x.dtype)
-        return x if self.position_embedding is None else x + self.position_embedding(positions)
-
-    def _angles(self, positions: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor] | None]:
-        """Those of blocks that see everything, and those of blocks with a sliding window."""
-        if self.position_kind != "rotary":
-            return [None, None]
-        everywhere = rotary_angles(positions, **self._rotary)
-        if self._local_rotary == self._rotary:
-            return [everywhere, everywhere]
-        return [everywhere, rotary_angles(positions, **self._local_rotary)]
-
-    def _global_and_local(self, mask: CausalMask) -> list[CausalMask]:
-        return [mask, dataclasses.replace(mask, window=self.sliding_window)]
+        return x if self.embedding_scale == 1.0 else x * tf.cast(self.embedding_scale, x.dtype)
 
 
-def default_intermediate_dim(hidden_dim: int, activation: str) -> int:
-    """Feed-forward width where none is given: 4 D, or 8/3 D rounded up to 64 when gated."""
-    return -(-8 * hidden_dim // 3 // 64) * 64 if activation in GATED else 4 * hidden_dim
+def _either(asked: bool | None, usual: bool) -> bool:
+    return usual if asked is None else asked

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfllm.layers.attention import AttentionOptions
 from tfllm.layers.dropout import Dropout
 from tfllm.layers.embedding import TokenEmbedding
+from tfllm.layers.feed_forward import GATED, FeedForwardOptions, default_intermediate_dim
 from tfllm.layers.masks import BidirectionalMask
-from tfllm.layers.normalization import LayerNorm
-from tfllm.layers.positions import LearnedPositions
+from tfllm.layers.normalization import NormOptions
+from tfllm.layers.positions.counting import positions_of
+from tfllm.layers.positions.options import PositionOptions
 from tfllm.layers.projection import Projection
-from tfllm.layers.transformer_block import TransformerBlock, blocks_wanted, run_block
-from tfllm.models.decoder import default_intermediate_dim
+from tfllm.layers.stack import REMAT, Stack, Window
+from tfllm.layers.transformer_block import BlockOptions, TransformerBlock
+from tfllm.models.configured import ConfiguredModel
 from tfllm.models.heads import MaskedLMHead, Pooler
 
 HEADS = ("none", "masked_lm", "sequence_classification", "token_classification", "span")
@@ -23,7 +27,7 @@ POOLERS = ("none", "tanh", "relu")
 
 
 @keras.saving.register_keras_serializable(package="tfllm")
-class Encoder(keras.Model):
+class Encoder(ConfiguredModel):
     """Every token sees every other; BERT, RoBERTa and DistilBERT are settings of it.
 
     Args:
@@ -35,7 +39,18 @@ class Encoder(keras.Model):
         head_dim: Width of a head H; None is `hidden_dim // num_heads`.
         intermediate_dim: Feed-forward width F; None is 4 D, or 8/3 D rounded up to 64 when gated.
         num_token_types: Kinds of tokens, such as those of a first and a second sentence; 0 tells none apart.
-        position_offset: Rows of the position table before that of the first token (RoBERTa).
+        num_kv_heads: Key and value heads K; None is `num_heads`.
+        positions: learned, sinusoidal, rotary, relative or none.
+        position_offset: Rows of a learned table before that of the first token (RoBERTa).
+        rotary_dim: How much of a head is turned; None is all of it.
+        rope_theta: Base of the rotary frequencies.
+        rope_scaling: How they are stretched for longer rows, see `scaled_frequencies`; None does not stretch.
+        rope_local_theta: Base of the frequencies of the blocks with a sliding window; None is as in the others
+            (ModernBERT).
+        relative_num_buckets: As in `RelativeBias`.
+        relative_max_distance: The same.
+        sliding_window: A token sees itself and `sliding_window - 1` tokens to either side; None is all.
+        sliding_layers: Indexes of the blocks with that window; None is all of them.
         norm_placement: post normalizes after each branch is added (BERT), pre before it, and once at the end.
         norm_epsilon: Added to the variance.
         activation: As in `FeedForward`.
@@ -70,8 +85,18 @@ class Encoder(keras.Model):
         max_seq_len: int,
         head_dim: int | None = None,
         intermediate_dim: int | None = None,
+        num_kv_heads: int | None = None,
         num_token_types: int = 2,
+        positions: str = "learned",
         position_offset: int = 0,
+        rotary_dim: int | None = None,
+        rope_theta: float = 10_000.0,
+        rope_scaling: Mapping[str, Any] | None = None,
+        rope_local_theta: float | None = None,
+        relative_num_buckets: int = 32,
+        relative_max_distance: int = 128,
+        sliding_window: int | None = None,
+        sliding_layers: Sequence[int] | None = None,
         norm_placement: str = "post",
         norm_epsilon: float = 1e-12,
         activation: str = "gelu",
@@ -89,12 +114,8 @@ class Encoder(keras.Model):
         name: str = "encoder",
         **kwargs,
     ):
-        # What get_config returns: the constructor's own arguments, whatever they come to be.
-        arguments = {
-            key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")
-        }
-        super().__init__(name=name, **kwargs)
-        self._arguments = arguments
+        arguments = dict(locals())
+        super().__init__(arguments, name=name, **kwargs)
         wrong = wrong_settings(arguments)
         if wrong is not None:
             raise ValueError(wrong)
@@ -102,15 +123,16 @@ class Encoder(keras.Model):
         self.num_layers = num_layers
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads or num_heads
         self.head_dim = head_dim or hidden_dim // num_heads
         self.intermediate_dim = intermediate_dim or default_intermediate_dim(hidden_dim, activation)
         self.max_seq_len = max_seq_len
         self.head = head
         self.class_names = None if class_names is None else tuple(class_names)
         self.remat = remat
+        self.attention_block_size = attention_block_size
         policy = self.dtype_policy
         shared: dict[str, Any] = {"initializer_range": initializer_range, "dtype": policy}
-        norms: dict[str, Any] = {"epsilon": norm_epsilon, "dtype": policy}
         self.token_embedding = TokenEmbedding(
             vocab_size=vocab_size, hidden_dim=hidden_dim, name="token_embedding", **shared
         )
@@ -119,33 +141,45 @@ class Encoder(keras.Model):
             self.token_type_embedding = TokenEmbedding(
                 vocab_size=num_token_types, hidden_dim=hidden_dim, name="token_type_embedding", **shared
             )
-        self.position_embedding = LearnedPositions(
-            max_seq_len=max_seq_len,
-            hidden_dim=hidden_dim,
-            offset=position_offset,
-            name="position_embedding",
-            **shared,
-        )
-        self.embedding_norm = LayerNorm(name="embedding_norm", **norms)
-        self.embedding_dropout = Dropout(rate=dropout, name="embedding_dropout", dtype=policy)
-        self.blocks = [
-            TransformerBlock(
+        block = BlockOptions(
+            attention=AttentionOptions(
                 num_heads=num_heads,
                 head_dim=self.head_dim,
-                intermediate_dim=self.intermediate_dim,
-                attention_block_size=attention_block_size,
-                norm="layer_norm",
-                norm_placement=norm_placement,
-                norm_epsilon=norm_epsilon,
-                activation=activation,
+                num_kv_heads=num_kv_heads,
                 use_bias=True,
-                dropout=dropout,
-                name=f"block_{i:02d}",
-                **shared,
-            )
-            for i in range(num_layers)
-        ]
-        self.final_norm = LayerNorm(name="final_norm", **norms) if norm_placement == "pre" else None
+                output_bias=True,
+                block_size=attention_block_size,
+            ),
+            feed_forward=FeedForwardOptions(
+                intermediate_dim=self.intermediate_dim, activation=activation, use_bias=True
+            ),
+            norm=NormOptions(kind="layer_norm", epsilon=norm_epsilon, use_bias=True),
+            norm_placement=norm_placement,
+            dropout=dropout,
+            initializer_range=initializer_range,
+        )
+        self.stack = Stack(
+            num_layers=num_layers,
+            hidden_dim=hidden_dim,
+            block=block,
+            positions=PositionOptions(
+                kind=positions,
+                max_seq_len=max_seq_len,
+                offset=position_offset,
+                rotary_dim=rotary_dim,
+                theta=rope_theta,
+                scaling=rope_scaling,
+                local_theta=rope_local_theta,
+                num_buckets=relative_num_buckets,
+                max_distance=relative_max_distance,
+            ),
+            window=Window(sliding_window, sliding_layers),
+            embedding_norm=True,
+            final_norm=norm_placement == "pre",
+            remat=remat,
+            name="stack",
+            dtype=policy,
+        )
         self.pooler = None if pooler == "none" else Pooler(activation=pooler, name="pooler", **shared)
         self.masked_lm_head = self.classifier = self.next_sentence = None
         if head == "masked_lm":
@@ -167,18 +201,23 @@ class Encoder(keras.Model):
     def build(self, input_shape=None):
         """Makes every variable; the shape of the features does not matter."""
         hidden = (None, None, self.hidden_dim)
-        layers = [
-            *(self.token_embedding, self.token_type_embedding, self.position_embedding, self.embedding_norm),
-            *self.blocks,
-            *(self.final_norm, self.pooler, self.masked_lm_head, self.classifier, self.next_sentence),
-        ]
-        for layer in layers:
+        for layer in (self.token_embedding, self.token_type_embedding):
+            if layer is not None:
+                layer.build(hidden)
+        self.stack.build_parts(hidden)
+        for layer in (self.pooler, self.masked_lm_head, self.classifier, self.next_sentence):
             if layer is not None:
                 layer.build(hidden)
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, for Keras serialization."""
-        return {**super().get_config(), **self._arguments}
+    @property
+    def blocks(self) -> list[TransformerBlock]:
+        """The blocks, in order."""
+        return self.stack.blocks
+
+    @property
+    def block_names(self) -> list[str]:
+        """What `attention_scores` may name."""
+        return [block.name for block in self.blocks]
 
     def call(
         self,
@@ -209,28 +248,25 @@ class Encoder(keras.Model):
             ValueError: when `attention_scores` names a block that is not there, the row is longer than
                 `max_seq_len`, or there are `token_type_ids` and the model tells none apart.
         """
-        padding_mask, segment_ids = features.get("padding_mask"), features.get("segment_ids")
+        padding_mask = features.get("padding_mask")
         row_seeds = features.get("row_seeds") if training else None
-        wanted = blocks_wanted(self.blocks, attention_scores)
-        x = self.embedding_dropout(self.embedding_norm(self._embed(features)), row_seeds)
-        mask = BidirectionalMask(padding_mask, segment_ids)
-        captured, block_outputs = {}, []
-        for block in self.blocks:
-            asked = block.name in wanted
-            remat = self.remat if training and not asked else "none"
-            x, scores = run_block(block, x, row_seeds, remat, attention_mask=mask, return_scores=asked)
-            block_outputs.append(x)
-            if scores is not None:
-                captured[block.name] = scores
-        hidden_states = x if self.final_norm is None else self.final_norm(x)
+        output = self.stack(
+            self._embed(features),
+            positions=positions_of(features),
+            attention_mask=BidirectionalMask(padding_mask, features.get("segment_ids")),
+            row_seeds=row_seeds,
+            training=training,
+            wanted=self.stack.wanted(attention_scores),
+        )
+        hidden_states = output.hidden_states
         outputs: dict[str, Any] = {"hidden_states": hidden_states}
         if without_head:
-            outputs["block_outputs"] = [*block_outputs[:-1], hidden_states]
+            outputs["block_outputs"] = output.block_outputs
             if self.pooler is not None:
                 outputs["pooled"] = self.pooler(hidden_states, padding_mask)
         else:
             outputs |= self._on_top(hidden_states, padding_mask, row_seeds)
-        return {**outputs, "attention_scores": captured} if captured else outputs
+        return {**outputs, "attention_scores": output.scores} if output.scores else outputs
 
     def logits(self, hidden_states: tf.Tensor) -> tf.Tensor:
         """What the head says of hidden states.
@@ -265,11 +301,7 @@ class Encoder(keras.Model):
             x = x + self.token_type_embedding(types)
         elif token_type_ids is not None:
             raise ValueError("num_token_types=0 tells no tokens apart; leave token_type_ids out")
-        positions = features.get("positions")
-        if positions is None:
-            masks = features.get("padding_mask"), features.get("segment_ids")
-            positions = positions_in_segments(token_ids, *masks, longest=self.max_seq_len)
-        return x + self.position_embedding(positions)
+        return x
 
     def _on_top(
         self, hidden_states: tf.Tensor, padding_mask: tf.Tensor | None, row_seeds: tf.Tensor | None
@@ -296,12 +328,15 @@ def wrong_settings(arguments: dict[str, Any]) -> str | None:
     for name, value, known in (
         ("head", head, HEADS),
         ("pooler", pooler, POOLERS),
-        ("remat", arguments.get("remat", "none"), ("none", "attention", "block")),
+        ("remat", arguments.get("remat", "none"), REMAT),
     ):
         if value not in known:
             return f"{name}={value!r} is not known; use {', '.join(known)}"
     if arguments.get("head_dim") is None and arguments["hidden_dim"] % arguments["num_heads"]:
         return f"num_heads={arguments['num_heads']} must divide hidden_dim={arguments['hidden_dim']}, or give head_dim"
+    inside = arguments.get("head_activation") or arguments.get("activation")
+    if head == "masked_lm" and inside in GATED:
+        return f"activation={inside!r} has a gate, which the masked_lm head has not; give head_activation"
     if classifies and not classes:
         return f"head={head!r} needs num_classes; say how many there are"
     if classes and not classifies:
@@ -313,43 +348,6 @@ def wrong_settings(arguments: dict[str, Any]) -> str | None:
     if needs and pooler == "none":
         return f"{needs[0]} reads the pooler; use pooler='tanh'"
     return None
-
-
-def positions_in_segments(
-    token_ids: tf.Tensor,
-    padding_mask: tf.Tensor | None = None,
-    segment_ids: tf.Tensor | None = None,
-    *,
-    longest: int,
-) -> tf.Tensor:
-    """Where each token stands among the real tokens of its segment.
-
-    Args:
-        token_ids: int32 [B, T].
-        padding_mask: bool [B, T], true for real tokens; None where all are.
-        segment_ids: int32 [B, T], each segment in one piece; None where a row is one.
-        longest: T is not more.
-
-    Returns:
-        int32 [B, T] from 0; padding has the position of the real token before it, or 0.
-    """
-    real = tf.ones_like(token_ids) if padding_mask is None else tf.cast(padding_mask, tf.int32)
-    through = tf.cumsum(real, axis=1)
-    if segment_ids is not None:
-        begins = segment_ids[:, 1:] != segment_ids[:, :-1]
-        # Before each segment stand those counted up to its beginning, the most of all beginnings so far.
-        before = _running_max(tf.where(begins, through[:, :-1], 0), longest)
-        through = through - tf.pad(before, [[0, 0], [1, 0]])
-    return tf.maximum(through - 1, 0)
-
-
-def _running_max(x: tf.Tensor, longest: int) -> tf.Tensor:
-    """Of int32 [B, T] from 0, with T at most `longest`: the largest up to each place, by doubling the reach."""
-    length, reach = tf.shape(x)[1], 1
-    while reach < longest:
-        x = tf.maximum(x, tf.pad(x, [[0, 0], [reach, 0]])[:, :length])
-        reach *= 2
-    return x
 
 
 def _of_rows(projection: Projection, pooled: tf.Tensor) -> tf.Tensor:

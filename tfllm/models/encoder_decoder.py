@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfllm.layers.decoder_block import DecoderBlock
+from tfllm.layers.attention import AttentionOptions
 from tfllm.layers.embedding import TokenEmbedding
+from tfllm.layers.feed_forward import FeedForwardOptions, default_intermediate_dim
+from tfllm.layers.kv_cache import KVCache
 from tfllm.layers.masks import BidirectionalMask, CausalMask
-from tfllm.layers.positions import default_positions
+from tfllm.layers.normalization import NormOptions
+from tfllm.layers.positions.counting import positions_of
+from tfllm.layers.positions.options import PositionOptions
 from tfllm.layers.projection import Projection
-from tfllm.layers.relative_bias import bucket_problem
-from tfllm.layers.sinusoidal_positions import sinusoidal_table
-from tfllm.layers.stack import Stack, StackCache
-from tfllm.models.decoder import default_intermediate_dim
-
-# The last two say what a checkpoint may hold.
-__all__ = ["EncoderDecoder", "bucket_problem", "sinusoidal_table"]
+from tfllm.layers.stack import Stack, StackOutput, Window
+from tfllm.layers.transformer_block import BlockOptions, Memory
+from tfllm.models.configured import ConfiguredModel
 
 # The decoder's keys and values, and the encoder's padding mask.
-CrossCache = tuple[StackCache, tf.Tensor]
-_POSITIONS = ("learned", "sinusoidal", "relative")
-# What a stack takes by the same name, and what its blocks take beyond it.
-_OF_A_STACK, _OF_A_BLOCK = (
-    {
-        name
-        for name, parameter in inspect.signature(layer.__init__).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    for layer in (Stack, DecoderBlock)
-)
-_OF_BLOCKS = _OF_A_BLOCK - _OF_A_STACK - {"intermediate_dim"}
+CrossCache = tuple[KVCache, tf.Tensor]
+_POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 
 
 @keras.saving.register_keras_serializable(package="tfllm")
-class EncoderDecoder(keras.Model):
+class EncoderDecoder(ConfiguredModel):
     """A sequence-to-sequence model (Vaswani et al. 2017); T5, BART and Marian are settings of it.
 
     Args:
@@ -49,6 +39,7 @@ class EncoderDecoder(keras.Model):
         hidden_dim: Width D.
         num_heads: Heads N of the encoder.
         decoder_num_heads: Heads of the decoder; None is `num_heads`.
+        num_kv_heads: Key and value heads K of both, and of attention to the encoder; None is as many as heads.
         head_dim: Width of a head H; None is `hidden_dim` divided by the heads.
         intermediate_dim: Feed-forward width F of the encoder; None is 4 D, or 8/3 D rounded up to 64 when gated.
         decoder_intermediate_dim: The decoder's; None is the encoder's.
@@ -60,11 +51,17 @@ class EncoderDecoder(keras.Model):
         norm_epsilon: Added to the variance.
         embedding_norm: Normalizes embeddings (BART).
         final_norm: Normalizes what encoder and decoder put out (T5).
-        positions: learned, sinusoidal, or relative: T5's buckets, one table for the encoder and one for the
+        positions: learned, sinusoidal, rotary, or relative: T5's buckets, one table for the encoder and one for the
             decoder, shared by all of their blocks.
         position_offset: Rows of learned tables before that of position 0 (BART).
         relative_num_buckets: As in `RelativeBias`.
         relative_max_distance: The same.
+        rotary_dim: How much of a head is turned; None is all of it.
+        rope_theta: Base of the rotary frequencies.
+        rope_scaling: How they are stretched for longer rows, see `scaled_frequencies`; None does not stretch.
+        sliding_window: In the decoder, tokens that a token sees, itself included; in the encoder it sees as many to
+            either side. None is all. What a decoder reads of an encoder has no window.
+        sliding_layers: Indexes of the blocks with that window, in both; None is all of them.
         activation: gelu, gelu_tanh, relu, silu, swiglu or geglu.
         use_bias: Biases in projections and LayerNorm.
         attention_scale: What products of queries and keys are multiplied by; None is H ** -0.5.
@@ -73,8 +70,8 @@ class EncoderDecoder(keras.Model):
         scale_logits: Divides what is projected onto the vocabulary by the root of `hidden_dim` (T5).
         logits_bias: A number a token, added to its logit and not trained (Marian).
         dropout: Share of embedding and residual values dropped in training.
-        remat: What a training step computes again in the backward pass instead of keeping it: none, or block (all
-            but each block's input).
+        attention_block_size: As in `Decoder`; not with relative positions.
+        remat: As in `Decoder`.
         initializer_range: Standard deviation of new weights; what is added to the residual stream gets it
             divided by the root of the number of branches of its stack. Zero draws nothing.
 
@@ -85,6 +82,8 @@ class EncoderDecoder(keras.Model):
         >>> model(features)["logits"].shape
         TensorShape([1, 3, 300])
     """
+
+    reads_prompt_with = "encoder"
 
     def __init__(
         self,
@@ -97,6 +96,7 @@ class EncoderDecoder(keras.Model):
         max_seq_len: int | None = None,
         source_vocab_size: int | None = None,
         decoder_num_heads: int | None = None,
+        num_kv_heads: int | None = None,
         head_dim: int | None = None,
         intermediate_dim: int | None = None,
         decoder_intermediate_dim: int | None = None,
@@ -110,6 +110,11 @@ class EncoderDecoder(keras.Model):
         position_offset: int = 0,
         relative_num_buckets: int = 32,
         relative_max_distance: int = 128,
+        rotary_dim: int | None = None,
+        rope_theta: float = 10_000.0,
+        rope_scaling: Mapping[str, Any] | None = None,
+        sliding_window: int | None = None,
+        sliding_layers: Sequence[int] | None = None,
         activation: str = "gelu",
         use_bias: bool = True,
         attention_scale: float | None = None,
@@ -118,26 +123,22 @@ class EncoderDecoder(keras.Model):
         scale_logits: bool = False,
         logits_bias: bool = False,
         dropout: float = 0.0,
+        attention_block_size: int | None = None,
         remat: str = "none",
         initializer_range: float = 0.02,
         name: str = "encoder_decoder",
         **kwargs,
     ):
-        # What get_config returns: the constructor's own arguments, whatever they come to be.
-        arguments = {
-            key: value for key, value in locals().items() if key not in ("self", "kwargs", "__class__")
-        }
-        super().__init__(name=name, **kwargs)
-        self._arguments = arguments
+        super().__init__(locals(), name=name, **kwargs)
         if positions not in _POSITIONS:
             raise ValueError(f"positions={positions!r} is not known; use {', '.join(_POSITIONS)}")
-        if remat not in ("none", "block"):
-            raise ValueError(f"remat={remat!r} is not known; use none or block")
         if max_seq_len is None and positions != "relative":
             raise ValueError(f"positions={positions!r} needs max_seq_len; relative positions have no limit")
         self.vocab_size = vocab_size
         self.hidden_dim = hidden_dim
         self.max_seq_len = max_seq_len
+        self.remat = remat
+        self.attention_block_size = attention_block_size
         self.decoder_start_id = decoder_start_id
         self.tie_embeddings = tie_embeddings
         self.embedding_scale = hidden_dim**0.5 if scale_embeddings else 1.0
@@ -152,24 +153,66 @@ class EncoderDecoder(keras.Model):
                 vocab_size=source_vocab_size, hidden_dim=hidden_dim, name="source_embedding", **shared
             )
         feed = intermediate_dim or default_intermediate_dim(hidden_dim, activation)
-        of_both = {
-            **{key: value for key, value in arguments.items() if key in _OF_A_STACK},
+
+        def attention(heads: int, **more: Any) -> AttentionOptions:
+            if head_dim is None and hidden_dim % heads:
+                raise ValueError(f"{heads} heads must divide hidden_dim={hidden_dim}, or give head_dim")
+            return AttentionOptions(
+                num_heads=heads,
+                head_dim=head_dim or hidden_dim // heads,
+                num_kv_heads=num_kv_heads,
+                use_bias=use_bias,
+                output_bias=use_bias,
+                scale=attention_scale,
+                **more,
+            )
+
+        block = BlockOptions(
+            attention=attention(num_heads, block_size=attention_block_size),
+            feed_forward=FeedForwardOptions(intermediate_dim=feed, activation=activation, use_bias=use_bias),
+            norm=NormOptions(kind=norm, epsilon=norm_epsilon, use_bias=use_bias),
+            norm_placement=norm_placement,
+            dropout=dropout,
+            initializer_range=initializer_range,
+            output_initializer_range=initializer_range / (2 * num_encoder_layers) ** 0.5,
+        )
+        heads = decoder_num_heads or num_heads
+        decoder_block = dataclasses.replace(
+            block,
+            attention=attention(heads, block_size=attention_block_size),
+            cross_attention=attention(heads),
+            feed_forward=dataclasses.replace(
+                block.feed_forward, intermediate_dim=decoder_intermediate_dim or feed
+            ),
+            output_initializer_range=initializer_range / (3 * num_decoder_layers) ** 0.5,
+        )
+        places = PositionOptions(
+            kind=positions,
+            max_seq_len=max_seq_len,
+            offset=position_offset,
+            rotary_dim=rotary_dim,
+            theta=rope_theta,
+            scaling=rope_scaling,
+            num_buckets=relative_num_buckets,
+            max_distance=relative_max_distance,
+        )
+        of_both: dict[str, Any] = {
+            "hidden_dim": hidden_dim,
+            "window": Window(sliding_window, sliding_layers),
+            "embedding_norm": embedding_norm,
+            "final_norm": final_norm,
+            "remat": remat,
             "dtype": self.dtype_policy,
         }
-        of_blocks = {key: value for key, value in arguments.items() if key in _OF_BLOCKS}
         self.encoder = Stack(
-            reads_encoder=False,
-            num_layers=num_encoder_layers,
-            of_blocks={**of_blocks, "intermediate_dim": feed},
-            name="encoder",
-            **of_both,
+            num_layers=num_encoder_layers, block=block, positions=places, name="encoder", **of_both
         )
         self.decoder = Stack(
-            reads_encoder=True,
             num_layers=num_decoder_layers,
-            of_blocks={**of_blocks, "intermediate_dim": decoder_intermediate_dim or feed},
+            block=decoder_block,
+            positions=dataclasses.replace(places, bidirectional=False),
             name="decoder",
-            **{**of_both, "num_heads": decoder_num_heads or num_heads},
+            **of_both,
         )
         self.output_projection: Projection | None = None
         if not tie_embeddings:
@@ -196,9 +239,12 @@ class EncoderDecoder(keras.Model):
                 autocast=False,
             )
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, for Keras serialization."""
-        return {**super().get_config(), **self._arguments}
+    @property
+    def block_names(self) -> list[str]:
+        """What `attention_scores` may name."""
+        return [
+            f"{stack.name}/{block.name}" for stack in (self.encoder, self.decoder) for block in stack.blocks
+        ]
 
     def call(
         self,
@@ -211,8 +257,11 @@ class EncoderDecoder(keras.Model):
         Args:
             features: `encoder_token_ids` int32 [B, S]; `decoder_token_ids` int32 [B, T], the target shifted
                 right behind the start token; optional `encoder_padding_mask` bool [B, S] and
-                `decoder_padding_mask` bool [B, T], true for real tokens, with padding at either end; and
-                `row_seeds` int32 [B], without which nothing is dropped.
+                `decoder_padding_mask` bool [B, T], true for real tokens, with padding at either end;
+                `encoder_segment_ids` int32 [B, S] and `decoder_segment_ids` int32 [B, T] (packed rows: a segment
+                reads the encoder's segment of the same number); `encoder_positions` and `decoder_positions`, int32
+                (default 0, 1, 2 …, counted over the real tokens of each segment); and `row_seeds` int32 [B], without
+                which nothing is dropped.
             training: Apply dropout.
             attention_scores: True, or the names of the blocks wanted, e.g. `["decoder/block_00"]`.
 
@@ -225,31 +274,30 @@ class EncoderDecoder(keras.Model):
         Raises:
             ValueError: when `attention_scores` names a block that is not there.
         """
-        row_seeds = features.get("row_seeds") if training else None
         wanted = self._blocks_wanted(attention_scores)
-        encoder_mask = features.get("encoder_padding_mask")
-        how: dict[str, Any] = {"row_seeds": row_seeds, "training": training}
-        states, captured, _ = self._encode(
-            features["encoder_token_ids"], encoder_mask, wanted=wanted["encoder"], **how
-        )
-        token_ids, mask = features["decoder_token_ids"], features.get("decoder_padding_mask")
-        hidden_states, of_decoder, crossed = self.decoder(
-            self._embed(self.token_embedding, token_ids),
-            positions=default_positions(token_ids, mask),
-            attention_mask=CausalMask(mask),
-            encoder_states=states,
-            encoder_mask=_columns(features["encoder_token_ids"], encoder_mask),
+        how: dict[str, Any] = {
+            "row_seeds": features.get("row_seeds") if training else None,
+            "training": training,
+        }
+        read = self._encode(features, wanted=wanted["encoder"], **how)
+        states = read.hidden_states
+        mask, segment_ids = features.get("decoder_padding_mask"), features.get("decoder_segment_ids")
+        made = self.decoder(
+            self._embed(self.token_embedding, features["decoder_token_ids"]),
+            positions=positions_of(features, "decoder_"),
+            attention_mask=CausalMask(mask, segment_ids),
+            memory=Memory(states, _readable(features)),
             wanted=wanted["decoder"],
             **how,
         )
         outputs: dict[str, Any] = {
-            "hidden_states": hidden_states,
-            "logits": self.logits(hidden_states),
+            "hidden_states": made.hidden_states,
+            "logits": self.logits(made.hidden_states),
             "encoder_hidden_states": states,
         }
-        if captured or of_decoder:
-            outputs["attention_scores"] = {**_named("encoder", captured), **_named("decoder", of_decoder)}
-            outputs["cross_attention_scores"] = _named("decoder", crossed)
+        if read.scores or made.scores:
+            outputs["attention_scores"] = {**_named("encoder", read.scores), **_named("decoder", made.scores)}
+            outputs["cross_attention_scores"] = _named("decoder", made.cross_scores)
         return outputs
 
     def encode(self, token_ids: tf.Tensor, padding_mask: tf.Tensor | None = None) -> tf.Tensor:
@@ -262,7 +310,7 @@ class EncoderDecoder(keras.Model):
         Returns:
             float [B, S, D].
         """
-        return self._encode(token_ids, padding_mask)[0]
+        return self._encode(_of_encoder(token_ids, padding_mask)).hidden_states
 
     def logits(self, hidden_states: tf.Tensor) -> tf.Tensor:
         """Projects float [B, T, D] of the decoder onto the vocabulary -> float32 [B, T, V]."""
@@ -297,15 +345,14 @@ class EncoderDecoder(keras.Model):
         Returns:
             Hidden states of the start token, float [B, 1, D], and the cache.
         """
-        states, *_ = self._encode(token_ids, padding_mask)
+        states = self.encode(token_ids, padding_mask)
         first, mask = self.decoder_prompt(token_ids, padding_mask)
-        hidden, cache = self.decoder.start(
+        hidden, cache = self.decoder.prefill(
             self._embed(self.token_embedding, first),
             tf.zeros_like(first),
             CausalMask(mask),
-            states,
-            padding_mask[:, None, :],
             num_slots,
+            Memory(states, padding_mask[:, None, :]),
         )
         return hidden, (cache, padding_mask)
 
@@ -329,17 +376,18 @@ class EncoderDecoder(keras.Model):
         Returns:
             Hidden states float [B, 1, D] and the cache.
         """
-        pairs, padding_mask = cache
+        kept, padding_mask = cache
         x = self._embed(self.token_embedding, token_ids)
-        hidden, pairs = self.decoder.step(x, positions, slot, slot_mask, padding_mask[:, None, :], pairs)
-        return hidden, (pairs, padding_mask)
+        hidden, kept = self.decoder.step(x, positions, slot, slot_mask, kept, padding_mask[:, None, :])
+        return hidden, (kept, padding_mask)
 
-    def _encode(self, token_ids: tf.Tensor, padding_mask: tf.Tensor | None, **how: Any):
+    def _encode(self, features: Mapping[str, tf.Tensor], **how: Any) -> StackOutput:
         embedding = self.token_embedding if self.source_embedding is None else self.source_embedding
+        mask, segment_ids = features.get("encoder_padding_mask"), features.get("encoder_segment_ids")
         return self.encoder(
-            self._embed(embedding, token_ids),
-            positions=default_positions(token_ids, padding_mask),
-            attention_mask=BidirectionalMask(padding_mask),
+            self._embed(embedding, features["encoder_token_ids"]),
+            positions=positions_of(features, "encoder_"),
+            attention_mask=BidirectionalMask(mask, segment_ids),
             **how,
         )
 
@@ -349,22 +397,37 @@ class EncoderDecoder(keras.Model):
 
     def _blocks_wanted(self, attention_scores: bool | Collection[str]) -> dict[str, list[str]]:
         """The names of blocks, without their stack's, by stack."""
-        stacks = (self.encoder, self.decoder)
-        names = [f"{stack.name}/{block.name}" for stack in stacks for block in stack.blocks]
+        names = self.block_names
         if isinstance(attention_scores, bool):
             attention_scores = names if attention_scores else ()
         for name in attention_scores:
             if name not in names:
                 raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
         pairs = [name.split("/") for name in attention_scores]
-        return {stack.name: [block for side, block in pairs if side == stack.name] for stack in stacks}
+        return {stack: [block for side, block in pairs if side == stack] for stack in ("encoder", "decoder")}
 
 
-def _columns(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> tf.Tensor:
-    """Who of the encoder's tokens is seen: bool [1 or B, 1, S]."""
-    if padding_mask is None:
-        return tf.ones_like(token_ids[:1, None, :], tf.bool)
-    return padding_mask[:, None, :]
+def _of_encoder(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    features = {"encoder_token_ids": token_ids}
+    return features if padding_mask is None else {**features, "encoder_padding_mask": padding_mask}
+
+
+def _readable(features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """What of the encoder's tokens the decoder's read: bool [1 or B, 1 or T, S].
+
+    Raises:
+        ValueError: when one of both sides has segments, and the other none.
+    """
+    of_decoder, of_encoder = (features.get(f"{side}_segment_ids") for side in ("decoder", "encoder"))
+    if (of_decoder is None) != (of_encoder is None):
+        raise ValueError("encoder_segment_ids and decoder_segment_ids belong together; give both, or neither")
+    mask = features.get("encoder_padding_mask")
+    if mask is None:
+        mask = tf.ones_like(features["encoder_token_ids"][:1], tf.bool)
+    mask = mask[:, None, :]
+    if of_decoder is None or of_encoder is None:
+        return mask
+    return mask & (of_decoder[:, :, None] == of_encoder[:, None, :])
 
 
 def _named(stack: str, scores: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

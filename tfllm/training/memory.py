@@ -33,7 +33,7 @@ class StepShape:
         loss_chunk_tokens: Tokens whose logits exist at once, at most.
         compute_bytes: Of a number in the compute type: 4, or 2 in mixed precision.
         remat: none, attention or block.
-        attention_group_size: Queries that meet their keys at once, `causal_attention.group_size_for`.
+        attention_group_size: Queries that meet their keys at once, `sliced_attention.group_size_for`.
         attention_block_size: Tokens in a block of attention; None is groups of queries.
         num_microbatches: Parts the batch is computed in.
     """

@@ -11,7 +11,7 @@ from tfllm.convert.config_table import Always, Arguments, Constant
 from tfllm.convert.encoder_decoder_kind import ENCODER_DECODER, StartToken
 from tfllm.convert.families.bart import IGNORED, rows, sizes
 from tfllm.convert.family import Family
-from tfllm.models.encoder_decoder import sinusoidal_table
+from tfllm.layers.positions.sinusoidal import sinusoidal_table
 
 
 class _Vocabularies:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import struct
 
-import keras
 import tensorflow as tf
 
 from tfllm.layers.embedding import lookup
+from tfllm.layers.positions.position_layer import PositionLayer
 from tfllm.layers.projection import new_weights
 
 
-class RelativeBias(keras.layers.Layer):
+class RelativeBias(PositionLayer):
     """One learned number a head and bucket of distances (Raffel et al. 2020, "T5", section 2.1).
 
     Half of the buckets are for one distance each, the others for ranges that grow geometrically; from
@@ -80,6 +80,12 @@ class RelativeBias(keras.layers.Layer):
             repeated[:, : num_queries * (width - 1)], [1, self.num_heads, num_queries, width - 1]
         )
         return rows[..., :num_keys]
+
+    def bias(
+        self, num_queries: int | tf.Tensor, num_keys: int | tf.Tensor, first_query: int | tf.Tensor = 0
+    ) -> tf.Tensor:
+        """See `PositionLayer`."""
+        return self(num_queries=num_queries, num_keys=num_keys, first_query=first_query)
 
 
 def distance_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool) -> list[int]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllm.layers.relative_bias import RelativeBias, distance_buckets
+from tfllm.layers.positions.relative import RelativeBias, distance_buckets
 
 
 def test_buckets_are_those_of_the_paper():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
+from tfllm.layers.positions.position_layer import PositionLayer
 
-class SinusoidalPositions(keras.layers.Layer):
+
+class SinusoidalPositions(PositionLayer):
     """Vectors that are computed and not learned (Vaswani et al. 2017, section 3.5), as Marian orders them.
 
     Args:
@@ -26,6 +27,10 @@ class SinusoidalPositions(keras.layers.Layer):
     def call(self, positions: tf.Tensor) -> tf.Tensor:
         """Looks up int32 [B, T] -> float [B, T, D]."""
         return tf.cast(tf.gather(tf.constant(self._table), positions), self.compute_dtype)
+
+    def added(self, positions: tf.Tensor) -> tf.Tensor:
+        """See `PositionLayer`."""
+        return self(positions)
 
 
 def sinusoidal_table(max_seq_len: int, hidden_dim: int) -> Any:

@@ -16,16 +16,14 @@ import tensorflow as tf
 
 from tfllm.layers.masks import Mask, Range
 from tfllm.layers.recompute import not_before
-
-# Large enough to vanish in a float32 softmax, finite so that a row with nothing to see stays finite.
-MASKED = -1e9
+from tfllm.layers.soft_cap import MASKED, SoftCap
 
 _LARGE_TABLE = 2**18  # entries of a mask; a smaller one the compiler may store, which is a little faster
 
 _Three = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
-def causal_attention(
+def sliced_attention(
     query: tf.Tensor,
     key: tf.Tensor,
     value: tf.Tensor,
@@ -93,25 +91,6 @@ def causal_attention(
 def group_size_for(length: int) -> int:
     """Queries in a group, where no number is asked for."""
     return max(128, -(-length // 8))
-
-
-class SoftCap:
-    """Keeps scores within a bound: `bound * tanh(x / bound)` (Gemma Team 2024, "Gemma 2", section 2).
-
-    Args:
-        bound: None leaves scores as they are.
-    """
-
-    def __init__(self, bound: float | None):
-        self._bound = bound
-
-    def __call__(self, logits: tf.Tensor) -> tf.Tensor:
-        """Caps float32 of any shape."""
-        return logits if self._bound is None else self._bound * tf.tanh(logits / self._bound)
-
-    def slope(self, slopes: tf.Tensor, capped: tf.Tensor) -> tf.Tensor:
-        """The gradient of what was capped, from that of the result and the result."""
-        return slopes if self._bound is None else slopes * (1.0 - tf.square(capped / self._bound))
 
 
 class _Rule(NamedTuple):

@@ -1,0 +1,1 @@
+"""Where a token stands: counted, and then learned, computed, turned or taken for a bias."""
