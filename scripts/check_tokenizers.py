@@ -35,7 +35,7 @@ from gemma_gguf import write_gemma
 
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, read_tokenizer
-from tfllm.tokenizers.gguf import read_gguf_tokenizer
+from tfllm.tokenizers.files.gguf import read_gguf_tokenizer
 from tfllm.tokenizers.repair import repair_text
 
 BATCH_SIZE = 512

@@ -27,9 +27,9 @@ from tfllm.run_folder import RunFolder
 from tfllm.stop_tokens import checked_ids, names_of_ids
 from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
 from tfllm.tokenizers.end_of_turn import end_names
-from tfllm.tokenizers.extension import with_special_tokens
-from tfllm.tokenizers.gguf import end_token_ids, read_gguf_tokenizer
-from tfllm.tokenizers.keras_nlp_preset import read_keras_nlp_tokenizer
+from tfllm.tokenizers.files.extension import with_special_tokens
+from tfllm.tokenizers.files.gguf import end_token_ids, read_gguf_tokenizer
+from tfllm.tokenizers.files.keras_nlp_preset import read_keras_nlp_tokenizer
 from tfllm.training.checkpoint import restore_model
 
 # What a config calls each of our models.

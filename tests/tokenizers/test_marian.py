@@ -12,7 +12,7 @@ import tensorflow as tf
 from make_goldens import FRAMED, texts
 
 from tfllm.tokenizers import TokenizerError, read_tokenizer
-from tfllm.tokenizers.extension import with_special_tokens
+from tfllm.tokenizers.files.extension import with_special_tokens
 
 HERE = Path(__file__).parent
 GOLDENS = HERE / "goldens"

@@ -13,10 +13,10 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from tfllm.tokenizers.added_token import AddedToken, not_guessed, written_names
-from tfllm.tokenizers.bpe_files import BytePairs, read_tokenizer_json, read_vocab_and_merges
 from tfllm.tokenizers.bpe_vocab import check_vocab, named_bytes, ordinary_bytes
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, bytes_to_token
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.files.bpe_files import BytePairs, read_tokenizer_json, read_vocab_and_merges
 from tfllm.tokenizers.framing import Framing
 from tfllm.tokenizers.library_tokenizer import LibraryTokenizer
 from tfllm.tokenizers.repair import repair_text
@@ -26,7 +26,7 @@ from tfllm.tokenizers.word_encoder import WordEncoder
 from tfllm.tokenizers.word_split import GPT2, SPLITS, WordSplit
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_byte_bpe import GraphByteBPETokenizer
+    from tfllm.tokenizers.graph.byte_bpe import GraphByteBPETokenizer
 
 _LARGE_TEXT = 100_000  # characters from which remembering words pays
 
@@ -311,7 +311,7 @@ class ByteBPETokenizer(LibraryTokenizer):
 
     def in_graph(self) -> GraphByteBPETokenizer:
         """Return the same tokenizer as TensorFlow operations."""
-        from tfllm.tokenizers.graph_byte_bpe import GraphByteBPETokenizer
+        from tfllm.tokenizers.graph.byte_bpe import GraphByteBPETokenizer
 
         return GraphByteBPETokenizer(self)
 

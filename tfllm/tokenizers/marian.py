@@ -14,8 +14,8 @@ import sentencepiece
 
 from tfllm.tokenizers.bpe_vocab import check_ids
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.files.json_file import read_json_object
 from tfllm.tokenizers.framing import Framing
-from tfllm.tokenizers.json_file import read_json_object
 from tfllm.tokenizers.opening import Opening
 from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.roles import choose_roles, three_roles
@@ -24,7 +24,7 @@ from tfllm.tokenizers.text_cut import TextCut
 from tfllm.tokenizers.tokenizer import CONFIG_FILE, Tokenizer
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_marian import GraphMarianTokenizer
+    from tfllm.tokenizers.graph.marian import GraphMarianTokenizer
 
 SOURCE_FILE, TARGET_FILE, VOCAB_FILE = "source.spm", "target.spm", "vocab.json"
 _ROLES = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -154,7 +154,7 @@ class MarianTokenizer(Tokenizer):
 
     def in_graph(self) -> GraphMarianTokenizer:
         """Return the same tokenizer as TensorFlow operations."""
-        from tfllm.tokenizers.graph_marian import GraphMarianTokenizer
+        from tfllm.tokenizers.graph.marian import GraphMarianTokenizer
 
         return GraphMarianTokenizer(self)
 

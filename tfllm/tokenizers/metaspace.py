@@ -12,10 +12,10 @@ import numpy as np
 import tokenizers
 
 from tfllm.tokenizers.added_token import AddedToken, not_guessed, written_names
-from tfllm.tokenizers.bpe_files import pairs
 from tfllm.tokenizers.bpe_vocab import check_ids
 from tfllm.tokenizers.byte_runs import ByteRuns
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.files.bpe_files import pairs
 from tfllm.tokenizers.framing import read_framing
 from tfllm.tokenizers.library_tokenizer import own_ids
 from tfllm.tokenizers.metaspace_rules import MetaspaceRules, normalizer_of, read_rules
@@ -26,7 +26,7 @@ from tfllm.tokenizers.sentencepiece_model import BLANK
 from tfllm.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_metaspace import GraphMetaspaceTokenizer
+    from tfllm.tokenizers.graph.metaspace import GraphMetaspaceTokenizer
 
 BYTE_NAMES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _MEND = "put the checkpoint's tokenizer.model beside it, or take another tokenizer"
@@ -139,7 +139,7 @@ class MetaspaceTokenizer(Tokenizer):
 
     def in_graph(self) -> GraphMetaspaceTokenizer:
         """Return the same tokenizer as TensorFlow operations."""
-        from tfllm.tokenizers.graph_metaspace import GraphMetaspaceTokenizer
+        from tfllm.tokenizers.graph.metaspace import GraphMetaspaceTokenizer
 
         return GraphMetaspaceTokenizer(self)
 

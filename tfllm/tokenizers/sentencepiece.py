@@ -13,9 +13,9 @@ import sentencepiece
 from tfllm.tokenizers.added_token import AddedToken
 from tfllm.tokenizers.byte_runs import ByteRuns
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.files.sentencepiece_json import model_to_json
 from tfllm.tokenizers.opening import Opening
 from tfllm.tokenizers.repair import repair_text
-from tfllm.tokenizers.sentencepiece_json import model_to_json
 from tfllm.tokenizers.sentencepiece_model import (
     BLANK,
     BYTE,
@@ -30,7 +30,7 @@ from tfllm.tokenizers.text_cut import TextCut
 from tfllm.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_sentencepiece import GraphSentencePieceTokenizer
+    from tfllm.tokenizers.graph.sentencepiece import GraphSentencePieceTokenizer
 
 MODEL_FILE = "tokenizer.model"
 
@@ -135,7 +135,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def in_graph(self) -> GraphSentencePieceTokenizer:
         """Return the same tokenizer as TensorFlow operations."""
-        from tfllm.tokenizers.graph_sentencepiece import GraphSentencePieceTokenizer
+        from tfllm.tokenizers.graph.sentencepiece import GraphSentencePieceTokenizer
 
         return GraphSentencePieceTokenizer(self)
 

@@ -21,7 +21,7 @@ from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.token_label import bytes_label
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
+    from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
 
 CONFIG_FILE, TOKENIZER_FILE = "tokenizer_config.json", "tokenizer.json"
 

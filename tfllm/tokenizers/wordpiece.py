@@ -21,7 +21,7 @@ from tfllm.tokenizers.roles import choose_roles, three_roles
 from tfllm.tokenizers.special_tokens import check_special_name
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_wordpiece import GraphWordPieceTokenizer
+    from tfllm.tokenizers.graph.wordpiece import GraphWordPieceTokenizer
 
 # The names that BERT's own code gives, where no file does.
 BERT_ROLES = {
@@ -154,7 +154,7 @@ class WordPieceTokenizer(LibraryTokenizer):
 
     def in_graph(self) -> GraphWordPieceTokenizer:
         """Return the same tokenizer as TensorFlow operations."""
-        from tfllm.tokenizers.graph_wordpiece import GraphWordPieceTokenizer
+        from tfllm.tokenizers.graph.wordpiece import GraphWordPieceTokenizer
 
         return GraphWordPieceTokenizer(self)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.tokenizers.added_token import AddedToken, read_added_tokens
-from tfllm.tokenizers.bpe_files import BytePairs, read_vocab_and_merges
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.files.bpe_files import BytePairs, read_vocab_and_merges
+from tfllm.tokenizers.files.tokenizer_json import config_tokens
 from tfllm.tokenizers.framing import Framing
-from tfllm.tokenizers.tokenizer_json import config_tokens
 from tfllm.tokenizers.word_split import GPT2, SPLITS
 from tfllm.tokenizers.wordpiece import BERT_ROLES, WordPieceTokenizer, wordpiece_of_vocab
 

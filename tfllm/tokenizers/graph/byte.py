@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from tfllm.tokenizers.graph_text import repair, text_bytes
-from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
+from tfllm.tokenizers.graph.text import repair, text_bytes
+from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
 
 
 class GraphByteTokenizer(GraphTokenizer):

@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.tokenizers.byte_runs import FAULT, ByteRuns
-from tfllm.tokenizers.graph_constant import constant
-from tfllm.tokenizers.graph_shift import shifted
-from tfllm.tokenizers.graph_text import repair
+from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.shift import shifted
+from tfllm.tokenizers.graph.text import repair
 
 _NO_BYTE = -1
 

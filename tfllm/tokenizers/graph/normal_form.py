@@ -9,8 +9,8 @@ import tensorflow_text
 from tokenizers import normalizers
 
 from tfllm.tokenizers.assigned import asked_about
-from tfllm.tokenizers.graph_cut import character_class, marked_pieces
-from tfllm.tokenizers.graph_text import repair
+from tfllm.tokenizers.graph.cut import character_class, marked_pieces
+from tfllm.tokenizers.graph.text import repair
 
 # Of all marks those that sort first and last: U+0338 before, and U+0345 behind, any other that is not of its class.
 _FIRST_MARK, _LAST_MARK = "\u0338", "\u0345"

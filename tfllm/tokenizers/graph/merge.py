@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfllm.tokenizers.graph_constant import constant
-from tfllm.tokenizers.graph_shift import shifted
+from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.shift import shifted
 
 # The rank of a pair that does not merge.
 NEVER = np.iinfo(np.int32).max

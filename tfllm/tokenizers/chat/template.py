@@ -1,7 +1,7 @@
 """Chat templates: messages to the text that a chat model was trained on, and which part of it the assistant wrote.
 
 Templates are Jinja, as in the Hugging Face ecosystem. They come with checkpoints, from strangers, and so do the
-messages: `template_sandbox` bounds what the former do, `chat_marks` keeps the latter from making control tokens.
+messages: `sandbox` bounds what the former do, `marks` keeps the latter from making control tokens.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from jinja2 import Template, TemplateError, meta
 from jinja2.sandbox import SecurityError
 
-from tfllm.tokenizers.chat_marks import MarkedText, Marks, Span, plain, texts_in
+from tfllm.tokenizers.chat.budget import Budget, TooMuch
+from tfllm.tokenizers.chat.marks import MarkedText, Marks, Span, plain, texts_in
+from tfllm.tokenizers.chat.sandbox import MARK, compiled, rendered
 from tfllm.tokenizers.end_of_turn import end_names, looks_like_control
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.template_budget import Budget, TooMuch
-from tfllm.tokenizers.template_sandbox import MARK, compiled, rendered
 from tfllm.tokenizers.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]

@@ -11,11 +11,11 @@ import tensorflow_text
 from tokenizers import normalizers, pre_tokenizers
 
 from tfllm.tokenizers.assigned import asked_about
-from tfllm.tokenizers.graph_code_points import CodePointMap, mapped_runs
-from tfllm.tokenizers.graph_constant import constant
-from tfllm.tokenizers.graph_normal_form import NormalForm
-from tfllm.tokenizers.graph_shift import shifted
-from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
+from tfllm.tokenizers.graph.code_points import CodePointMap, mapped_runs
+from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.normal_form import NormalForm
+from tfllm.tokenizers.graph.shift import shifted
+from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.wordpiece import WordPieceRules, WordPieceTokenizer

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.tokenizers.added_token import AddedToken
-from tfllm.tokenizers.bpe_files import BytePairs, pairs
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.end_of_turn import end_names
 from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
+from tfllm.tokenizers.files.bpe_files import BytePairs, pairs
+from tfllm.tokenizers.files.sentencepiece_files import sentencepiece_of_pieces
 from tfllm.tokenizers.framing import Framing
 from tfllm.tokenizers.metaspace import BYTE_NAMES
 from tfllm.tokenizers.roles import ROLES, unset_roles
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
-from tfllm.tokenizers.sentencepiece_files import sentencepiece_of_pieces
 from tfllm.tokenizers.sentencepiece_model import BLANK, BPE, UNIGRAM, built_model
 from tfllm.tokenizers.tokenizer import Tokenizer
 from tfllm.tokenizers.word_split import SPLITS

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
-from tfllm.tokenizers.json_file import read_json_object
+from tfllm.tokenizers.files.json_file import read_json_object
+from tfllm.tokenizers.files.sentencepiece_files import MODEL_FILES, XLMR_FILE, sentencepiece_of_file
+from tfllm.tokenizers.files.tokenizer_json import tokenizer_of_json
+from tfllm.tokenizers.files.vocab_files import bpe_of_files, wordpiece_of_file
 from tfllm.tokenizers.marian import SOURCE_FILE, TARGET_FILE, marian_of_files
 from tfllm.tokenizers.roles import given_roles, unset_roles
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
-from tfllm.tokenizers.sentencepiece_files import MODEL_FILES, XLMR_FILE, sentencepiece_of_file
 from tfllm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
-from tfllm.tokenizers.tokenizer_json import tokenizer_of_json
-from tfllm.tokenizers.vocab_files import bpe_of_files, wordpiece_of_file
 
 _MEND = "download it again"
 _LONGEST, _LONGEST_REASON = 1500, 300

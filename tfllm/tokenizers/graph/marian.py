@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text
 
-from tfllm.tokenizers.graph_constant import DEVICE, constant
-from tfllm.tokenizers.graph_shift import shifted
-from tfllm.tokenizers.graph_text import repair
-from tfllm.tokenizers.graph_tokenizer import GraphTokenizer, none_before
-from tfllm.tokenizers.graph_unigram import GraphUnigram
+from tfllm.tokenizers.graph.constant import DEVICE, constant
+from tfllm.tokenizers.graph.shift import shifted
+from tfllm.tokenizers.graph.text import repair
+from tfllm.tokenizers.graph.tokenizer import GraphTokenizer, none_before
+from tfllm.tokenizers.graph.unigram import GraphUnigram
 from tfllm.tokenizers.sentencepiece_model import UNIGRAM, parsed_model, without_bytes
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfllm.tokenizers.code_point_classes import LETTER, NUMBER, OTHER, SPACE, code_point_classes
-from tfllm.tokenizers.graph_constant import constant
-from tfllm.tokenizers.graph_shift import shifted
+from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.shift import shifted
 from tfllm.tokenizers.word_split import GPT2, WordSplit
 
 # The class of what stands before and after a text.

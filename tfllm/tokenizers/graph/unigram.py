@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfllm.tokenizers.graph_constant import constant
-from tfllm.tokenizers.graph_shift import shifted
-from tfllm.tokenizers.graph_text import text_bytes
+from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.shift import shifted
+from tfllm.tokenizers.graph.text import text_bytes
 from tfllm.tokenizers.sentencepiece_model import BYTE, NORMAL, UNKNOWN, USER_DEFINED, Model
 
 # What an unknown character scores below the worst piece; `kUnkPenalty` there.

@@ -10,8 +10,8 @@ from typing import Any
 from tfllm.tokenizers.added_token import AddedToken, read_added_tokens
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.files.json_file import read_json_object
 from tfllm.tokenizers.framing import Framing, read_framing
-from tfllm.tokenizers.json_file import read_json_object
 from tfllm.tokenizers.word_split import SPLITS, WordSplit, split_of_json
 
 # Options of a BPE model that would change its ids, with the value each must have; absent means that value.

@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.tokenizers.added_token import AddedToken
-from tfllm.tokenizers.graph_byte_runs import GraphByteRuns
-from tfllm.tokenizers.graph_constant import DEVICE, constant
-from tfllm.tokenizers.graph_cut import GraphCut, cut_and_encode
-from tfllm.tokenizers.graph_text import repair
+from tfllm.tokenizers.graph.byte_runs import GraphByteRuns
+from tfllm.tokenizers.graph.constant import DEVICE, constant
+from tfllm.tokenizers.graph.cut import GraphCut, cut_and_encode
+from tfllm.tokenizers.graph.text import repair
 from tfllm.tokenizers.tokenizer import Tokenizer
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
-from tfllm.tokenizers.graph_constant import constant
-from tfllm.tokenizers.graph_merge import GraphMerge
-from tfllm.tokenizers.graph_normal_form import NormalForm
-from tfllm.tokenizers.graph_split import GraphSplit
-from tfllm.tokenizers.graph_text import text_bytes
-from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
+from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.merge import GraphMerge
+from tfllm.tokenizers.graph.normal_form import NormalForm
+from tfllm.tokenizers.graph.split import GraphSplit
+from tfllm.tokenizers.graph.text import text_bytes
+from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.byte_bpe import ByteBPETokenizer

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfllm.tokenizers.added_token import AddedToken
-from tfllm.tokenizers.bpe_files import pairs
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.files.bpe_files import pairs
 from tfllm.tokenizers.sentencepiece_model import (
     BLANK,
     BPE,

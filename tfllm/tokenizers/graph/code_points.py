@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.tokenizers.assigned import asked_about
-from tfllm.tokenizers.graph_constant import constant
+from tfllm.tokenizers.graph.constant import constant
 
 NONE = -1
 # Between any two characters when a function is asked about all of them at once: nothing becomes it.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.folder import read_tokenizer
+from tfllm.tokenizers.files.folder import read_tokenizer
 from tfllm.tokenizers.special_tokens import check_special_name
 from tfllm.tokenizers.tokenizer import TOKENIZER_FILE, Tokenizer
 

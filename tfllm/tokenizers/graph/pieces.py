@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfllm.tokenizers.graph_constant import constant
-from tfllm.tokenizers.graph_merge import GraphMerge
-from tfllm.tokenizers.graph_shift import shifted
-from tfllm.tokenizers.graph_text import text_bytes
+from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.merge import GraphMerge
+from tfllm.tokenizers.graph.shift import shifted
+from tfllm.tokenizers.graph.text import text_bytes
 
 _UNKNOWN = -1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.folder import read_tokenizer
+from tfllm.tokenizers.files.folder import read_tokenizer
 from tfllm.tokenizers.tokenizer import CONFIG_FILE, Tokenizer
 
 # Classes of KerasHub whose vocabularies are split as those of transformers' classes of the same name. KerasHub splits

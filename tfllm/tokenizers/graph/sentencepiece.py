@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 import tensorflow_text
 
-from tfllm.tokenizers.graph_constant import DEVICE
-from tfllm.tokenizers.graph_text import repair
-from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
-from tfllm.tokenizers.graph_unigram import GraphUnigram
+from tfllm.tokenizers.graph.constant import DEVICE
+from tfllm.tokenizers.graph.text import repair
+from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
+from tfllm.tokenizers.graph.unigram import GraphUnigram
 from tfllm.tokenizers.sentencepiece_model import UNIGRAM, without_bytes
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.tokenizers.added_token import AddedToken, read_added_tokens
-from tfllm.tokenizers.bpe_files import BytePairs, byte_pairs
 from tfllm.tokenizers.byte import ByteTokenizer
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.files.bpe_files import BytePairs, byte_pairs
+from tfllm.tokenizers.files.sentencepiece_files import sentencepiece_of_json
 from tfllm.tokenizers.roles import choose_roles, three_roles
-from tfllm.tokenizers.sentencepiece_files import sentencepiece_of_json
 from tfllm.tokenizers.tokenizer import Tokenizer
 from tfllm.tokenizers.wordpiece import wordpiece_of_json
 

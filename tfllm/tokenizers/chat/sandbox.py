@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
-from tfllm.tokenizers.template_budget import Budget, TooMuch, budget, spending
+from tfllm.tokenizers.chat.budget import Budget, TooMuch, budget, spending
 
 MARK = "_tfllm_mark"  # a variable of templates: what to write around an answer
 LONGEST_SOURCE = 100_000  # characters; the longest published template has a third

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 from tokenizers import normalizers
 
-from tfllm.tokenizers.graph_code_points import CodePointMap, mapped_runs
-from tfllm.tokenizers.graph_cut import MARK, WHITE, escaped
-from tfllm.tokenizers.graph_normal_form import NormalForm
-from tfllm.tokenizers.graph_pieces import GraphPieces
-from tfllm.tokenizers.graph_precompiled import GraphPrecompiled
-from tfllm.tokenizers.graph_text import repair
-from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
-from tfllm.tokenizers.graph_unigram import UNKNOWN_PENALTY, GraphUnigram
+from tfllm.tokenizers.graph.code_points import CodePointMap, mapped_runs
+from tfllm.tokenizers.graph.cut import MARK, WHITE, escaped
+from tfllm.tokenizers.graph.normal_form import NormalForm
+from tfllm.tokenizers.graph.pieces import GraphPieces
+from tfllm.tokenizers.graph.precompiled import GraphPrecompiled
+from tfllm.tokenizers.graph.text import repair
+from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
+from tfllm.tokenizers.graph.unigram import UNKNOWN_PENALTY, GraphUnigram
 from tfllm.tokenizers.metaspace import BYTE_NAMES
 from tfllm.tokenizers.metaspace_rules import BY_CHARACTER, FORMS
 from tfllm.tokenizers.sentencepiece_model import BLANK

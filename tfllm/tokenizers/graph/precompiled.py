@@ -15,8 +15,8 @@ import tensorflow as tf
 from tokenizers import normalizers
 
 from tfllm.tokenizers.assigned import asked_about
-from tfllm.tokenizers.graph_constant import constant
-from tfllm.tokenizers.graph_shift import shifted
+from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.shift import shifted
 
 _CLUSTER_BYTES = 6
 # Stands between characters when the library is asked about all at once: it is in no cluster of fewer than six bytes.

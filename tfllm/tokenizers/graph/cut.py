@@ -12,8 +12,8 @@ import tokenizers
 from tokenizers import models
 
 from tfllm.tokenizers.added_token import AddedToken
-from tfllm.tokenizers.graph_constant import constant
-from tfllm.tokenizers.graph_shift import shifted
+from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.shift import shifted
 
 # Never in UTF-8, so it can stand between the pieces of a text.
 MARK = b"\xff"
