@@ -43,7 +43,7 @@ from tfllm.pretrained import MODEL_TYPES, pretrained_tokenizer
 from tfllm.stop_tokens import stop_ids
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
-from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
+from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, read_tokenizer
 from tfllm.training.distribution import shares_of
 from tfllm.training.memory import StepShape, compiler_bytes, estimate, optimizer_bytes
 from tfllm.training.optimizers import Optimizer, make_optimizer
@@ -195,7 +195,7 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
             part.rename(folder)
         except OSError:  # another process was first, with the same result
             shutil.rmtree(part)
-    return load_tokenizer(folder)
+    return read_tokenizer(folder)
 
 
 def held_out_documents(config: ExperimentConfig) -> Iterator[str]:

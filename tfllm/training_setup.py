@@ -25,7 +25,7 @@ from tfllm.pretrained import start_from_source
 from tfllm.run_folder import RunFolder
 from tfllm.run_lock import locked_run
 from tfllm.text_places import folder_of_text
-from tfllm.tokenizers import load_tokenizer
+from tfllm.tokenizers import read_tokenizer
 from tfllm.training.callbacks import TrainerState
 from tfllm.training.checkpoint import Checkpointer, Restored, model_variables
 from tfllm.training.display import Display
@@ -243,7 +243,7 @@ def _prepare(config: ExperimentConfig, run: RunFolder, display: Display, records
         run.check(config)
     kept = run.tokenizer.exists()
     source = experiment.make_source(config.data.train)
-    tokenizer = load_tokenizer(run.tokenizer) if kept else experiment.make_tokenizer(config, source)
+    tokenizer = read_tokenizer(run.tokenizer) if kept else experiment.make_tokenizer(config, source)
     check_late(config, tokenizer, experiment.make_task(config, tokenizer), run.export)
     if records:
         run.open_for(config)

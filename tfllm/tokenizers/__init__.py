@@ -14,8 +14,6 @@ from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tfllm.tokenizers.tokenizer import Tokenizer
 from tfllm.tokenizers.wordpiece import WordPieceTokenizer
 
-load_tokenizer = read_tokenizer  # a saved tokenizer is read as any other
-
 __all__ = [
     "ByteBPETokenizer",
     "ByteTokenizer",
@@ -26,6 +24,5 @@ __all__ = [
     "Tokenizer",
     "TokenizerError",
     "WordPieceTokenizer",
-    "load_tokenizer",
     "read_tokenizer",
 ]
