@@ -26,7 +26,7 @@ from tfllm.run_folder import RunFolder
 from tfllm.sentence_modules import SentenceModules, read_sentence_modules, transformer_folder
 from tfllm.stop_tokens import named_ids
 from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
-from tfllm.tokenizers.chat.template import encode_prompt
+from tfllm.tokenizers.chat import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables, restore_model
 
 _FORMATS = ("tfllm", "huggingface")

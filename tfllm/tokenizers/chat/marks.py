@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.repair import repair_text
 
 Span = tuple[int, int]
 # Unicode keeps these 32 for such use: no text holds them, and no vocabulary.
@@ -158,33 +157,6 @@ class Marks:
 
     def _number(self, digits: str) -> int:
         return int("".join(str(self._digits.index(digit)) for digit in digits), 2)
-
-
-def plain(value: Any) -> Any:
-    """A value as templates see it: of Python's own types, with valid texts; else only the name of its type.
-
-    The objects of callers may have methods that a stranger's template must not call.
-    """
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, str):
-        return repair_text(str.__str__(value))
-    if isinstance(value, Mapping):
-        return {plain(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a number of NumPy's
-        return plain(value.item())
-    return f"<{type(value).__name__}>"
-
-
-def texts_in(value: Any) -> list[str]:
-    """All texts in a plain value."""
-    if isinstance(value, dict):
-        return [text for each in (*value.keys(), *value.values()) for text in texts_in(each)]
-    if isinstance(value, list):
-        return [text for each in value for text in texts_in(each)]
-    return [value] if isinstance(value, str) else [""]
 
 
 class _Parts:

@@ -15,19 +15,18 @@ from typing import Any
 from jinja2 import Template, TemplateError, meta
 from jinja2.sandbox import SecurityError
 
+from tfllm.tokenizers.chat.answers import AnswerFinder
 from tfllm.tokenizers.chat.budget import Budget, TooMuch
-from tfllm.tokenizers.chat.marks import MarkedText, Marks, Span, plain, texts_in
+from tfllm.tokenizers.chat.marks import MarkedText, Marks, Span
+from tfllm.tokenizers.chat.messages import Chat, Message, short
 from tfllm.tokenizers.chat.sandbox import MARK, compiled, rendered
 from tfllm.tokenizers.end_of_turn import end_names, looks_like_control
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.tokenizer import Tokenizer
 
-Message = Mapping[str, Any]
 DEFAULT = "default"
 # The template of a tokenizer that has several: for tools, and for documents.
 _NAMED_FOR = {"tools": "tool_use", "documents": "rag"}
-# What messages call an assistant's reasoning; a template reads one of them.
-_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplate:
@@ -180,70 +179,15 @@ class ChatTemplate:
             for index, message in enumerate(chat.messages)
             if message["role"] == "assistant"
         )
-        return found, [self._answer(found, index, chat.messages[index], before) for index, before in befores]
-
-    def _answer(self, chat: MarkedText, index: int, message: Message, before: str) -> Span:
-        start = len(before) if chat.text.startswith(before) else chat.firsts.get(index)
-        said = chat.lasts.get(index)
-        content = message.get("content")
-        if start is None or (
-            said is None and (content or message.get("tool_calls")) and self._hidden(chat, start, index)
-        ):
-            raise TokenizerError(
-                f"messages[{index}]: the chat template does not render this answer behind the chat before it, so"
-                " its place is not known; mark answers in the template by {% generation %} … {% endgeneration %}"
-            )
-        end = max(start, said or 0)
-        limit = min(
-            (place for other, place in chat.firsts.items() if other > index and place >= end), default=None
-        )
-        limit = len(chat.text) if limit is None else limit
-        if said is None or message.get("tool_calls"):
-            return start, self._first_end(chat, end, limit) or end
-        text = chat.text
-        if isinstance(content, str):  # the template may keep the white space behind it
-            blank = content[len(content.rstrip()) :]
-            end += len(blank) if text.startswith(blank, end) else 0
-        turn_end = (
-            re.compile(rf"\s*(?:{_alternatives(self._names)})").match(text, end) if self._names else None
-        )
-        return start, end if turn_end is None else turn_end.end()
-
-    def _hidden(self, chat: MarkedText, start: int, index: int) -> bool:
-        """Whether nothing tells where an answer ends."""
-        limit = min((place for other, place in chat.firsts.items() if other > index), default=len(chat.text))
-        return self._first_end(chat, start, limit) is None
-
-    def _first_end(self, chat: MarkedText, start: int, limit: int) -> int | None:
-        """Where the first token ends that ends a turn and is the template's own."""
-        if not self._ends:
-            return None
-        for found in re.compile(_alternatives(self._ends)).finditer(chat.text, start, limit):
-            if chat.is_the_templates(*found.span()):
-                return found.end()
-        return None
+        finder = AnswerFinder(self._names, self._ends)
+        return found, [finder.find(found, index, chat.messages[index], before) for index, before in befores]
 
     def _role(self, role: str) -> list[str]:
         return [self._roles[role]] if role in self._roles else []
 
-    def _chat(self, messages: Any, tools: Any, documents: Any, variables: Mapping[str, Any]) -> _Chat:
-        check_messages(messages)
-        try:
-            chat = _Chat(
-                [_prepared(message) for message in messages], plain(tools), plain(documents), plain(variables)
-            )
-        except RecursionError:
-            raise TokenizerError(
-                "messages, tools and documents must not be nested so deep; flatten them"
-            ) from None
+    def _chat(self, messages: Any, tools: Any, documents: Any, variables: Mapping[str, Any]) -> Chat:
+        chat = Chat.of(messages, tools, documents, variables)
         for name, given in (("tools", tools), ("documents", documents)):
-            if given and (
-                not isinstance(given, list | tuple) or not all(isinstance(each, Mapping) for each in given)
-            ):
-                raise TokenizerError(
-                    f"{name}={_short(given)} must be a list of mappings, such as"
-                    + (" JSON schemas of functions" if name == "tools" else " {'title': …, 'text': …}")
-                )
             if given and name not in _variables_of(self.source):
                 raise TokenizerError(
                     f"{name} are given, and the chat template has no place for them; leave {name} out, or choose a"
@@ -252,7 +196,7 @@ class ChatTemplate:
         return chat
 
     def _run(
-        self, chat: _Chat, messages: list[dict[str, Any]], add_generation_prompt: bool, mark: str = ""
+        self, chat: Chat, messages: list[dict[str, Any]], add_generation_prompt: bool, mark: str = ""
     ) -> str:
         variables = {
             "messages": messages,
@@ -266,7 +210,7 @@ class ChatTemplate:
         try:
             return rendered(self._template, variables, Budget(len(chat.texts), sum(map(len, chat.texts))))
         except SecurityError as error:
-            raise TokenizerError(f"the chat template does what is not allowed: {_short(error)}") from None
+            raise TokenizerError(f"the chat template does what is not allowed: {short(error)}") from None
         except TooMuch as error:
             raise TokenizerError(f"the chat template asks for too much: {error}; take another one") from None
         except (RecursionError, MemoryError) as error:
@@ -277,63 +221,10 @@ class ChatTemplate:
             raise TokenizerError(f"the chat template cannot render these messages: {error}") from None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Chat:
-    """What goes into a template."""
-
-    messages: list[dict[str, Any]]
-    tools: list[Any] | None
-    documents: list[Any] | None
-    variables: dict[str, Any]
-
-    @functools.cached_property
-    def texts(self) -> list[str]:
-        return texts_in([self.messages, self.tools, self.documents, self.variables])
-
-
-def encode_chat(
-    tokenizer: Tokenizer, messages: Sequence[Message], *, chat_template: str | None = None, **arguments: Any
-) -> tuple[list[int], list[bool]]:
-    """Token ids of a chat, and which of them the assistant wrote.
-
-    Only the template makes control tokens: where a message writes the name of one, it stays text.
-
-    Args:
-        tokenizer: A tokenizer with a chat template.
-        messages: As in `ChatTemplate.render`.
-        chat_template: Name of the template, where the tokenizer has several.
-        arguments: As in `ChatTemplate.render_with_answers`.
-
-    Returns:
-        The ids, and as many booleans: true where the token stands within an answer.
-
-    Raises:
-        TokenizerError: as `ChatTemplate.render_with_answers`.
-    """
-    template = _of(tokenizer, chat_template, arguments)
-    marked, spans = template.marked(messages, answers=True, **arguments)
-    ids, offsets = _encode(tokenizer, marked)
-    return ids, [any(first < end and last > start for start, end in spans) for first, last in offsets]
-
-
-def encode_prompt(
-    tokenizer: Tokenizer, messages: Sequence[Message], *, chat_template: str | None = None, **arguments: Any
-) -> list[int]:
-    """Token ids of a chat up to where the assistant's answer begins; arguments as those of `encode_chat`."""
-    arguments.setdefault("add_generation_prompt", True)
-    return _encode(tokenizer, _of(tokenizer, chat_template, arguments).marked(messages, **arguments)[0])[0]
-
-
 def control_names(tokenizer: Tokenizer) -> list[str]:
     """Names of the tokens that a message must not make: special ones, and those that a file forgot to call so."""
     added = (token.content for token in tokenizer.added_tokens if looks_like_control(token.content))
     return list(dict.fromkeys([*tokenizer.special_tokens, *added]))
-
-
-def _of(tokenizer: Tokenizer, name: str | None, arguments: Mapping[str, Any]) -> ChatTemplate:
-    return ChatTemplate.of(
-        tokenizer, name, tools=arguments.get("tools"), documents=arguments.get("documents")
-    )
 
 
 def _chosen(found: str | Mapping[str, str] | None, name: str | None, given: Mapping[str, Any]) -> str:
@@ -352,93 +243,6 @@ def _chosen(found: str | Mapping[str, str] | None, name: str | None, given: Mapp
             f" {', '.join(map(repr, sorted(named)))}"
         )
     return named[name]
-
-
-def _encode(tokenizer: Tokenizer, chat: MarkedText) -> tuple[list[int], list[Span]]:
-    """Ids and their places; control tokens only where the template wrote them."""
-    names = control_names(tokenizer)
-    known = {**{token.content: token.id for token in tokenizer.added_tokens}, **tokenizer.special_tokens}
-    control = {known[name] for name in names} - {tokenizer.unk_id}
-    texts: list[Span] = []
-    while True:
-        ids, places = _encode_around(tokenizer, chat.text, texts, control)
-        wrong = [
-            place
-            for token_id, place in zip(ids, places, strict=True)
-            if token_id in control and place not in texts and not chat.is_the_templates(*place)
-        ]
-        if not wrong:
-            return ids, places
-        texts = sorted({*texts, *wrong})
-
-
-def _encode_around(
-    tokenizer: Tokenizer, text: str, texts: Sequence[Span], control: set[int]
-) -> tuple[list[int], list[Span]]:
-    """Encodes with special tokens, but for the places that are text."""
-    ids: list[int] = []
-    places: list[Span] = []
-    start = 0
-    for first, last in [*texts, (len(text), len(text))]:
-        if start < first:
-            found, offsets = (
-                _behind_others(tokenizer, text[start:first])
-                if start
-                else tokenizer.encode_with_offsets(text[:first])
-            )
-            ids += found
-            places += [(start + a, start + b) for a, b in offsets]
-        if first < last:
-            found = _as_text(tokenizer, text[first:last], control, at_start=first == 0)
-            ids += found
-            places += [(first, last)] * len(found)
-        start = last
-    return ids, places
-
-
-def _behind_others(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[Span]]:
-    """Encodes what does not stand at the start of a text, where SentencePiece writes a blank."""
-    line = tokenizer.encode("\n")
-    ids, offsets = tokenizer.encode_with_offsets("\n" + text)
-    if line and ids[: len(line)] == line:
-        return ids[len(line) :], [(max(0, a - 1), max(0, b - 1)) for a, b in offsets[len(line) :]]
-    return tokenizer.encode_with_offsets(text)
-
-
-def _as_text(tokenizer: Tokenizer, text: str, control: set[int], *, at_start: bool = False) -> list[int]:
-    """Encodes the name of a control token as the characters that it is."""
-    line = [] if at_start else tokenizer.encode("\n")
-    ids = tokenizer.encode("\n" + text) if line else tokenizer.encode(text)
-    if line and ids[: len(line)] == line:
-        ids = ids[len(line) :]
-    elif line:
-        ids = tokenizer.encode(text)
-    if not control.intersection(ids) or len(text) == 1:
-        return ids
-    # An ordinary added token, which is cut out of every text.
-    return [i for character in text for i in _as_text(tokenizer, character, set(), at_start=at_start)]
-
-
-def check_messages(messages: Any) -> None:
-    """Raises TokenizerError unless these are messages: a sequence of mappings with a role."""
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise TokenizerError(
-            f"messages={_short(messages)} must be a list of {{'role': …, 'content': …}}; wrap a text as"
-            " [{'role': 'user', 'content': text}]"
-        )
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise TokenizerError(
-                f"messages[{index}]={_short(message)} must be a mapping with a role, and content; write"
-                " {'role': 'user', 'content': text}"
-            )
-
-
-def _prepared(message: Message) -> dict[str, Any]:
-    """A message as transformers hands it to templates: without what is None, and its reasoning under each name."""
-    made = {key: value for key, value in plain(message).items() if value is not None}
-    reasoning = next((made[key] for key in _REASONING if key in made), None)
-    return made if reasoning is None else {"thinking": reasoning, **made, "reasoning_content": reasoning}
 
 
 @functools.lru_cache(maxsize=16)
@@ -460,12 +264,3 @@ def _variables_of(source: str) -> frozenset[str]:
     """What a template reads."""
     environment = _compiled(source).environment
     return frozenset(meta.find_undeclared_variables(environment.parse(source)))
-
-
-def _alternatives(names: Iterable[str]) -> str:
-    return "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-
-
-def _short(value: Any) -> str:
-    text = str(value) if isinstance(value, Exception) else repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
