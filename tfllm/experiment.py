@@ -44,6 +44,7 @@ from tfllm.stop_tokens import stop_ids
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.tasks.vocabulary_loss import chunk_tokens_for
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, read_tokenizer
+from tfllm.tokenizers.files.byte_bpe_files import read_byte_bpe
 from tfllm.training.distribution import shares_of
 from tfllm.training.memory import StepShape, compiler_bytes, estimate, optimizer_bytes
 from tfllm.training.optimizers import Optimizer, make_optimizer
@@ -180,7 +181,7 @@ def make_tokenizer(config: ExperimentConfig, source: Source) -> Tokenizer:
     if section.type == "pretrained":
         return pretrained_tokenizer(config)
     if section.path is not None:
-        return ByteBPETokenizer.from_file(section.path)
+        return read_byte_bpe(section.path)
     named = config.data.cache_dir
     cache = expand_home(named, "data.cache_dir") if named else default_cache_dir()
     split = _split(config, "train")

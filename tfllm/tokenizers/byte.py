@@ -63,7 +63,7 @@ class ByteTokenizer(LibraryTokenizer):
         """Return the same tokenizer as TensorFlow operations."""
         from tfllm.tokenizers.graph.byte import GraphByteTokenizer
 
-        return GraphByteTokenizer(self)
+        return GraphByteTokenizer(self.vocabulary, self._sought_names())
 
     def _new_library(self) -> tokenizers.Tokenizer:
         vocab = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}

@@ -7,10 +7,11 @@ from typing import Any
 
 from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
 from tfllm.tokenizers.files.json_file import read_json_object
+from tfllm.tokenizers.files.marian_files import marian_of_files
 from tfllm.tokenizers.files.sentencepiece_files import MODEL_FILES, XLMR_FILE, sentencepiece_of_file
 from tfllm.tokenizers.files.tokenizer_json import tokenizer_of_json
 from tfllm.tokenizers.files.vocab_files import bpe_of_files, wordpiece_of_file
-from tfllm.tokenizers.marian import SOURCE_FILE, TARGET_FILE, marian_of_files
+from tfllm.tokenizers.marian import SOURCE_FILE, TARGET_FILE
 from tfllm.tokenizers.roles import given_roles, unset_roles
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tfllm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer

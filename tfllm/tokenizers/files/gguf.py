@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from tfllm.tokenizers.added_token import AddedToken
+from tfllm.tokenizers.bpe_vocab import pairs
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
+from tfllm.tokenizers.byte_runs import BYTE_NAMES
 from tfllm.tokenizers.end_of_turn import end_names
 from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
-from tfllm.tokenizers.files.bpe_files import BytePairs, pairs
+from tfllm.tokenizers.files.byte_bpe_files import byte_bpe_of_pairs
+from tfllm.tokenizers.files.byte_pairs import BytePairs
 from tfllm.tokenizers.files.sentencepiece_files import sentencepiece_of_pieces
 from tfllm.tokenizers.framing import Framing
-from tfllm.tokenizers.metaspace import BYTE_NAMES
 from tfllm.tokenizers.roles import ROLES, unset_roles
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tfllm.tokenizers.sentencepiece_model import BLANK, BPE, UNIGRAM, built_model
@@ -136,7 +138,7 @@ def _byte_bpe(
     read = BytePairs(
         vocab, merges, added, framing, SPLITS[split], ignore_merges, add_prefix_space=False, nfc=nfc
     )
-    return ByteBPETokenizer.of_pairs(path, read, given, **conventions)
+    return byte_bpe_of_pairs(path, read, given, **conventions)
 
 
 def _sentencepiece(

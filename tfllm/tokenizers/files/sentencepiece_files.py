@@ -9,9 +9,9 @@ from typing import Any
 
 from tfllm.tokenizers.added_token import AddedToken, not_guessed, read_added_tokens
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.files.metaspace_files import metaspace_of_json
 from tfllm.tokenizers.files.sentencepiece_json import is_written_here, model_of_json
 from tfllm.tokenizers.framing import Framing, read_framing
-from tfllm.tokenizers.metaspace import metaspace_of_json
 from tfllm.tokenizers.roles import choose_roles, three_roles
 from tfllm.tokenizers.sentencepiece import MODEL_FILE, SentencePieceTokenizer
 from tfllm.tokenizers.sentencepiece_model import (

@@ -1,4 +1,4 @@
-"""SentencePiece models in `tokenizer.json` files: as transformers converts them there, and back."""
+"""SentencePiece models in `tokenizer.json` files, as transformers converts them there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfllm.tokenizers.added_token import AddedToken
+from tfllm.tokenizers.bpe_vocab import pairs
+from tfllm.tokenizers.byte_runs import BYTE_NAMES
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.files.bpe_files import pairs
+from tfllm.tokenizers.metaspace_rules import steps_of
+from tfllm.tokenizers.sentencepiece_as_json import ENDS
 from tfllm.tokenizers.sentencepiece_model import (
     BLANK,
     BPE,
@@ -20,12 +23,9 @@ from tfllm.tokenizers.sentencepiece_model import (
     UNIGRAM,
     UNKNOWN,
     UNUSED,
-    Model,
     built_model,
 )
 
-# Blanks at the ends of a text.
-_ENDS = r"\A +| +\z"
 # Of a piece that no merge makes.
 _NO_SCORE = -1e9
 _MEND = "put the checkpoint's tokenizer.model beside it, or take another tokenizer"
@@ -37,12 +37,10 @@ class JsonModel:
 
     Args:
         model: the same as the content of a `tokenizer.model`.
-        names: the pieces, by id.
         prefix_every_piece: what stands behind an added token begins with a blank as a text does.
     """
 
     model: bytes
-    names: tuple[str, ...]
     prefix_every_piece: bool
 
 
@@ -51,8 +49,8 @@ def is_written_here(content: Mapping[str, Any]) -> bool:
 
     No option of the `tokenizers` library does the same, so the file means the model it was written from.
     """
-    steps = _steps(content.get("normalizer"), "normalizers")
-    return any(step.get("pattern") == {"Regex": _ENDS} for step in steps)
+    steps = steps_of(content.get("normalizer"), "normalizers")
+    return any(step.get("pattern") == {"Regex": ENDS} for step in steps)
 
 
 def model_of_json(where: object, content: Mapping[str, Any], added: Sequence[AddedToken]) -> JsonModel:
@@ -76,7 +74,7 @@ def model_of_json(where: object, content: Mapping[str, Any], added: Sequence[Add
         raise TokenizerError(f"{where}: model must have an unknown token; {_MEND}")
     named = {token.content for token in added}
     fallback = bool(model.get("byte_fallback", False))
-    bytes_ = {f"<0x{byte:02X}>" for byte in range(256)} if fallback else set()
+    bytes_ = set(BYTE_NAMES) if fallback else set()
 
     def kind(name: str) -> int:
         if name == unknown:
@@ -90,7 +88,7 @@ def model_of_json(where: object, content: Mapping[str, Any], added: Sequence[Add
         add_dummy_prefix=rules.prefix != "never",
         remove_extra_whitespaces=rules.remove_extra,
     )
-    return JsonModel(built, tuple(name for name, _ in scores), rules.prefix == "always")
+    return JsonModel(built, rules.prefix == "always")
 
 
 @dataclasses.dataclass
@@ -104,9 +102,9 @@ class _Rules:
 
 def _rules(where: object, content: Mapping[str, Any]) -> _Rules:
     rules = _Rules()
-    for step in _steps(content.get("normalizer"), "normalizers"):
+    for step in steps_of(content.get("normalizer"), "normalizers"):
         _apply_normalizer(where, step, rules)
-    for step in _steps(content.get("pre_tokenizer"), "pretokenizers"):
+    for step in steps_of(content.get("pre_tokenizer"), "pretokenizers"):
         kind = step.get("type")
         if kind == "Metaspace" and step.get("replacement", BLANK) == BLANK:
             rules.prefix = step.get("prepend_scheme") or (
@@ -132,7 +130,7 @@ def _apply_normalizer(where: object, step: Mapping[str, Any], rules: _Rules) -> 
             ) from None
     elif kind == "Prepend" and step.get("prepend") == BLANK:
         rules.prefix = "always"
-    elif kind == "Replace" and pattern in ({"Regex": " {2,}"}, {"Regex": _ENDS}):
+    elif kind == "Replace" and pattern in ({"Regex": " {2,}"}, {"Regex": ENDS}):
         rules.remove_extra = True
     elif kind == "Strip" or (
         kind == "Replace" and pattern == {"String": " "} and step.get("content") == BLANK
@@ -140,14 +138,6 @@ def _apply_normalizer(where: object, step: Mapping[str, Any], rules: _Rules) -> 
         pass
     else:
         raise TokenizerError(f"{where}: normalizer={step!r} is none of SentencePiece's; {_MEND}")
-
-
-def _steps(part: Any, name: str) -> list[Mapping[str, Any]]:
-    if part is None:
-        return []
-    if isinstance(part, dict) and part.get("type") == "Sequence":
-        return [inner for step in part.get(name) or [] for inner in _steps(step, name)]
-    return [part if isinstance(part, dict) else {"type": part}]
 
 
 def _bpe_scores(where: object, model: Mapping[str, Any], named: set[str]) -> list[tuple[str, float]]:
@@ -169,7 +159,7 @@ def _bpe_scores(where: object, model: Mapping[str, Any], named: set[str]) -> lis
         last = piece
         ranks.setdefault(piece, len(ranks))
     known = set(merges)
-    plain = vocab.keys() - named - {f"<0x{byte:02X}>" for byte in range(256)}
+    plain = vocab.keys() - named - set(BYTE_NAMES)
     for piece in plain:
         for i in range(1, len(piece)):
             left, right = piece[:i], piece[i:]
@@ -185,70 +175,3 @@ def _bpe_scores(where: object, model: Mapping[str, Any], named: set[str]) -> lis
         # Only what merges make is ever merged to; a character is there by itself.
         scores[i] = (token, float(-ranks[token]) if token in ranks else _NO_SCORE)
     return scores
-
-
-def model_to_json(model: Model, added: Sequence[AddedToken], *, prefix_every_piece: bool) -> dict[str, Any]:
-    """Return the content of a `tokenizer.json` that says what a model does."""
-    names = [piece.piece for piece in model.pieces]
-    unknown = next(i for i, piece in enumerate(model.pieces) if piece.type == UNKNOWN)
-    fallback = any(piece.type == BYTE for piece in model.pieces)
-    rules = model.normalizer_spec
-    scheme = ("always" if prefix_every_piece else "first") if rules.add_dummy_prefix else "never"
-    steps: list[dict[str, Any]] = []
-    if rules.precompiled_charsmap:
-        charsmap = base64.b64encode(rules.precompiled_charsmap).decode()
-        steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
-    if rules.remove_extra_whitespaces:
-        steps += [_replace({"Regex": _ENDS}, ""), _replace({"Regex": " {2,}"}, " ")]
-    if scheme == "always":  # unlike Metaspace it also goes before a blank
-        steps.append({"type": "Prepend", "prepend": BLANK})
-    if scheme != "first":
-        steps.append(_replace({"String": " "}, BLANK))
-    if model.trainer_spec.model_type == UNIGRAM:
-        scores = [[piece.piece, piece.score] for piece in model.pieces]
-        inner = {"type": "Unigram", "unk_id": unknown, "vocab": scores, "byte_fallback": fallback}
-    else:
-        inner = {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": names[unknown],
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": fallback,
-            "ignore_merges": False,
-            "vocab": {name: i for i, name in enumerate(names)},
-            "merges": _merges(model),
-        }
-    metaspace = {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": "first", "split": False}
-    decoders: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": BLANK}, "content": " "}]
-    decoders += [{"type": "ByteFallback"}, {"type": "Fuse"}]
-    if rules.add_dummy_prefix:
-        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [dataclasses.asdict(token) for token in added],
-        "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
-        "pre_tokenizer": metaspace if scheme == "first" else None,
-        "post_processor": None,
-        "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": inner,
-    }
-
-
-def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
-    return {"type": "Replace", "pattern": pattern, "content": content}
-
-
-def _merges(model: Model) -> list[list[str]]:
-    """Every pair that makes a piece, of those with the highest score first."""
-    ids = {piece.piece: i for i, piece in enumerate(model.pieces) if piece.type == NORMAL}
-    found = []
-    for name, i in ids.items():
-        for at in range(1, len(name)):
-            left, right = name[:at], name[at:]
-            if left in ids and right in ids:
-                found.append((-model.pieces[i].score, i, ids[left], ids[right], [left, right]))
-    return [pair for *_, pair in sorted(found)]

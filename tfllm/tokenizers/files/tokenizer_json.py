@@ -10,13 +10,13 @@ from typing import Any
 from tfllm.tokenizers.added_token import AddedToken, read_added_tokens
 from tfllm.tokenizers.byte import ByteTokenizer
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
-from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.files.bpe_files import BytePairs, byte_pairs
+from tfllm.tokenizers.files.byte_bpe_files import byte_bpe_of_pairs
+from tfllm.tokenizers.files.byte_pairs import BytePairs, byte_pairs
 from tfllm.tokenizers.files.sentencepiece_files import sentencepiece_of_json
+from tfllm.tokenizers.files.wordpiece_files import wordpiece_of_json
 from tfllm.tokenizers.roles import choose_roles, three_roles
 from tfllm.tokenizers.tokenizer import Tokenizer
-from tfllm.tokenizers.wordpiece import wordpiece_of_json
 
 _KINDS = "byte-level BPE, WordPiece, Unigram or BPE of SentencePiece"
 
@@ -47,7 +47,7 @@ def tokenizer_of_json(
         read = byte_pairs(path, content)
         if read.split is None:
             return _bytes(path, read, given, **conventions)
-        return ByteBPETokenizer.of_pairs(path, read, given, **conventions)
+        return byte_bpe_of_pairs(path, read, given, **conventions)
     if kind == "WordPiece":
         added = read_added_tokens(path, content["added_tokens"])
         return wordpiece_of_json(path, content, added, given, **conventions)

@@ -9,11 +9,13 @@ from typing import Any
 from tfllm.tokenizers.added_token import AddedToken, read_added_tokens
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.files.bpe_files import BytePairs, read_vocab_and_merges
+from tfllm.tokenizers.files.byte_bpe_files import byte_bpe_of_pairs
+from tfllm.tokenizers.files.byte_pairs import BytePairs, read_vocab_and_merges
 from tfllm.tokenizers.files.tokenizer_json import config_tokens
+from tfllm.tokenizers.files.wordpiece_files import BERT_ROLES, wordpiece_of_vocab
 from tfllm.tokenizers.framing import Framing
 from tfllm.tokenizers.word_split import GPT2, SPLITS
-from tfllm.tokenizers.wordpiece import BERT_ROLES, WordPieceTokenizer, wordpiece_of_vocab
+from tfllm.tokenizers.wordpiece import WordPieceTokenizer
 
 # Classes of transformers whose vocabulary is split otherwise than GPT-2's, and those that frame texts.
 _QWEN2 = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
@@ -59,7 +61,7 @@ def bpe_of_files(
         add_prefix_space=bool(config.get("add_prefix_space", False)),
         nfc=qwen2,
     )
-    return ByteBPETokenizer.of_pairs(path, read, given, **conventions)
+    return byte_bpe_of_pairs(path, read, given, **conventions)
 
 
 def wordpiece_of_file(

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
+from tfllm.tokenizers.byte_bpe_rules import ByteBPERules
 from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.lookup import hashes, nearest, sorted_hashes
 from tfllm.tokenizers.graph.merge import GraphMerge
 from tfllm.tokenizers.graph.normal_form import NormalForm
 from tfllm.tokenizers.graph.split import GraphSplit
 from tfllm.tokenizers.graph.text import text_bytes
 from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
-
-if TYPE_CHECKING:
-    from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
-
-_HASH_BUCKETS = 2**63 - 1
+from tfllm.tokenizers.vocabulary import Vocabulary
 
 
 class GraphByteBPETokenizer(GraphTokenizer):
@@ -26,30 +24,35 @@ class GraphByteBPETokenizer(GraphTokenizer):
 
     Texts are split into words; each different word of a batch is looked up in the vocabulary, and merged byte
     by byte only if it is not a token by itself.
+
+    Args:
+        vocabulary: as in `GraphTokenizer`.
+        sought_names: as in `GraphTokenizer`.
+        rules: how texts become tokens.
+        whole_ids: the tokens that their own bytes merge to.
     """
 
-    def __init__(self, tokenizer: ByteBPETokenizer):
-        super().__init__(tokenizer)
-        vocab = tokenizer.vocab
-        self._normal_form = NormalForm("NFC") if tokenizer.nfc else None
-        self._add_prefix_space = tokenizer.add_prefix_space
-        self._split = GraphSplit(tokenizer.split)
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        sought_names: Mapping[str, str],
+        rules: ByteBPERules,
+        whole_ids: Sequence[int],
+    ):
+        super().__init__(vocabulary, sought_names, name="byte_bpe_tokenizer")
+        vocab = rules.vocab
+        self._normal_form = NormalForm("NFC") if rules.nfc else None
+        self._add_prefix_space = rules.add_prefix_space
+        self._split = GraphSplit(rules.split)
         self._merge = GraphMerge(
-            [(vocab[left], vocab[right], vocab[left + right]) for left, right in tokenizer.merges],
-            tokenizer.token_byte_lengths(),
+            [(vocab[left], vocab[right], vocab[left + right]) for left, right in rules.merges],
+            vocabulary.token_byte_lengths(),
         )
         byte_ids = np.array([vocab.get(c, -1) for c in BYTE_CHARACTERS], np.int32)
         self._byte_ids, self._drops = constant(byte_ids), bool((byte_ids < 0).any())
-        # Not every token is what its own bytes merge to: special tokens are not, and odd orders of merges
-        # have more.
-        whole = [i for i, ids in enumerate(tokenizer.encode_words(tokenizer.token_bytes)) if ids == [i]]
-        with tf.init_scope():
-            hashes = _hashes(
-                constant(np.array([tokenizer.token_bytes[i] for i in whole], dtype=object))
-            ).numpy()
-        order = np.argsort(hashes, kind="stable")
-        self._whole_hashes = constant(hashes[order])  # int64, ascending
-        self._whole_ids = constant(np.array(whole, np.int32)[order])
+        whole_texts = np.array([vocabulary.token_bytes[i] for i in whole_ids], dtype=object)
+        self._whole_hashes, order = sorted_hashes(whole_texts)
+        self._whole_ids = constant(np.array(whole_ids, np.int32)[order])
 
     def _normalize(self, texts: tf.Tensor) -> tf.Tensor:
         return texts if self._normal_form is None else self._normal_form(texts)
@@ -89,12 +92,6 @@ class GraphByteBPETokenizer(GraphTokenizer):
 
     def _look_up(self, words):
         """Return int32 [U]: the id of each word that is one token, else -1."""
-        hashes = _hashes(words)
-        found = tf.minimum(tf.searchsorted(self._whole_hashes, hashes), self._whole_hashes.shape[0] - 1)
-        ids = tf.gather(self._whole_ids, found)
+        ids = tf.gather(self._whole_ids, nearest(self._whole_hashes, hashes(words)))
         # Comparing the text as well makes a collision of hashes a miss, never a wrong id.
         return tf.where(tf.gather(self._token_texts, ids) == words, ids, -1)
-
-
-def _hashes(texts):
-    return tf.strings.to_hash_bucket_fast(texts, _HASH_BUCKETS)

@@ -13,6 +13,7 @@ from tokenizers import models
 
 from tfllm.tokenizers.added_token import AddedToken
 from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.lookup import hashes, nearest, sorted_hashes
 from tfllm.tokenizers.graph.shift import shifted
 
 # Never in UTF-8, so it can stand between the pieces of a text.
@@ -49,10 +50,9 @@ class GraphCut(tf.Module):
         super().__init__(name="cut")
         longest_first = sorted(names, key=lambda name: -len(name.encode()))
         self._pattern = "(" + "|".join(map(escaped, longest_first)) + ")"
-        with tf.init_scope():
-            hashes = _hashes(constant(np.array([name.encode() for name in names], dtype=object))).numpy()
-        order = np.argsort(hashes)
-        tokens, self._hashes = [tokens[i] for i in order], constant(hashes[order])
+        known = np.array([name.encode() for name in names], dtype=object)
+        self._hashes, order = sorted_hashes(known)
+        tokens = [tokens[i] for i in order]
         self._ids = constant(np.array([-1 if token.special else token.id for token in tokens], np.int32))
         self._strips = [
             constant(np.array([getattr(token, name) for token in tokens])) for name in ("lstrip", "rstrip")
@@ -66,7 +66,7 @@ class GraphCut(tf.Module):
         pieces = marked_pieces(texts, self._pattern)
         parts, row = pieces.flat_values, pieces.value_rowids()
         place = tf.range(tf.size(parts, tf.int64)) - tf.gather(pieces.row_starts(), row)
-        which = tf.minimum(tf.searchsorted(self._hashes, _hashes(parts)), self._hashes.shape[0] - 1)
+        which = nearest(self._hashes, hashes(parts))
         ids = tf.where(place % 2 == 1, tf.gather(self._ids, which), -1)
         if self._any_single:
             ids = tf.where(tf.gather(self._single, which) & self._in_word(parts, row), -1, ids)
@@ -162,7 +162,3 @@ def _word_class() -> str:
     encoding = library.encode("".join(f"{chr(i)}\n " for i in points))
     cut = {start for (start, _), i in zip(encoding.offsets, encoding.ids, strict=True) if i == 1}
     return character_class([point for i, point in enumerate(points) if 3 * i + 1 not in cut])
-
-
-def _hashes(texts):
-    return tf.strings.to_hash_bucket_fast(texts, 2**63 - 1)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_text
 
 from tfllm.tokenizers.graph.constant import DEVICE, constant
+from tfllm.tokenizers.graph.lookup import Lookup
 from tfllm.tokenizers.graph.shift import shifted
 from tfllm.tokenizers.graph.text import repair
 from tfllm.tokenizers.graph.tokenizer import GraphTokenizer, none_before
 from tfllm.tokenizers.graph.unigram import GraphUnigram
 from tfllm.tokenizers.sentencepiece_model import UNIGRAM, parsed_model, without_bytes
-
-if TYPE_CHECKING:
-    from tfllm.tokenizers.marian import MarianTokenizer
+from tfllm.tokenizers.vocabulary import Vocabulary
 
 _CODE = r"(?s)^>>.*?<<"
 # What Python's `str.strip` takes.
@@ -24,24 +23,33 @@ _WHITE = r"[\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{20
 
 
 class GraphMarianTokenizer(GraphTokenizer):
-    """`MarianTokenizer` as TensorFlow operations; see `GraphTokenizer`."""
+    """`MarianTokenizer` as TensorFlow operations; see `GraphTokenizer`.
 
-    def __init__(self, tokenizer: MarianTokenizer):
-        super().__init__(tokenizer)
-        model = parsed_model("model", tokenizer.model_bytes)
-        unigram = model.trainer_spec.model_type == UNIGRAM
-        self._choose = GraphUnigram.of_model(model) if unigram else None
+    Args:
+        vocabulary: as in `GraphTokenizer`.
+        sought_names: as in `GraphTokenizer`.
+        model: the content of the SentencePiece model of the language of the texts.
+        piece_ids: piece to id, without special tokens.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        sought_names: Mapping[str, str],
+        model: bytes,
+        piece_ids: Mapping[str, int],
+    ):
+        super().__init__(vocabulary, sought_names, name="marian_tokenizer")
+        parsed = parsed_model("model", model)
+        unigram = parsed.trainer_spec.model_type == UNIGRAM
+        self._choose = GraphUnigram.of_model(parsed) if unigram else None
         with tf.init_scope(), tf.device(DEVICE):
             self._kernel = tensorflow_text.SentencepieceTokenizer(
-                model=without_bytes(tokenizer.model_bytes), out_type=tf.string
+                model=without_bytes(model), out_type=tf.string
             )
-        names = [name.encode() for name in tokenizer.piece_ids]
-        with tf.init_scope():
-            hashes = _hashes(constant(np.array(names, dtype=object))).numpy()
-        order = np.argsort(hashes, kind="stable")
-        self._hashes, self._names = constant(hashes[order]), constant(np.array(names, dtype=object)[order])
-        self._ids = constant(np.array(list(tokenizer.piece_ids.values()), np.int32)[order])
-        special = np.isin(np.arange(tokenizer.vocab_size), list(tokenizer.special_ids))
+        self._pieces = Lookup([name.encode() for name in piece_ids])
+        self._ids = constant(np.array([*piece_ids.values()] or [vocabulary.id_of("unk_token")], np.int32))
+        special = np.isin(np.arange(vocabulary.vocab_size), list(vocabulary.special_ids))
         self._is_special = constant(special)
 
     def _encode_normalized(self, texts: tf.Tensor) -> tf.RaggedTensor:
@@ -63,8 +71,8 @@ class GraphMarianTokenizer(GraphTokenizer):
         return found.with_flat_values(self._look_up(found.flat_values))
 
     def _look_up(self, pieces: tf.Tensor) -> tf.Tensor:
-        at = tf.minimum(tf.searchsorted(self._hashes, _hashes(pieces)), self._hashes.shape[0] - 1)
-        return tf.where(tf.gather(self._names, at) == pieces, tf.gather(self._ids, at), self.unk_id)
+        known, place = self._pieces(pieces)
+        return tf.where(known, tf.gather(self._ids, place), self.unk_id)
 
     def decode(
         self, token_ids: tf.RaggedTensor | tf.Tensor, *, skip_special_tokens: bool = True
@@ -87,7 +95,3 @@ class GraphMarianTokenizer(GraphTokenizer):
             texts = tf.where(special, texts + " ", texts)
             joined = repair(tf.strings.unsorted_segment_join(texts, row, token_ids.nrows()))
             return tf.strings.regex_replace(joined, f"^{_WHITE}+|{_WHITE}+$", "")
-
-
-def _hashes(texts):
-    return tf.strings.to_hash_bucket_fast(texts, 2**63 - 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import tensorflow as tf
 from tokenizers import normalizers
 
+from tfllm.tokenizers.byte_runs import BYTE_NAMES
 from tfllm.tokenizers.graph.code_points import CodePointMap, mapped_runs
 from tfllm.tokenizers.graph.cut import MARK, WHITE, escaped
 from tfllm.tokenizers.graph.normal_form import NormalForm
@@ -17,22 +18,35 @@ from tfllm.tokenizers.graph.precompiled import GraphPrecompiled
 from tfllm.tokenizers.graph.text import repair
 from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
 from tfllm.tokenizers.graph.unigram import UNKNOWN_PENALTY, GraphUnigram
-from tfllm.tokenizers.metaspace import BYTE_NAMES
-from tfllm.tokenizers.metaspace_rules import BY_CHARACTER, FORMS
+from tfllm.tokenizers.metaspace_model import pieces_of, unknown_of
+from tfllm.tokenizers.metaspace_rules import BY_CHARACTER, FORMS, MetaspaceRules
 from tfllm.tokenizers.sentencepiece_model import BLANK
-
-if TYPE_CHECKING:
-    from tfllm.tokenizers.metaspace import MetaspaceTokenizer
+from tfllm.tokenizers.vocabulary import Vocabulary
 
 
 class GraphMetaspaceTokenizer(GraphTokenizer):
-    """`MetaspaceTokenizer` as TensorFlow operations; see `GraphTokenizer`."""
+    """`MetaspaceTokenizer` as TensorFlow operations; see `GraphTokenizer`.
 
-    def __init__(self, tokenizer: MetaspaceTokenizer):
-        super().__init__(tokenizer)
-        self._normalizers = [_normalizer(step) for step in tokenizer.rules.normalizers]
-        self._pre_tokenizers = list(tokenizer.rules.pre_tokenizers)
-        self._model = _unigram(tokenizer) if tokenizer.model["type"] == "Unigram" else _pieces(tokenizer)
+    Args:
+        vocabulary: as in `GraphTokenizer`.
+        sought_names: as in `GraphTokenizer`.
+        rules: how texts are prepared.
+        model: that of the `tokenizer.json`, with all its options.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        sought_names: Mapping[str, str],
+        rules: MetaspaceRules,
+        model: Mapping[str, Any],
+    ):
+        super().__init__(vocabulary, sought_names, name="metaspace_tokenizer")
+        self._normalizers = [_normalizer(step) for step in rules.normalizers]
+        self._pre_tokenizers = list(rules.pre_tokenizers)
+        self._model = (
+            _unigram(model, vocabulary.special_tokens) if model["type"] == "Unigram" else _pieces(model)
+        )
 
     def _normalize(self, texts: tf.Tensor) -> tf.Tensor:
         texts = repair(texts)
@@ -125,32 +139,29 @@ class _ByCharacter(tf.Module):
         return tf.strings.unicode_encode(rows, "UTF-8")
 
 
-def _byte_ids(tokenizer: MetaspaceTokenizer) -> list[int] | None:
-    ids = [tokenizer.pieces.get(name, -1) for name in BYTE_NAMES]
-    return ids if tokenizer.model["byte_fallback"] and max(ids) >= 0 else None
+def _byte_ids(model: Mapping[str, Any]) -> list[int] | None:
+    pieces = pieces_of(model)
+    ids = [pieces.get(name, -1) for name in BYTE_NAMES]
+    return ids if model["byte_fallback"] and max(ids) >= 0 else None
 
 
-def _pieces(tokenizer: MetaspaceTokenizer) -> GraphPieces:
-    unknown = tokenizer.model["unk_token"]
+def _pieces(model: Mapping[str, Any]) -> GraphPieces:
+    unknown, pieces = unknown_of(model), pieces_of(model)
     return GraphPieces(
-        tokenizer.pieces,
-        [(left, right) for left, right in tokenizer.model["merges"]],
-        byte_ids=_byte_ids(tokenizer),
-        unknown_id=None if unknown is None else tokenizer.pieces[unknown],
-        fuse_unknown=tokenizer.model["fuse_unk"],
+        pieces,
+        [(left, right) for left, right in model["merges"]],
+        byte_ids=_byte_ids(model),
+        unknown_id=None if unknown is None else pieces[unknown],
+        fuse_unknown=model["fuse_unk"],
     )
 
 
-def _unigram(tokenizer: MetaspaceTokenizer) -> GraphUnigram:
-    scores = tokenizer.model["vocab"]
+def _unigram(model: Mapping[str, Any], special_tokens: Collection[str]) -> GraphUnigram:
+    scores = model["vocab"]
     return GraphUnigram(
-        {
-            name: (i, score)
-            for i, (name, score) in enumerate(scores)
-            if name and name not in tokenizer.special_tokens
-        },
-        unknown_id=tokenizer.model["unk_id"],
+        {name: (i, score) for i, (name, score) in enumerate(scores) if name and name not in special_tokens},
+        unknown_id=model["unk_id"],
         unknown_score=min(score for _, score in scores) - UNKNOWN_PENALTY,
-        byte_ids=_byte_ids(tokenizer),
+        byte_ids=_byte_ids(model),
         dtype=tf.float64,
     )

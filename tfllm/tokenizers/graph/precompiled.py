@@ -15,7 +15,9 @@ import tensorflow as tf
 from tokenizers import normalizers
 
 from tfllm.tokenizers.assigned import asked_about
+from tfllm.tokenizers.charsmap import charsmap_entries
 from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.lookup import Lookup
 from tfllm.tokenizers.graph.shift import shifted
 
 _CLUSTER_BYTES = 6
@@ -30,22 +32,18 @@ class GraphPrecompiled(tf.Module):
 
     Args:
         charsmap: The table, as SentencePiece stores it.
+
+    Raises:
+        TokenizerError: it is damaged.
     """
 
     def __init__(self, charsmap: bytes):
         super().__init__(name="precompiled")
-        table = entries(charsmap)
+        table = charsmap_entries(charsmap, _CLUSTER_BYTES - 1)
         self._longest = max((len(key) for key in table), default=1)
-        with tf.init_scope():
-            hashes = _hashes(
-                constant(np.array([key.encode() for key in table] or [b""], dtype=object))
-            ).numpy()
-        order = np.argsort(hashes, kind="stable")
-        columns = [list(table) or [""], list(table.values()) or [""]]
-        self._hashes = constant(hashes[order])
-        self._keys, self._values = (
-            constant(np.array([column[i].encode() for i in order], dtype=object)) for column in columns
-        )
+        self._keys = Lookup([key.encode() for key in table])
+        values = [value.encode() for value in table.values()] or [b""]
+        self._values = constant(np.array(values, dtype=object))
         starts, classes = _classes()
         self._starts, self._classes = constant(starts), constant(classes)
 
@@ -73,8 +71,8 @@ class GraphPrecompiled(tf.Module):
 
     def _look_up(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return bool and string [N]: whether texts are in the table, and what stands there."""
-        at = tf.minimum(tf.searchsorted(self._hashes, _hashes(texts)), self._hashes.shape[0] - 1)
-        return tf.gather(self._keys, at) == texts, tf.gather(self._values, at)
+        found, place = self._keys(texts)
+        return found, tf.gather(self._values, place)
 
     def _clusters(self, points: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
         """Return bool [N]: whether each character is in one cluster with the one before it."""
@@ -90,33 +88,6 @@ class GraphPrecompiled(tf.Module):
         joins |= has(before, _VOWEL) & has(kind, _VOWEL | _TRAILING)
         joins |= has(before, _TRAILING) & has(kind, _TRAILING)
         return joins & (shifted(row, 1, -1) == row)
-
-
-def entries(charsmap: bytes) -> dict[str, str]:
-    """What stands in a table: a double array (darts-clone) of keys, and the texts that their values point to."""
-    size = int.from_bytes(charsmap[:4], "little")
-    units = np.frombuffer(charsmap[4 : 4 + size], "<u4").astype(np.int64)
-    texts = charsmap[4 + size :]
-    labels = units & (1 << 31 | 0xFF)
-    found: dict[str, str] = {}
-    letters = np.arange(1, 256)
-    todo = [(b"", int(_offset(units[0])))]
-    while todo:
-        key, base = todo.pop()
-        places = base ^ letters
-        places = places[places < len(units)]
-        for place in places[labels[places] == (places ^ base)]:
-            unit = units[place]
-            name, below = key + bytes([int(place) ^ base]), int(place ^ _offset(unit))
-            if unit >> 8 & 1:
-                start = int(units[below]) & 0x7FFFFFFF
-                found[name.decode()] = texts[start : texts.index(b"\0", start)].decode()
-            todo.append((name, below))
-    return found
-
-
-def _offset(unit: np.int64) -> np.int64:
-    return (unit >> 10) << ((unit & 1 << 9) >> 6)
 
 
 def _everything() -> bytes:
@@ -182,7 +153,3 @@ def _classes() -> tuple[np.ndarray, np.ndarray]:
     kinds[points == 0] |= _CONTROL
     changes = np.flatnonzero(np.diff(kinds, prepend=-1))
     return points[changes], kinds[changes]
-
-
-def _hashes(texts):
-    return tf.strings.to_hash_bucket_fast(texts, 2**63 - 1)

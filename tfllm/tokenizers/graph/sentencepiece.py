@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import tensorflow as tf
 import tensorflow_text
@@ -11,22 +11,27 @@ from tfllm.tokenizers.graph.constant import DEVICE
 from tfllm.tokenizers.graph.text import repair
 from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
 from tfllm.tokenizers.graph.unigram import GraphUnigram
-from tfllm.tokenizers.sentencepiece_model import UNIGRAM, without_bytes
-
-if TYPE_CHECKING:
-    from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
+from tfllm.tokenizers.sentencepiece_model import UNIGRAM, parsed_model, without_bytes
+from tfllm.tokenizers.vocabulary import Vocabulary
 
 
 class GraphSentencePieceTokenizer(GraphTokenizer):
-    """`SentencePieceTokenizer` as TensorFlow operations; see `GraphTokenizer`."""
+    """`SentencePieceTokenizer` as TensorFlow operations; see `GraphTokenizer`.
 
-    def __init__(self, tokenizer: SentencePieceTokenizer):
-        super().__init__(tokenizer)
-        unigram = tokenizer.model.trainer_spec.model_type == UNIGRAM
-        self._choose = GraphUnigram.of_model(tokenizer.model) if unigram else None
-        self._kernel = self._kernel_of(tokenizer.model_bytes)
-        same = tokenizer.inside_bytes == tokenizer.model_bytes
-        self._inside = self._kernel if same else self._kernel_of(tokenizer.inside_bytes)
+    Args:
+        vocabulary: as in `GraphTokenizer`.
+        sought_names: as in `GraphTokenizer`.
+        model: the content of a `tokenizer.model`.
+        inside: the same for what stands behind an added token.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, sought_names: Mapping[str, str], model: bytes, inside: bytes):
+        super().__init__(vocabulary, sought_names, name="sentencepiece_tokenizer")
+        parsed = parsed_model("model", model)
+        unigram = parsed.trainer_spec.model_type == UNIGRAM
+        self._choose = GraphUnigram.of_model(parsed) if unigram else None
+        self._kernel = self._kernel_of(model)
+        self._inside = self._kernel if inside == model else self._kernel_of(inside)
 
     def _kernel_of(self, model: bytes) -> tensorflow_text.SentencepieceTokenizer:
         with tf.init_scope(), tf.device(DEVICE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -12,42 +13,38 @@ from tfllm.tokenizers.graph.byte_runs import GraphByteRuns
 from tfllm.tokenizers.graph.constant import DEVICE, constant
 from tfllm.tokenizers.graph.cut import GraphCut, cut_and_encode
 from tfllm.tokenizers.graph.text import repair
-from tfllm.tokenizers.tokenizer import Tokenizer
+from tfllm.tokenizers.has_vocabulary import HasVocabulary
+from tfllm.tokenizers.vocabulary import Vocabulary
 
 
-class GraphTokenizer(tf.Module):
+class GraphTokenizer(HasVocabulary, tf.Module):
     """A tokenizer made of stateless TensorFlow operations on constants: no tables, no Python, and no kernels but
     TensorFlow's and TensorFlow Text's.
 
     It works eagerly, in `tf.function`, in `ds.map` and in a SavedModel that is loaded without tfllm, and
     gives the ids and texts of the `Tokenizer` it was made from. Made by `Tokenizer.in_graph`.
 
-    Attributes:
-        vocab_size: number of ids.
-        bos_id: id of the token that begins a document; `eos_id`, `pad_id`, `unk_id` and `mask_id` likewise.
-        prefix_ids: ids that the checkpoint puts before a text; `suffix_ids` and `separator_ids` likewise.
+    Args:
+        vocabulary: what the ids stand for, and which of them play which part.
+        sought_names: name to how it is written in normalized text, of the added tokens that are looked for there.
+        name: of the module.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
-        super().__init__(name=f"{tokenizer.type}_tokenizer")
-        self.vocab_size = tokenizer.vocab_size
-        self.bos_id, self.eos_id, self.pad_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
-        self.unk_id, self.mask_id = tokenizer.unk_id, tokenizer.mask_id
-        self.prefix_ids, self.suffix_ids = tokenizer.prefix_ids, tokenizer.suffix_ids
-        self.separator_ids = tokenizer.separator_ids
-        self._token_texts = constant(np.array(tokenizer.token_bytes, dtype=object))  # string [V]
-        skipped = np.isin(np.arange(self.vocab_size), list(tokenizer.skipped_ids))
+    def __init__(self, vocabulary: Vocabulary, sought_names: Mapping[str, str], *, name: str):
+        super().__init__(name=name)
+        self.vocabulary = vocabulary
+        self._token_texts = constant(np.array(vocabulary.token_bytes, dtype=object))  # string [V]
+        skipped = np.isin(np.arange(vocabulary.vocab_size), list(vocabulary.skipped_ids))
         self._is_skipped = constant(skipped)  # bool [V]
         self._opening_texts = self._opening_goes_on = None
-        if tokenizer.opening is not None:
-            self._opening_texts = constant(
-                np.array(tokenizer.opening.token_bytes, dtype=object)
-            )  # string [V]
-            self._opening_goes_on = constant(np.array(tokenizer.opening.goes_on))  # bool [V]
-        runs = tokenizer.byte_runs
-        self._byte_runs = None if runs is None else GraphByteRuns(runs, tokenizer.token_bytes)
-        self._blanks_taken = tokenizer.blanks_taken
-        self._cuts = _cuts(tokenizer)
+        if vocabulary.opening is not None:
+            opening = np.array(vocabulary.opening.token_bytes, dtype=object)
+            self._opening_texts = constant(opening)  # string [V]
+            self._opening_goes_on = constant(np.array(vocabulary.opening.goes_on))  # bool [V]
+        runs = vocabulary.byte_runs
+        self._byte_runs = None if runs is None else GraphByteRuns(runs, vocabulary.token_bytes)
+        self._blanks_taken = vocabulary.blanks_taken
+        self._cuts = _cuts(vocabulary, sought_names)
         # Made from the bound method: a decorator would hold this object by a weak reference only, and
         # `tokenizer.in_graph().encode(texts)` must work, where nothing else holds it.
         self._encode_function = tf.function(
@@ -132,16 +129,18 @@ class GraphTokenizer(tf.Module):
             return joined
 
 
-def _cuts(tokenizer: Tokenizer) -> tuple[GraphCut | None, GraphCut | None] | None:
+def _cuts(
+    vocabulary: Vocabulary, sought_names: Mapping[str, str]
+) -> tuple[GraphCut | None, GraphCut | None] | None:
     """What cuts added tokens out of texts as they come, and out of normalized ones; None if nothing is to be."""
-    if not tokenizer.cut_tokens:
+    if not vocabulary.cut_tokens:
         return None
     kinds = []
     for normalized in (False, True):
         first: dict[str, AddedToken] = {}  # of several that are written alike, special ones before others
-        for token in sorted(tokenizer.added_tokens, key=lambda token: not token.special):
+        for token in sorted(vocabulary.added_tokens, key=lambda token: not token.special):
             if token.normalized == normalized:
-                first.setdefault(tokenizer.normalized(token.content) if normalized else token.content, token)
+                first.setdefault(sought_names[token.content] if normalized else token.content, token)
         tokens, names = list(first.values()), list(first)
         kinds.append(GraphCut(tokens, names) if any(not token.special for token in tokens) else None)
     return kinds[0], kinds[1]

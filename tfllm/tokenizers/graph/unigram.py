@@ -224,5 +224,5 @@ def _trie(scores: Mapping[str, tuple[int, float]]) -> tuple[np.ndarray, np.ndarr
                 values.append(0.0)
             node = children[key]
         ids[node], values[node] = piece_id, score
-    edges = np.array(sorted(children.items()), np.int64).reshape(-1, 2)
+    edges = np.array(sorted(children.items()) or [(_DEAD, 0)], np.int64)
     return edges, np.array(ids, np.int32), np.array(values, np.float64)

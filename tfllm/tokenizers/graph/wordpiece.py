@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -12,13 +12,12 @@ from tokenizers import normalizers, pre_tokenizers
 
 from tfllm.tokenizers.assigned import asked_about
 from tfllm.tokenizers.graph.code_points import CodePointMap, mapped_runs
-from tfllm.tokenizers.graph.constant import constant
+from tfllm.tokenizers.graph.constant import DEVICE, constant
 from tfllm.tokenizers.graph.normal_form import NormalForm
 from tfllm.tokenizers.graph.shift import shifted
 from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
-
-if TYPE_CHECKING:
-    from tfllm.tokenizers.wordpiece import WordPieceRules, WordPieceTokenizer
+from tfllm.tokenizers.vocabulary import Vocabulary
+from tfllm.tokenizers.wordpiece_rules import WordPieceRules
 
 # Classes of characters.
 _OTHER, _WHITE, _PUNCTUATION = range(3)
@@ -31,23 +30,34 @@ class GraphWordPieceTokenizer(GraphTokenizer):
 
     TensorFlow Text normalizes and splits by a newer Unicode than the `tokenizers` library, so both are done here by
     tables that are found by asking the library.
+
+    Args:
+        vocabulary: as in `GraphTokenizer`; it has a token for what is unknown.
+        sought_names: as in `GraphTokenizer`.
+        rules: how texts become words, and words pieces.
+        pieces: piece to id.
     """
 
-    def __init__(self, tokenizer: WordPieceTokenizer):
-        super().__init__(tokenizer)
-        rules = tokenizer.rules
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        sought_names: Mapping[str, str],
+        rules: WordPieceRules,
+        pieces: Mapping[str, int],
+    ):
+        super().__init__(vocabulary, sought_names, name="wordpiece_tokenizer")
         with tf.init_scope():  # asks TensorFlow Text what it knows
             self._decomposed = NormalForm("NFD") if rules.strip_accents else None
         self._before_form, self._behind_form = (CodePointMap(table) for table in _tables(rules))
         starts, classes = _classes()
         self._class_starts, self._classes = constant(starts), constant(classes)
-        tokens = [_UNUSED % i for i in range(tokenizer.vocab_size)]
-        for token, token_id in tokenizer.vocab.items():
+        tokens = [_UNUSED % i for i in range(vocabulary.vocab_size)]
+        for token, token_id in pieces.items():
             tokens[token_id] = token
-        unknown = tokenizer.roles["unk_token"]
-        tokens[tokenizer.special_tokens[unknown]] = unknown
+        unknown = vocabulary.roles["unk_token"]
+        tokens[vocabulary.id_of("unk_token")] = unknown
         self._max_word_length = rules.max_word_length
-        with tf.init_scope(), tf.device("/CPU:0"):
+        with tf.init_scope(), tf.device(DEVICE):
             self._pieces = tensorflow_text.FastWordpieceTokenizer(
                 vocab=tokens,
                 suffix_indicator=rules.subword_prefix,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tfllm.tokenizers.added_token import AddedToken, read_added_tokens
+from tfllm.tokenizers.bpe_vocab import pairs
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.files.json_file import read_json_object
@@ -126,18 +127,6 @@ def read_vocab_and_merges(
         raise TokenizerError(
             f"{merges_path}: each line must be two tokens ({error}); download it again"
         ) from error
-
-
-def pairs(merges: Iterable[Any]) -> list[tuple[str, str]]:
-    """Read merges, each a pair or "a b"; ValueError if one is neither."""
-    # Files before version 0.20 of the library write a pair as "a b"; a byte-level token has no space in it.
-    read: list[Any] = [
-        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges
-    ]
-    for pair in read:
-        if len(pair) != 2 or not (pair[0] and pair[1] and type(pair[0]) is type(pair[1]) is str):
-            raise ValueError(f"not a pair: {pair!r}"[:300])
-    return read
 
 
 def _without_prefix_space(pre_tokenizer: Any) -> tuple[Any, bool]:
