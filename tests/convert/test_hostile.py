@@ -15,7 +15,7 @@ from tfllm.convert.gguf_file import GgufFile
 from tfllm.convert.gguf_header import GgufHeader
 from tfllm.json_text import parse_json, read_json
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.gguf import read_gguf_tokenizer
+from tfllm.tokenizers.files.gguf import read_gguf_tokenizer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "check_hostile.py"
 # Files of tens of megabytes, or seconds of work: `scripts/check_hostile.py` measures them.

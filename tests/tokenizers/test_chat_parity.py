@@ -9,7 +9,7 @@ import pytest
 
 from tests.tokenizers.test_chat_contents import CHATML, PARTS, THINKING
 from tfllm.tokenizers import ByteBPETokenizer
-from tfllm.tokenizers.chat_template import encode_chat, encode_prompt
+from tfllm.tokenizers.chat import encode_chat, encode_prompt
 
 PEERS = os.environ.get("TFLLM_PEERS")
 MARKED = (

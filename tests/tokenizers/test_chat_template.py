@@ -3,7 +3,7 @@
 import pytest
 
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, TokenizerError, read_tokenizer
-from tfllm.tokenizers.chat_template import ChatTemplate, encode_chat
+from tfllm.tokenizers.chat import ChatTemplate, encode_chat
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"

@@ -6,7 +6,7 @@ from reference import hard_texts
 from scripts.gemma_gguf import write_gemma
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.tokenizers import TokenizerError, read_tokenizer
-from tfllm.tokenizers.gguf import read_gguf_tokenizer
+from tfllm.tokenizers.files.gguf import read_gguf_tokenizer
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def read(fields):
 def test_byte_level_bpe(fields, byte_bpe, tmp_path):
     tokenizer = read(fields)
     # An unused id behind all others is none.
-    assert tokenizer.vocab_size == byte_bpe.vocab_size + 1 and tokenizer.split.name == "smollm"
+    assert tokenizer.vocab_size == byte_bpe.vocab_size + 1 and tokenizer.rules.split.name == "smollm"
     assert tokenizer.special_tokens == byte_bpe.special_tokens
     assert (tokenizer.prefix_ids, tokenizer.suffix_ids) == ((byte_bpe.bos_id,), ())
     assert tokenizer.chat_template == "{{ messages }}"
@@ -90,7 +90,7 @@ def test_a_gemma_as_llama_cpp_writes_it(tmp_path):
     assert [text.decode() for text in graph.decode(graph.encode(texts)).numpy()] == back
     assert tokenizer.decode([3, 2]) == ""
     # Bytes that are in no character: one sign each, as SentencePiece writes them.
-    of_bytes = sorted(tokenizer.byte_runs.ids)
+    of_bytes = sorted(tokenizer.vocabulary.byte_runs.ids)
     damaged = [of_bytes[byte] for byte in b"a\xe2\x82\xf0\x9f\xa4\x97\xff"]
     assert tokenizer.decode(damaged) == "a\ufffd\ufffd\U0001f917\ufffd"
     assert graph.decode(tf.constant([damaged])).numpy()[0].decode() == "a\ufffd\ufffd\U0001f917\ufffd"

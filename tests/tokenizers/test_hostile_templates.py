@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tfllm.tokenizers import TokenizerError
-from tfllm.tokenizers.chat_template import ChatTemplate
+from tfllm.tokenizers.chat import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 LOOP = "{% for i in range(99999) %}"

@@ -12,8 +12,8 @@ from hard_texts import HARD_CASES, random_texts
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, token_to_bytes
 from tfllm.tokenizers.code_point_classes import LETTER, NUMBER, SPACE
-from tfllm.tokenizers.graph_split import GraphSplit
-from tfllm.tokenizers.graph_text import repair
+from tfllm.tokenizers.graph.split import GraphSplit
+from tfllm.tokenizers.graph.text import repair
 from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.word_encoder import _ranges
 from tfllm.tokenizers.word_split import SPLITS

@@ -12,7 +12,8 @@ import tensorflow as tf
 from make_goldens import FRAMED, texts
 
 from tfllm.tokenizers import TokenizerError, read_tokenizer
-from tfllm.tokenizers.extension import with_special_tokens
+from tfllm.tokenizers.files.extension import with_special_tokens
+from tfllm.tokenizers.sentencepiece_model import parsed_model
 
 HERE = Path(__file__).parent
 GOLDENS = HERE / "goldens"
@@ -101,6 +102,20 @@ def test_a_damaged_folder_is_refused(name, content, message, tmp_path):
         (tmp_path / "it" / name).write_bytes(content)
     with pytest.raises(TokenizerError, match=message):
         read_tokenizer(tmp_path / "it")
+
+
+def test_a_model_that_its_library_refuses_is_named(tmp_path):
+    shutil.copytree(GOLDENS / "marian", tmp_path / "it")
+    path = tmp_path / "it" / "source.spm"
+    model = parsed_model(path, path.read_bytes())
+    model.pieces.add(piece=model.pieces[5].piece, score=0.0, type=model.pieces[5].type)  # twice
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(TokenizerError, match="must be one that its library loads"):
+        read_tokenizer(tmp_path / "it")
+
+
+def test_both_languages_leave_the_same_roles_open(tokenizer):
+    assert tokenizer.target.unset_roles == tokenizer.unset_roles == {"bos_token"}
 
 
 @pytest.mark.skipif(PEERS is None, reason="TFLLM_PEERS names no interpreter with transformers")

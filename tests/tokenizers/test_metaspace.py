@@ -1,5 +1,6 @@
 """Vocabularies that write blanks as U+2581: offline, in the graph and in the `tokenizers` library."""
 
+import base64
 import io
 import json
 import pickle
@@ -128,7 +129,8 @@ def strings(texts):
 def any_ids(tokenizer, count=300):
     """Rows of random ids, half of them mostly bytes, where there are such."""
     rng = random.Random(0)
-    few = sorted(tokenizer.byte_runs.ids) if tokenizer.byte_runs else range(tokenizer.vocab_size)
+    runs = tokenizer.vocabulary.byte_runs
+    few = sorted(runs.ids) if runs else range(tokenizer.vocab_size)
     sources = [few if i % 2 and rng.random() < 0.8 else range(tokenizer.vocab_size) for i in range(count)]
     return [rng.choices(source, k=rng.randrange(10)) for source in sources]
 
@@ -306,3 +308,77 @@ def test_a_config_says_what_is_special_and_what_stands_around_texts(tmp_path):
     assert tokenizer.special_tokens["New"] == 268 and tokenizer.suffix_ids == ()
     plain = read(tmp_path / "plain", content)
     assert (plain.prefix_ids, plain.suffix_ids) == ((), ()) and "New" not in plain.special_tokens
+
+
+def special_byte(content):
+    content["added_tokens"].append({"id": 3 + 0x0A, "content": "<0x0A>", "special": True})
+
+
+def late_blanks(content):
+    steps = [{"type": "Replace", "pattern": {"String": " "}, "content": BLANK}, {"type": "NFKC"}]
+    content.update(normalizer={"type": "Sequence", "normalizers": steps}, pre_tokenizer=None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        # Each would let a text make control tokens: "\n" that of a byte, and U+00A0 with a number any.
+        ("first", special_byte, "special token '<0x0A>' must not be a token of the text"),
+        ("t5, retrained", late_blanks, "must write all blanks as U.2581, none may come later"),
+    ],
+)
+def test_no_text_makes_control_tokens(kind, change, message, tmp_path):
+    content = KINDS[kind]()
+    change(content)
+    with pytest.raises(TokenizerError, match=message):
+        read(tmp_path / "it", content)
+
+
+def test_blanks_may_come_of_other_characters_where_they_are_written_last(tmp_path):
+    content = golden("t5")
+    late_blanks(content)
+    content["normalizer"]["normalizers"].reverse()
+    tokenizer = read(tmp_path / "it", content)
+    assert tokenizer.encode("\u00a01") == tokenizer.encode(" 1")
+
+
+def test_a_decoder_may_make_bytes_of_pieces_and_pieces_of_bytes(tmp_path):
+    content = llama("never")
+    replaced = [("w", "<0x41>"), ("<0x42>", "?"), ("N", "<0xC3>")]
+    steps = [{"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in replaced]
+    content["decoder"]["decoders"][:0] = steps
+    tokenizer, reference = read(tmp_path / "it", content), Reference(content)
+    w, n = 266, 264
+    ids = [[w], [3 + 0x42], [n], [n, 3 + 0xA4], [n, w], [n, 3 + 0x42, w]]
+    texts = reference.decode(ids)
+    assert texts[:4] == ["A", "?", "\ufffd", "ä"]
+    assert [tokenizer.decode(row) for row in ids] == texts
+    ragged = tf.ragged.constant(ids, tf.int32, row_splits_dtype=tf.int64)
+    assert [text.decode() for text in tokenizer.in_graph().decode(ragged).numpy()] == texts
+
+
+def test_a_vocabulary_of_special_tokens_only(tmp_path):
+    content = golden("t5")
+    content["model"]["vocab"] = content["model"]["vocab"][:3]
+    content["added_tokens"] = content["added_tokens"][:3]
+    tokenizer = read(tmp_path / "it", content)
+    given = [b"", b"a", b"a b", "\u2581".encode()]
+    offline = [ids.tolist() for ids in tokenizer.encode_batch(given)]
+    assert tokenizer.in_graph().encode(strings(given)).to_list() == offline
+
+
+@pytest.mark.parametrize("table", [None, "", "AAAA", base64.b64encode(b"\4\0\0\0\0\0\0\0\xff").decode()])
+def test_a_table_of_characters_that_is_none_is_refused(table, tmp_path):
+    content = golden("t5", normalizer={"type": "Precompiled", "precompiled_charsmap": table})
+    with pytest.raises(TokenizerError, match="must be base64 of one of SentencePiece's tables"):
+        read(tmp_path / "it", content)
+
+
+def test_a_damaged_table_of_characters_gives_no_graph(tmp_path):
+    content = golden("t5", normalizer=charsmap())
+    table = bytearray(base64.b64decode(content["normalizer"]["precompiled_charsmap"]))
+    table[-1] = ord("x")  # the last text does not end
+    content["normalizer"]["precompiled_charsmap"] = base64.b64encode(table).decode()
+    tokenizer = read(tmp_path / "it", content)
+    with pytest.raises(TokenizerError, match="must be one of SentencePiece's tables"):
+        tokenizer.in_graph()

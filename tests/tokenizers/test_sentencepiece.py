@@ -15,7 +15,7 @@ import tokenizers
 from hard_texts import HARD_CASES, random_texts
 
 from tfllm.tokenizers import TokenizerError, read_tokenizer
-from tfllm.tokenizers.gguf import read_gguf_tokenizer
+from tfllm.tokenizers.files.gguf import read_gguf_tokenizer
 from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.sentencepiece_model import parsed_model
 

@@ -12,7 +12,7 @@ from tokenizers import models, trainers
 
 from tfllm.tokenizers import TokenizerError, WordPieceTokenizer, read_tokenizer
 from tfllm.tokenizers.repair import repair_text
-from tfllm.tokenizers.wordpiece import WordPieceRules
+from tfllm.tokenizers.wordpiece_rules import WordPieceRules
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ROLES = {"bos_token": "[CLS]", "eos_token": "[SEP]", "pad_token": "[PAD]"}

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     start_tensorflow()
     from tfllm import experiment
-    from tfllm.tokenizers import load_tokenizer
+    from tfllm.tokenizers import read_tokenizer
     from tfllm.training.peak_memory import peak_memory_bytes
 
     if is_run:
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
             config = config_from_mapping(mapping, arguments.overrides, source=source, for_training=False)
     config = experiment.expand(config)
     framework = peak_memory_bytes()
-    tokenizer = load_tokenizer(folder.tokenizer) if is_run else experiment.prepare(config).tokenizer
+    tokenizer = read_tokenizer(folder.tokenizer) if is_run else experiment.prepare(config).tokenizer
     model = experiment.make_model(config, tokenizer.vocab_size, training=True)
     _print_parameters(model)
     _print_memory(config, model, experiment.memory_of(config, model, framework=framework))

@@ -30,7 +30,7 @@ from tfllm.experiment.text import Prepared, prepare
 from tfllm.experiment.text_places import folder_of_text
 from tfllm.experiment.tokenizer import make_tokenizer
 from tfllm.export.signatures import Limits
-from tfllm.tokenizers import load_tokenizer
+from tfllm.tokenizers import read_tokenizer
 from tfllm.training.callbacks import TrainerState
 from tfllm.training.checkpoint import Checkpointer, Restored, model_variables
 from tfllm.training.display import Display
@@ -246,7 +246,7 @@ def _prepare(config: ExperimentConfig, run: RunFolder, display: Display, records
         run.check(config)
     kept = run.tokenizer.exists()
     source = make_source(config.data.train)
-    tokenizer = load_tokenizer(run.tokenizer) if kept else make_tokenizer(config, source)
+    tokenizer = read_tokenizer(run.tokenizer) if kept else make_tokenizer(config, source)
     check_late(config, tokenizer, make_task(config, tokenizer), run.export)
     if records:
         run.open_for(config)

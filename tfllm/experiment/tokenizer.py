@@ -17,7 +17,8 @@ from tfllm.data.store import default_cache_dir
 from tfllm.experiment.build import build
 from tfllm.experiment.model_source import pretrained_tokenizer
 from tfllm.experiment.source import documents_of, split_side
-from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
+from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, read_tokenizer
+from tfllm.tokenizers.files.byte_bpe_files import read_byte_bpe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ def byte_bpe(
     share of its weight.
     """
     if path is not None:
-        return ByteBPETokenizer.from_file(path)
+        return read_byte_bpe(path)
     config, source = surroundings.config, surroundings.source
     assert source is not None, "a training has text"
     named = config.data.cache_dir
@@ -70,7 +71,7 @@ def byte_bpe(
             part.rename(folder)
         except OSError:  # another process was first, with the same result
             shutil.rmtree(part)
-    return load_tokenizer(folder)
+    return read_tokenizer(folder)
 
 
 def pretrained(*, surroundings: Surroundings, **keys: Any) -> Tokenizer:

@@ -7,14 +7,12 @@ Importing this package does not import TensorFlow; `Tokenizer.in_graph` does.
 from tfllm.tokenizers.byte import ByteTokenizer
 from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
 from tfllm.tokenizers.errors import NoTokenizerError, TokenizerError
-from tfllm.tokenizers.folder import read_tokenizer
+from tfllm.tokenizers.files.folder import read_tokenizer
 from tfllm.tokenizers.marian import MarianTokenizer
 from tfllm.tokenizers.metaspace import MetaspaceTokenizer
 from tfllm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tfllm.tokenizers.tokenizer import Tokenizer
 from tfllm.tokenizers.wordpiece import WordPieceTokenizer
-
-load_tokenizer = read_tokenizer  # a saved tokenizer is read as any other
 
 __all__ = [
     "ByteBPETokenizer",
@@ -26,6 +24,5 @@ __all__ = [
     "Tokenizer",
     "TokenizerError",
     "WordPieceTokenizer",
-    "load_tokenizer",
     "read_tokenizer",
 ]

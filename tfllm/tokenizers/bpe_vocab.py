@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, token_to_bytes
 from tfllm.tokenizers.errors import TokenizerError
@@ -103,3 +104,15 @@ def named_bytes(name: str) -> bytes:
         return token_to_bytes(name)
     except KeyError:
         return name.encode()
+
+
+def pairs(merges: Iterable[Any]) -> list[tuple[str, str]]:
+    """Read merges, each a pair or "a b"; ValueError if one is neither."""
+    # Files before version 0.20 of the library write a pair as "a b"; a byte-level token has no space in it.
+    read: list[Any] = [
+        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges
+    ]
+    for pair in read:
+        if len(pair) != 2 or not (pair[0] and pair[1] and type(pair[0]) is type(pair[1]) is str):
+            raise ValueError(f"not a pair: {pair!r}"[:300])
+    return read

@@ -14,7 +14,7 @@ from tfllm.tokenizers.library_tokenizer import LibraryTokenizer
 from tfllm.tokenizers.special_tokens import BOS, EOS, PAD, numbered_special_tokens
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_byte import GraphByteTokenizer
+    from tfllm.tokenizers.graph.byte import GraphByteTokenizer
 
 
 class ByteTokenizer(LibraryTokenizer):
@@ -61,9 +61,9 @@ class ByteTokenizer(LibraryTokenizer):
 
     def in_graph(self) -> GraphByteTokenizer:
         """Return the same tokenizer as TensorFlow operations."""
-        from tfllm.tokenizers.graph_byte import GraphByteTokenizer
+        from tfllm.tokenizers.graph.byte import GraphByteTokenizer
 
-        return GraphByteTokenizer(self)
+        return GraphByteTokenizer(self.vocabulary, self._sought_names())
 
     def _new_library(self) -> tokenizers.Tokenizer:
         vocab = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}

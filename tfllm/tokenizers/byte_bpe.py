@@ -5,28 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import normalizers, pre_tokenizers, trainers
 
-from tfllm.tokenizers.added_token import AddedToken, not_guessed, written_names
-from tfllm.tokenizers.bpe_files import BytePairs, read_tokenizer_json, read_vocab_and_merges
+from tfllm.tokenizers.added_token import AddedToken, written_names
 from tfllm.tokenizers.bpe_vocab import check_vocab, named_bytes, ordinary_bytes
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, bytes_to_token
+from tfllm.tokenizers.byte_bpe_rules import ByteBPERules
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.framing import Framing
 from tfllm.tokenizers.library_tokenizer import LibraryTokenizer
 from tfllm.tokenizers.repair import repair_text
-from tfllm.tokenizers.roles import choose_roles, three_roles
 from tfllm.tokenizers.special_tokens import BOS, EOS, PAD, numbered_special_tokens
 from tfllm.tokenizers.word_encoder import WordEncoder
 from tfllm.tokenizers.word_split import GPT2, SPLITS, WordSplit
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_byte_bpe import GraphByteBPETokenizer
+    from tfllm.tokenizers.graph.byte_bpe import GraphByteBPETokenizer
 
 _LARGE_TEXT = 100_000  # characters from which remembering words pays
 
@@ -35,7 +32,7 @@ class ByteBPETokenizer(LibraryTokenizer):
     """Byte-level BPE as GPT-2 does it: split into words by a regular expression, then merge bytes by rank inside a
     word. Bytes for which the vocabulary has no token are dropped, as the `tokenizers` library drops them.
 
-    Usually made by `train`, `from_file` or `from_vocab_and_merges`. Paper: Radford et al. 2019, "Language
+    Usually made by `train`, `read_tokenizer` or `read_byte_bpe`. Paper: Radford et al. 2019, "Language
     Models are Unsupervised Multitask Learners", section 2.2.
 
     Args:
@@ -80,15 +77,15 @@ class ByteBPETokenizer(LibraryTokenizer):
         added_tokens: Sequence[AddedToken] = (),
         **conventions: Any,
     ):
-        self.split, self.ignore_merges = _split_called(split), ignore_merges
-        self.add_prefix_space, self.nfc = add_prefix_space, nfc
-        if add_prefix_space and self.split != GPT2:
+        way = _split_called(split)
+        if add_prefix_space and way != GPT2:
             raise TokenizerError(
                 f"add_prefix_space=True goes with split='gpt2' only, not {split!r}; set it to False"
             )
         named = {token.content: token.id for token in added_tokens} | dict(special_tokens)
         self.vocab = {**vocab, **named}
         self.merges = [(left, right) for left, right in merges]
+        self.rules = ByteBPERules(self.vocab, self.merges, way, ignore_merges, add_prefix_space, nfc)
         check_vocab(self.vocab, vocab, self.merges, special_tokens)
         token_bytes = [b""] * (1 + max(self.vocab.values()))
         written = written_names(self.vocab, added_tokens, _nfc if nfc else str)
@@ -104,7 +101,7 @@ class ByteBPETokenizer(LibraryTokenizer):
             added_tokens=added_tokens,
             **conventions,
         )
-        self._library = self._plain_library()
+        self._set_library()
         self._check_names()
         self._word_encoder: WordEncoder | None = None  # made for the first large text
 
@@ -145,7 +142,7 @@ class ByteBPETokenizer(LibraryTokenizer):
                 f"vocab_size={vocab_size} must be at least {256 + num_special}: 256 bytes and {num_special}"
                 f" special tokens; raise it, or use ByteTokenizer"
             )
-        library = _library_tokenizer({}, [], _split_called(split))
+        library = ByteBPERules({}, [], _split_called(split)).library()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - num_special,
             min_frequency=min_frequency,
@@ -165,106 +162,11 @@ class ByteBPETokenizer(LibraryTokenizer):
             split=split,
         )
 
-    @classmethod
-    def from_file(
-        cls,
-        path: str | Path,
-        *,
-        bos_token: str | None = None,
-        eos_token: str | None = None,
-        pad_token: str | None = None,
-    ) -> ByteBPETokenizer:
-        """Read a `tokenizer.json` of the `tokenizers` library that holds a byte-level BPE with one of `SPLITS`.
-
-        Padding, truncation and what a post-processor adds are left aside: `encode` gives the bare ids of the
-        text.
-
-        Args:
-            path: the file.
-            bos_token: name of the token that begins a document; by default one of the names in use, such as
-                `<|bos|>`, `<s>` or `<|endoftext|>`, that the file has. `eos_token` and `pad_token` likewise.
-            eos_token: name of the token that ends a document.
-            pad_token: name of the token that fills a row.
-
-        Raises:
-            TokenizerError: the file is missing, corrupt, or would not encode as this class does.
-        """
-        given = {"bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
-        return cls.of_pairs(
-            path, read_tokenizer_json(path), {k: v for k, v in given.items() if v is not None}
-        )
-
-    @classmethod
-    def of_pairs(
-        cls, path: str | Path, read: BytePairs, given: Mapping[str, str], **conventions: Any
-    ) -> ByteBPETokenizer:
-        """Make the tokenizer that a `tokenizer.json` describes.
-
-        Args:
-            path: the file, to be named in errors.
-            read: what it says.
-            given: names by role, as other files say.
-            **conventions: further arguments of `Tokenizer`.
-
-        Raises:
-            TokenizerError: it would not encode as this class does.
-        """
-        if read.split is None:
-            raise TokenizerError(
-                f"{path}: pre_tokenizer must split texts by one of {', '.join(SPLITS)}; take another tokenizer"
-            )
-        whole = {**read.vocab, **{token.content: token.id for token in read.added_tokens}}
-        special = {token.content: token.id for token in read.added_tokens if token.special}
-        roles = not_guessed(choose_roles(path, given, whole, special), given, read.added_tokens)
-        special |= {name: whole[name] for name in roles.values()}
-        return cls(
-            read.vocab,
-            read.merges,
-            special_tokens=special,
-            added_tokens=read.added_tokens,
-            split=read.split.name,
-            ignore_merges=read.ignore_merges,
-            add_prefix_space=read.add_prefix_space,
-            nfc=read.nfc,
-            framing=read.framing,
-            **three_roles(roles),
-            **conventions,
-        )
-
-    @classmethod
-    def from_vocab_and_merges(
-        cls,
-        vocab_path: str | Path,
-        merges_path: str | Path,
-        *,
-        bos_token: str | None = None,
-        eos_token: str | None = None,
-        pad_token: str | None = None,
-    ) -> ByteBPETokenizer:
-        """Read GPT-2's own pair of files, `vocab.json` (or `encoder.json`) and `merges.txt` (or `vocab.bpe`).
-
-        Args:
-            vocab_path: a JSON object from token to id.
-            merges_path: a pair of tokens a line, the first to be merged first.
-            bos_token: as in `from_file`; the name must stand in the vocabulary.
-            eos_token: likewise.
-            pad_token: likewise.
-
-        Raises:
-            TokenizerError: a file is missing or corrupt.
-        """
-        vocab, merges = read_vocab_and_merges(vocab_path, merges_path)
-        given = {"bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
-        read = BytePairs(
-            vocab, merges, (), Framing(), GPT2, ignore_merges=False, add_prefix_space=False, nfc=False
-        )
-        return cls.of_pairs(vocab_path, read, {k: v for k, v in given.items() if v is not None})
-
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
         if sum(map(len, texts)) < _LARGE_TEXT:
-            return self._encode_small(texts)
+            return super()._encode_repaired(texts)
         if self._word_encoder is None:
-            self._word_encoder = WordEncoder(self._bare_library(), self.split)
+            self._word_encoder = WordEncoder(self.rules.library(), self.rules.split)
         if not self.cut_tokens:
             return self._word_encoder.encode(list(map(self._as_split, texts)))
         # Those that hold an added token, which are few, go through the library.
@@ -276,24 +178,20 @@ class ByteBPETokenizer(LibraryTokenizer):
         words = iter(
             self._word_encoder.encode([self._as_split(t) for t, p in zip(texts, plain, strict=True) if p])
         )
-        other = iter(self._encode_small([t for t, p in zip(texts, plain, strict=True) if not p]))
+        other = iter(super()._encode_repaired([t for t, p in zip(texts, plain, strict=True) if not p]))
         return [next(words) if is_plain else next(other) for is_plain in plain]
 
-    def _encode_small(self, texts: list[str]) -> list[np.ndarray]:
-        encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
-
     def normalized(self, text: str) -> str:  # noqa: D102
-        return self._library.normalizer.normalize_str(text) if self.nfc and not text.isascii() else text
+        return self._library.normalizer.normalize_str(text) if self.rules.nfc and not text.isascii() else text
 
     def _as_split(self, text: str) -> str:
         """The text as it is when it is split."""
         text = self.normalized(text)
-        return f" {text}" if self.add_prefix_space and text and not text.startswith(" ") else text
+        return f" {text}" if self.rules.add_prefix_space and text and not text.startswith(" ") else text
 
     def _check_names(self) -> None:
         """Refuse special names that some text may become; only words that are tokens whole can be such."""
-        if self.ignore_merges:
+        if self.rules.ignore_merges:
             for name in self.special_tokens:
                 if self.special_ids.intersection(self._library.encode(name, add_special_tokens=False).ids):
                     raise TokenizerError(
@@ -301,35 +199,34 @@ class ByteBPETokenizer(LibraryTokenizer):
                         " split into several"
                     )
 
-    def encode_words(self, words: Sequence[bytes]) -> list[list[int]]:
-        """Merge each of `words` whole, without splitting it first: what becomes of one piece of a text."""
-        library = self._bare_library()
-        # A word may hold parts of characters, so it goes in written in the byte alphabet already.
+    def _whole_ids(self) -> list[int]:
+        """The tokens that their own bytes merge to; special ones do not, and odd orders of merges have more such."""
+        library = self.rules.library()
+        # A token may hold parts of characters, so it goes in written in the byte alphabet already, as one word.
         library.pre_tokenizer = None
-        written = [bytes_to_token(word) for word in words]
-        return [encoding.ids for encoding in library.encode_batch_fast(written, add_special_tokens=False)]
+        written = [bytes_to_token(token) for token in self.token_bytes]
+        encodings = library.encode_batch_fast(written, add_special_tokens=False)
+        return [i for i, encoding in enumerate(encodings) if encoding.ids == [i]]
 
     def in_graph(self) -> GraphByteBPETokenizer:
         """Return the same tokenizer as TensorFlow operations."""
-        from tfllm.tokenizers.graph_byte_bpe import GraphByteBPETokenizer
+        from tfllm.tokenizers.graph.byte_bpe import GraphByteBPETokenizer
 
-        return GraphByteBPETokenizer(self)
+        names, whole = self._sought_names(), self._whole_ids()
+        return GraphByteBPETokenizer(self.vocabulary, names, self.rules, whole)
 
     def _encoding_rules(self) -> Any:
-        how = [self.split.name, self.ignore_merges, self.add_prefix_space, self.nfc]
+        rules = self.rules
+        how = [rules.split.name, rules.ignore_merges, rules.add_prefix_space, rules.nfc]
         return [self.vocab, self.merges, *how]
 
     def _new_library(self) -> tokenizers.Tokenizer:
-        library = self._bare_library()
-        if self.add_prefix_space:
+        library = self.rules.library()
+        if self.rules.add_prefix_space:
             library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)
-        if self.nfc:
+        if self.rules.nfc:
             library.normalizer = normalizers.NFC()
         return library
-
-    def _bare_library(self) -> tokenizers.Tokenizer:
-        """What is done to a text once it is ready to be split."""
-        return _library_tokenizer(self.vocab, self.merges, self.split, self.ignore_merges)
 
 
 def _nfc(text: str) -> str:
@@ -340,19 +237,6 @@ def _split_called(name: str) -> WordSplit:
     if name not in SPLITS:
         raise TokenizerError(f"split={name!r} is not known; use one of {', '.join(SPLITS)}")
     return SPLITS[name]
-
-
-def _library_tokenizer(
-    vocab: Mapping[str, int],
-    merges: Sequence[tuple[str, str]],
-    split: WordSplit,
-    ignore_merges: bool = False,
-) -> tokenizers.Tokenizer:
-    model = models.BPE(vocab=dict(vocab), merges=list(merges), ignore_merges=ignore_merges)
-    library = tokenizers.Tokenizer(model)
-    library.pre_tokenizer = split.pre_tokenizer()
-    library.decoder = decoders.ByteLevel()
-    return library
 
 
 def _vocab_and_merges(library: tokenizers.Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import groupby
 
 FAULT = "\ufffd"
+# What vocabularies call them.
+BYTE_NAMES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 # Asked for by its name, Python decodes with one U+FFFD for each byte that is in no character.
 _EACH = "tfllm.each_byte"
 codecs.register_error(_EACH, lambda error: (FAULT, _start(error) + 1))

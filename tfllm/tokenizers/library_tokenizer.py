@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -16,27 +16,38 @@ from tfllm.tokenizers.tokenizer import Tokenizer
 
 
 class LibraryTokenizer(Tokenizer):
-    """A tokenizer that the library can stand for as a whole."""
+    """A tokenizer that the library can stand for as a whole.
+
+    A kind that encodes by it sets `_library` and `_ids` at the end of its constructor, by `_set_library`.
+    """
+
+    _library: tokenizers.Tokenizer  # to which names of special tokens are text
+    _ids: np.ndarray | None  # our ids by its ids, None where all are the same
+    _trusted: _Trusted | None = None  # made when first asked for
 
     @abstractmethod
     def _new_library(self) -> tokenizers.Tokenizer:
         """The same in the library, without added tokens."""
 
+    def _set_library(self) -> None:
+        self._library = self._plain_library()
+        self._ids = own_ids(self._library, self.cut_tokens, self.vocab_size)
+
+    def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
+        encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        rows = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return rows if self._ids is None else [self._ids[row] for row in rows]
+
     def encode_with_offsets(self, text: str | bytes) -> tuple[list[int], list[tuple[int, int]]]:  # noqa: D102
-        encoding = self._special_library.encode(repair_text(text), add_special_tokens=False)
-        ids = own_ids(self._special_library, self.added_tokens, self.vocab_size)
+        if self._trusted is None:
+            library = self._library_with_added()
+            self._trusted = _Trusted(library, own_ids(library, self.added_tokens, self.vocab_size))
+        library, ids = self._trusted
+        encoding = library.encode(repair_text(text), add_special_tokens=False)
         return encoding.ids if ids is None else ids[encoding.ids].tolist(), encoding.offsets
 
-    @property
-    def _special_library(self) -> tokenizers.Tokenizer:
-        """One that takes names of special tokens for these tokens; made when first asked for."""
-        if self._made is None:
-            self._made = self._library_with_added()
-        return self._made
-
-    _made: tokenizers.Tokenizer | None = None
-
     def _library_with_added(self) -> tokenizers.Tokenizer:
+        """One that takes names of special tokens for these tokens."""
         library = self._new_library()
         # They get the ids that their names have in the model's vocabulary, or others: see `own_ids`.
         library.add_tokens([token.in_library() for token in self.added_tokens])
@@ -59,8 +70,15 @@ class LibraryTokenizer(Tokenizer):
     def _tokenizer_json(self) -> dict[str, Any]:
         content = json.loads(self._library_with_added().to_str())
         names = {token.id: token.content for token in self.added_tokens}
-        content["post_processor"] = self.framing.to_json(names)
+        content["post_processor"] = self.vocabulary.framing.to_json(names)
         return content
+
+
+class _Trusted(NamedTuple):
+    """A library's tokenizer that takes names of special tokens for these tokens, and our ids by its ids."""
+
+    library: tokenizers.Tokenizer
+    ids: np.ndarray | None
 
 
 def own_ids(

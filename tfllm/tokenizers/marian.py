@@ -10,25 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import sentencepiece
 
 from tfllm.tokenizers.bpe_vocab import check_ids
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.framing import Framing
-from tfllm.tokenizers.json_file import read_json_object
 from tfllm.tokenizers.opening import Opening
 from tfllm.tokenizers.repair import repair_text
-from tfllm.tokenizers.roles import choose_roles, three_roles
-from tfllm.tokenizers.sentencepiece_model import BLANK, BYTE, CONTROL, UNKNOWN, UNUSED, Model, parsed_model
+from tfllm.tokenizers.sentencepiece_model import (
+    BLANK,
+    BYTE,
+    CONTROL,
+    UNKNOWN,
+    UNUSED,
+    Model,
+    loaded_library,
+    parsed_model,
+)
 from tfllm.tokenizers.text_cut import TextCut
 from tfllm.tokenizers.tokenizer import CONFIG_FILE, Tokenizer
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_marian import GraphMarianTokenizer
+    from tfllm.tokenizers.graph.marian import GraphMarianTokenizer
 
 SOURCE_FILE, TARGET_FILE, VOCAB_FILE = "source.spm", "target.spm", "vocab.json"
-_ROLES = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-_MEND = "download it again"
+ROLES = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 class MarianTokenizer(Tokenizer):
@@ -78,7 +82,9 @@ class MarianTokenizer(Tokenizer):
         models = {name: parsed_model(name, model) for name, model in self._files.items()}
         for name, model in models.items():
             if any(piece.type == BYTE for piece in model.pieces):
-                raise TokenizerError(f"{name}: must have no pieces for bytes, as Marian's have none; {_MEND}")
+                raise TokenizerError(
+                    f"{name}: must have no pieces for bytes, as Marian's have none; download it again"
+                )
         texts, opening = _decoded(models[SOURCE_FILE], self.vocab, special_tokens)
         super().__init__(
             texts,
@@ -95,16 +101,18 @@ class MarianTokenizer(Tokenizer):
             )
         # Whatever a text spells, it makes no special token.
         self.piece_ids = {name: i for name, i in self.vocab.items() if i not in self.special_ids}
-        self._library = sentencepiece.SentencePieceProcessor(model_proto=self.model_bytes)
+        self._library = loaded_library(self.model_bytes)
         self._trusted_cut = TextCut(self.added_tokens, special=True)
 
     @cached_property
     def target(self) -> MarianTokenizer:
         """The same for texts of the target's language."""
         files = self._files
-        return MarianTokenizer(
+        target = MarianTokenizer(
             files[SOURCE_FILE], files[TARGET_FILE], self.vocab, is_target=True, **self._arguments
         )
+        target.unset_roles = self.unset_roles
+        return target
 
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
         codes = [_code_length(text) for text in texts]
@@ -138,14 +146,15 @@ class MarianTokenizer(Tokenizer):
 
     def _texts(self, ids: Iterable[int], skip_special_tokens: bool) -> tuple[list[int], list[bytes]]:
         ids, texts = super()._texts(ids, skip_special_tokens)
-        assert self.opening is not None
+        token_bytes, opening = self.token_bytes, self.vocabulary.opening
+        assert opening is not None
         at_start = True  # a text begins anew behind a special token, which gets a blank
         for place, i in enumerate(ids):
             if i in self.special_ids:
-                texts[place], at_start = self.token_bytes[i] + b" ", True
+                texts[place], at_start = token_bytes[i] + b" ", True
             else:
-                texts[place] = (self.opening.token_bytes if at_start else self.token_bytes)[i]
-                at_start = at_start and self.opening.goes_on[i]
+                texts[place] = (opening.token_bytes if at_start else token_bytes)[i]
+                at_start = at_start and opening.goes_on[i]
         return ids, texts
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
@@ -154,9 +163,10 @@ class MarianTokenizer(Tokenizer):
 
     def in_graph(self) -> GraphMarianTokenizer:
         """Return the same tokenizer as TensorFlow operations."""
-        from tfllm.tokenizers.graph_marian import GraphMarianTokenizer
+        from tfllm.tokenizers.graph.marian import GraphMarianTokenizer
 
-        return GraphMarianTokenizer(self)
+        names = self._sought_names()
+        return GraphMarianTokenizer(self.vocabulary, names, self.model_bytes, self.piece_ids)
 
     def save(self, folder: str | Path) -> None:
         """Write the two models, `vocab.json` and `tokenizer_config.json`, which transformers reads as well."""
@@ -164,7 +174,7 @@ class MarianTokenizer(Tokenizer):
         folder.mkdir(parents=True, exist_ok=True)
         for name, model in self._files.items():
             (folder / name).write_bytes(model)
-        roles = {role: name for role, name in self.roles.items() if role in _ROLES}
+        roles = {role: name for role, name in self.roles.items() if role in ROLES}
         for name, content in (
             (VOCAB_FILE, self.vocab),
             (CONFIG_FILE, {"tokenizer_class": "MarianTokenizer", **roles}),
@@ -182,61 +192,6 @@ class MarianTokenizer(Tokenizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "target"}
-
-
-def marian_of_files(
-    folder: Path, config: Mapping[str, Any], given: Mapping[str, str], **conventions: Any
-) -> MarianTokenizer:
-    """Read Marian's three files, with what stands beside them.
-
-    Args:
-        folder: where they are.
-        config: what `tokenizer_config.json` says.
-        given: names by role.
-        **conventions: further arguments of `Tokenizer`.
-
-    Raises:
-        TokenizerError: a file is missing or damaged, or the languages have vocabularies of their own.
-    """
-    if config.get("separate_vocabs"):
-        raise TokenizerError(
-            f"{folder}: separate_vocabs=true must be false, one vocabulary for both languages; take another checkpoint"
-        )
-    models = []
-    for name in (SOURCE_FILE, TARGET_FILE):
-        try:
-            models.append((folder / name).read_bytes())
-        except OSError as error:
-            raise TokenizerError(
-                f"{folder / name}: must be a readable file ({error.strerror}); {_MEND}"
-            ) from None
-    path = folder / VOCAB_FILE
-    vocab = read_json_object(path, mend=_MEND)
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in vocab.values()):
-        raise TokenizerError(f"{path}: must map each piece to an integer id; {_MEND}")
-    given = {**_ROLES, **given}
-    for role in _ROLES:
-        if given[role] not in vocab:
-            raise TokenizerError(f"{path}: {role}={given[role]!r} must be in the vocabulary; {_MEND}")
-    plain = [
-        token.get("content")
-        for token in (config.get("added_tokens_decoder") or {}).values()
-        if isinstance(token, dict) and not token.get("special")
-    ]
-    if plain:
-        raise TokenizerError(f"{folder}: added token {plain[0]!r} must be special, or left out")
-    roles = choose_roles(path, given, vocab, given.values())
-    special = {name: vocab[name] for name in roles.values()}
-    eos = (special[roles["eos_token"]],)
-    return MarianTokenizer(
-        models[0],
-        models[1],
-        vocab,
-        special_tokens=special,
-        framing=Framing((), eos, ()),
-        **three_roles(roles),
-        **conventions,
-    )
 
 
 def _code_length(text: str) -> int:

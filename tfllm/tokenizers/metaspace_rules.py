@@ -11,6 +11,7 @@ from typing import Any
 
 import tokenizers
 
+from tfllm.tokenizers.charsmap import charsmap_parts
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.sentencepiece_model import BLANK
 
@@ -19,6 +20,8 @@ _MEND = "put the checkpoint's tokenizer.model beside it, or take another tokeniz
 BY_CHARACTER = ("Lowercase", "StripAccents", "Nmt")
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 _KEEP_PLACES = ("Prepend", "Replace", "Lowercase", *FORMS)
+# Those that make U+0020 of other characters.
+_MAKE_BLANKS = ("NFKC", "NFKD", "Nmt", "Precompiled")
 # Expressions that can be written for TensorFlow.
 EXPRESSIONS = (" {2,}", r"\s+", r"\s{2,}|[\n\r\t]")
 _BEHAVIORS = ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext")
@@ -47,6 +50,18 @@ class MetaspaceRules:
     marks_dropped: bool = False
     separator: str = ""
 
+    @property
+    def leaves_blanks(self) -> bool:
+        """Whether a text may hold blanks still when it comes to the model."""
+        if any(step["type"] in ("Metaspace", "WhitespaceSplit") for step in self.pre_tokenizers):
+            return False
+        steps = list(self.normalizers)
+        while steps and steps[-1] != _TO_BLANK:
+            step = steps.pop()
+            if step["type"] in _MAKE_BLANKS or " " in step.get("content", "") + step.get("prepend", ""):
+                return True
+        return not steps
+
 
 def read_rules(where: object, content: Mapping[str, Any]) -> MetaspaceRules:
     """Read the rules of a `tokenizer.json`.
@@ -54,7 +69,7 @@ def read_rules(where: object, content: Mapping[str, Any]) -> MetaspaceRules:
     Raises:
         TokenizerError: it does something that is not known.
     """
-    steps = {part: _steps(content.get(part), plural) for part, plural in _PARTS.items()}
+    steps = {part: steps_of(content.get(part), plural) for part, plural in _PARTS.items()}
     for step in steps["normalizer"]:
         _check_normalizer(where, step)
     for step in steps["pre_tokenizer"]:
@@ -62,7 +77,7 @@ def read_rules(where: object, content: Mapping[str, Any]) -> MetaspaceRules:
             raise TokenizerError(f"{where}: pre_tokenizer={step!r} is none of SentencePiece's; {_MEND}")
     # The library fills in what a file leaves out, and knows how older ones said it.
     written = _as_library_writes(where, content)
-    steps = {part: _steps(written.get(part), plural) for part, plural in _PARTS.items()}
+    steps = {part: steps_of(written.get(part), plural) for part, plural in _PARTS.items()}
     normalizers, pre_tokenizers = steps["normalizer"], steps["pre_tokenizer"]
     for step in pre_tokenizers:
         _check_pre_tokenizer(where, step)
@@ -85,11 +100,12 @@ def read_rules(where: object, content: Mapping[str, Any]) -> MetaspaceRules:
 _PARTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
 
 
-def _steps(part: Any, plural: str) -> list[Mapping[str, Any]]:
+def steps_of(part: Any, plural: str) -> list[Mapping[str, Any]]:
+    """The steps of a part of a `tokenizer.json`, in order; `plural` is what a sequence calls its own."""
     if part is None:
         return []
     if isinstance(part, dict) and part.get("type") == "Sequence":
-        return [inner for step in part.get(plural) or [] for inner in _steps(step, plural)]
+        return [inner for step in part.get(plural) or [] for inner in steps_of(step, plural)]
     return [part if isinstance(part, dict) else {"type": part}]
 
 
@@ -124,10 +140,11 @@ def _check_normalizer(where: object, step: Mapping[str, Any]) -> None:
     if kind == "Precompiled":
         known = True
         try:
-            base64.b64decode(step.get("precompiled_charsmap") or "", validate=True)
+            charsmap_parts(base64.b64decode(step.get("precompiled_charsmap") or "", validate=True))
         except (binascii.Error, TypeError, ValueError) as error:
             raise TokenizerError(
-                f"{where}: precompiled_charsmap must be base64 ({error}); download it again"
+                f"{where}: precompiled_charsmap must be base64 of one of SentencePiece's tables ({error}); download it"
+                " again"
             ) from None
     if not known:
         raise TokenizerError(f"{where}: normalizer={step!r} is none of SentencePiece's; {_MEND}")

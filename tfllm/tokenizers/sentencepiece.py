@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import sentencepiece
 
 from tfllm.tokenizers.added_token import AddedToken
 from tfllm.tokenizers.byte_runs import ByteRuns
-from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.opening import Opening
 from tfllm.tokenizers.repair import repair_text
-from tfllm.tokenizers.sentencepiece_json import model_to_json
+from tfllm.tokenizers.sentencepiece_as_json import model_to_json
 from tfllm.tokenizers.sentencepiece_model import (
     BLANK,
     BYTE,
@@ -23,6 +21,7 @@ from tfllm.tokenizers.sentencepiece_model import (
     UNKNOWN,
     UNUSED,
     Model,
+    loaded_library,
     parsed_model,
     with_dummy_prefix,
 )
@@ -30,7 +29,7 @@ from tfllm.tokenizers.text_cut import TextCut
 from tfllm.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_sentencepiece import GraphSentencePieceTokenizer
+    from tfllm.tokenizers.graph.sentencepiece import GraphSentencePieceTokenizer
 
 MODEL_FILE = "tokenizer.model"
 
@@ -79,6 +78,8 @@ class SentencePieceTokenizer(Tokenizer):
                 special.pop(token.content, None)
         named = {token.content: token.id for token in added_tokens} | special
         token_bytes, start = _decoded(self.model, named)
+        unknown = {i for i, piece in enumerate(self.model.pieces) if piece.type == UNKNOWN}
+        bytes_ = frozenset(i for i, piece in enumerate(self.model.pieces) if piece.type == BYTE)
         super().__init__(
             token_bytes,
             special_tokens=special,
@@ -87,24 +88,18 @@ class SentencePieceTokenizer(Tokenizer):
             pad_token=pad_token,
             added_tokens=added_tokens,
             opening=start,
+            byte_runs=ByteRuns(bytes_, whole=False) if bytes_ else None,
+            # What is unknown shows, as SentencePiece shows it.
+            skipped_ids=frozenset(special.values()) - unknown,
             **conventions,
         )
-        unknown = {i for i, piece in enumerate(self.model.pieces) if piece.type == UNKNOWN}
-        self._skipped = self.special_ids - unknown
-        bytes_ = frozenset(i for i, piece in enumerate(self.model.pieces) if piece.type == BYTE)
-        self.byte_runs = ByteRuns(bytes_, whole=False) if bytes_ else None
-        self._library = _library(model)
+        self._library = loaded_library(model)
         # What stands behind an added token, where that is no beginning.
         inside = prefix_every_piece or not self.model.normalizer_spec.add_dummy_prefix
         self.inside_bytes = model if inside else with_dummy_prefix(model, False)
-        self._inside = self._library if inside else _library(self.inside_bytes)
+        self._inside = self._library if inside else loaded_library(self.inside_bytes)
         self._plain_cut = TextCut(self.added_tokens, special=False) if self.cut_tokens else None
         self._trusted_cut = TextCut(self.added_tokens, special=True)
-
-    @property
-    def skipped_ids(self) -> frozenset[int]:
-        """Special ids that decoding leaves out: what is unknown shows, as SentencePiece shows it."""
-        return self._skipped
 
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
         if self._plain_cut is None:
@@ -135,9 +130,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     def in_graph(self) -> GraphSentencePieceTokenizer:
         """Return the same tokenizer as TensorFlow operations."""
-        from tfllm.tokenizers.graph_sentencepiece import GraphSentencePieceTokenizer
+        from tfllm.tokenizers.graph.sentencepiece import GraphSentencePieceTokenizer
 
-        return GraphSentencePieceTokenizer(self)
+        names = self._sought_names()
+        return GraphSentencePieceTokenizer(self.vocabulary, names, self.model_bytes, self.inside_bytes)
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.model` beside what `Tokenizer.save` writes."""
@@ -146,7 +142,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _tokenizer_json(self) -> dict[str, Any]:
         names = {token.id: token.content for token in self.added_tokens}
-        processor = self.framing.to_json(names)
+        processor = self.vocabulary.framing.to_json(names)
         if self._json is not None:
             return {**self._json, "post_processor": processor}
         content = model_to_json(self.model, self.added_tokens, prefix_every_piece=self.prefix_every_piece)
@@ -161,15 +157,6 @@ class SentencePieceTokenizer(Tokenizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.model = parsed_model("model", self.model_bytes)
-
-
-def _library(model: bytes) -> sentencepiece.SentencePieceProcessor:
-    try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise TokenizerError(
-            f"the SentencePiece model must be one that its library loads ({error}); download it again"
-        ) from None
 
 
 def _decoded(model: Model, named: Mapping[str, int]) -> tuple[list[bytes], Opening | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import sentencepiece
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
@@ -45,6 +46,20 @@ def parsed_model(where: object, content: bytes) -> Model:
     if not any(piece.type == UNKNOWN for piece in model.pieces):
         raise TokenizerError(f"{where}: one piece must be the unknown one; download the model again")
     return model
+
+
+def loaded_library(content: bytes) -> sentencepiece.SentencePieceProcessor:
+    """Load a model into its library.
+
+    Raises:
+        TokenizerError: the library refuses it.
+    """
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=content)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise TokenizerError(
+            f"the SentencePiece model must be one that its library loads ({error}); download it again"
+        ) from None
 
 
 def built_model(

@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfllm.tokenizers.added_token import AddedToken, with_special
-from tfllm.tokenizers.byte_runs import ByteRuns
+from tfllm.tokenizers.added_token import AddedToken
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.framing import Framing
-from tfllm.tokenizers.opening import Opening
+from tfllm.tokenizers.has_vocabulary import HasVocabulary
 from tfllm.tokenizers.repair import repair_text
 from tfllm.tokenizers.token_label import bytes_label
+from tfllm.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_tokenizer import GraphTokenizer
+    from tfllm.tokenizers.graph.tokenizer import GraphTokenizer
 
 CONFIG_FILE, TOKENIZER_FILE = "tokenizer_config.json", "tokenizer.json"
 
 
-class Tokenizer(ABC):
+class Tokenizer(HasVocabulary, ABC):
     """Text to token ids and back.
 
     `encode` never adds special tokens and never makes them out of text: "<|eos|>" in a text is seven
@@ -42,29 +41,17 @@ class Tokenizer(ABC):
         pad_token: name of the token that fills a row. One name may play several parts, as GPT-2's does.
         other_roles: name by `unk_token`, `mask_token`, `cls_token` and `sep_token`, where there are such.
         added_tokens: tokens that are cut out of texts, and options of special ones.
-        framing: what the checkpoint puts around a text; by default bos before it.
         chat_template: the Jinja template that renders a chat, or several by name, one of them `default`.
-        opening: how decoding differs at the start of a text; by default it does not.
+        **of_vocabulary: further arguments of `Vocabulary.of`: `framing`, by default bos before a text, and how the
+            kind decodes.
 
     Attributes:
-        vocab_size: number of ids, special tokens included.
-        special_tokens: dict from name to id.
-        special_ids: the ids of all special tokens.
-        added_tokens: all tokens with names of their own, special ones included, by id.
-        roles: dict from role, such as `bos_token`, to name.
-        bos_id: id of the token that begins a document; `eos_id` and `pad_id` likewise.
-        unk_id: id of the token for what cannot be written, or None; `mask_id` likewise.
-        prefix_ids: ids that stand before a text in this vocabulary's checkpoint, a tuple.
-        suffix_ids: those that stand behind it.
-        separator_ids: those between two texts of a pair.
+        vocabulary: what the ids stand for, and which of them play which part.
         chat_template: as above, None if there is none; may be set.
         unset_roles: roles that the checkpoint leaves open, played here by a token that stands in; may be set.
-        shown_roles: the others, role to name: what templates see and `save` writes.
     """
 
     type: ClassVar[str]
-    byte_runs: ByteRuns | None = None
-    blanks_taken: int = 0  # how many of the blanks that begin a decoded text are left out
 
     def __init__(
         self,
@@ -76,66 +63,24 @@ class Tokenizer(ABC):
         pad_token: str,
         other_roles: Mapping[str, str] | None = None,
         added_tokens: Sequence[AddedToken] = (),
-        framing: Framing | None = None,
         chat_template: str | Mapping[str, str] | None = None,
-        opening: Opening | None = None,
+        **of_vocabulary: Any,
     ):
-        self.roles = {
-            "bos_token": bos_token,
-            "eos_token": eos_token,
-            "pad_token": pad_token,
-            **(other_roles or {}),
-        }
-        for role, name in self.roles.items():
-            if name not in special_tokens:
-                raise TokenizerError(
-                    f"{role}={name!r} must be one of the special tokens {sorted(special_tokens)}; pass"
-                    f" {role}= one of these"
-                )
-        self.token_bytes = tuple(token_bytes)
-        self.vocab_size = len(self.token_bytes)
-        self.added_tokens = with_special(added_tokens, special_tokens)
-        self.special_tokens = dict(special_tokens)
-        self.special_ids = frozenset(special_tokens.values())
-        self.bos_token, self.eos_token, self.pad_token = bos_token, eos_token, pad_token
-        self.bos_id = special_tokens[bos_token]
-        self.eos_id = special_tokens[eos_token]
-        self.pad_id = special_tokens[pad_token]
-        self.unk_id, self.mask_id = (
-            special_tokens[self.roles[role]] if role in self.roles else None
-            for role in ("unk_token", "mask_token")
+        roles = {"bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
+        self.vocabulary = Vocabulary.of(
+            token_bytes,
+            special_tokens=special_tokens,
+            roles={**roles, **(other_roles or {})},
+            added_tokens=added_tokens,
+            **of_vocabulary,
         )
-        self.framing = Framing(prefix=(self.bos_id,)) if framing is None else framing
-        self._check_framing()
         self.chat_template = chat_template
         self.unset_roles: frozenset[str] = frozenset()
-        self.opening = opening
 
     @property
-    def shown_roles(self) -> dict[str, str]:  # noqa: D102
+    def shown_roles(self) -> dict[str, str]:
+        """The roles that the checkpoint does not leave open: what templates see and `save` writes."""
         return {role: name for role, name in self.roles.items() if role not in self.unset_roles}
-
-    @property
-    def prefix_ids(self) -> tuple[int, ...]:  # noqa: D102
-        return self.framing.prefix
-
-    @property
-    def suffix_ids(self) -> tuple[int, ...]:  # noqa: D102
-        return self.framing.suffix
-
-    @property
-    def separator_ids(self) -> tuple[int, ...]:  # noqa: D102
-        return self.framing.separator
-
-    @property
-    def skipped_ids(self) -> frozenset[int]:
-        """The ids that decoding leaves out when it leaves special tokens out."""
-        return self.special_ids
-
-    @property
-    def cut_tokens(self) -> tuple[AddedToken, ...]:
-        """The added tokens that are not special: those that are cut out of plain text."""
-        return tuple(token for token in self.added_tokens if not token.special)
 
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """Encode many texts at once.
@@ -164,6 +109,12 @@ class Tokenizer(ABC):
     def normalized(self, text: str) -> str:
         """Return `text` as it is looked at when added tokens are looked for that are `normalized`."""
         return text
+
+    def _sought_names(self) -> dict[str, str]:
+        """Name to how it is written in normalized text, of the added tokens that are looked for there."""
+        return {
+            token.content: self.normalized(token.content) for token in self.added_tokens if token.normalized
+        }
 
     @abstractmethod
     def in_graph(self) -> GraphTokenizer:
@@ -204,7 +155,8 @@ class Tokenizer(ABC):
             TokenizerError: an id is outside [0, vocab_size).
         """
         joined = b"".join(self._texts(ids, skip_special_tokens)[1])
-        return joined[: self.blanks_taken].lstrip(b" ") + joined[self.blanks_taken :]
+        taken = self.vocabulary.blanks_taken
+        return joined[:taken].lstrip(b" ") + joined[taken:]
 
     def _texts(self, ids: Iterable[int], skip_special_tokens: bool) -> tuple[list[int], list[bytes]]:
         """The ids that decoding writes, and what it writes for each."""
@@ -216,10 +168,11 @@ class Tokenizer(ABC):
                 " that encoded"
             )
         if skip_special_tokens:
-            skipped = self.skipped_ids
+            skipped = self.vocabulary.skipped_ids
             ids = [token_id for token_id in ids if token_id not in skipped]
-        opening = self.opening.texts(ids) if self.opening is not None else []
-        return ids, [*opening, *(self.token_bytes[token_id] for token_id in ids[len(opening) :])]
+        opening = [] if self.vocabulary.opening is None else self.vocabulary.opening.texts(ids)
+        token_bytes = self.token_bytes
+        return ids, [*opening, *(token_bytes[token_id] for token_id in ids[len(opening) :])]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text that `ids` stand for: `decode_bytes`, then repaired.
@@ -227,9 +180,10 @@ class Tokenizer(ABC):
         Where a vocabulary has tokens for bytes, such as <0x0A>, each faulty one becomes a U+FFFD.
         """
         written, texts = self._texts(ids, skip_special_tokens)
-        joined = b"".join(texts) if self.byte_runs is None else self.byte_runs.join(written, texts)
+        runs, taken = self.vocabulary.byte_runs, self.vocabulary.blanks_taken
+        joined = b"".join(texts) if runs is None else runs.join(written, texts)
         text = repair_text(joined)
-        return text[: self.blanks_taken].lstrip(" ") + text[self.blanks_taken :]
+        return text[:taken].lstrip(" ") + text[taken:]
 
     def token_label(self, token_id: int) -> str:
         r"""Return a readable label for plots: `␣the`, `⏎`, `<|bos|>`, `\xF0` for a part of a character.
@@ -244,8 +198,7 @@ class Tokenizer(ABC):
 
     def token_byte_lengths(self) -> np.ndarray:
         """Return int32 [V]: how many bytes of text each id stands for, 0 for special tokens."""
-        lengths = [0 if i in self.special_ids else len(text) for i, text in enumerate(self.token_bytes)]
-        return np.array(lengths, np.int32)
+        return self.vocabulary.token_byte_lengths()
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer into `folder`, which is made if need be; `read_tokenizer` reads it back.
@@ -290,14 +243,6 @@ class Tokenizer(ABC):
     def _encoding_rules(self) -> Any:
         """What beyond its added tokens decides the ids of a text; JSON-serializable."""
         return None
-
-    def _check_framing(self) -> None:
-        for token_id in (*self.prefix_ids, *self.suffix_ids, *self.separator_ids):
-            if not 0 <= token_id < self.vocab_size:
-                raise TokenizerError(
-                    f"id {token_id}, which stands around texts, must be in [0, vocab_size={self.vocab_size}); mend"
-                    " the post-processor"
-                )
 
 
 def _write_json(path: Path, content: Any) -> None:

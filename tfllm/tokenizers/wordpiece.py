@@ -4,66 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
-from tfllm.tokenizers.added_token import AddedToken, not_guessed, written_names
+from tfllm.tokenizers.added_token import AddedToken, written_names
 from tfllm.tokenizers.bpe_vocab import check_ids
 from tfllm.tokenizers.errors import TokenizerError
-from tfllm.tokenizers.framing import Framing, read_framing
-from tfllm.tokenizers.library_tokenizer import LibraryTokenizer, own_ids
+from tfllm.tokenizers.library_tokenizer import LibraryTokenizer
 from tfllm.tokenizers.opening import Opening
-from tfllm.tokenizers.roles import choose_roles, three_roles
 from tfllm.tokenizers.special_tokens import check_special_name
+from tfllm.tokenizers.wordpiece_rules import BERT_RULES, WordPieceRules
 
 if TYPE_CHECKING:
-    from tfllm.tokenizers.graph_wordpiece import GraphWordPieceTokenizer
-
-# The names that BERT's own code gives, where no file does.
-BERT_ROLES = {
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "mask_token": "[MASK]",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class WordPieceRules:
-    """How texts become words, and words pieces.
-
-    Args:
-        clean_text: control characters are dropped, and white space becomes blanks.
-        handle_chinese_chars: each CJK ideograph is a word.
-        strip_accents: nonspacing marks are dropped.
-        lowercase: letters become small.
-        subword_prefix: what the pieces of a word but the first begin with.
-        max_word_length: characters; a longer word is unknown.
-        cleanup: decoding takes the blanks away before punctuation and in contractions.
-    """
-
-    clean_text: bool = True
-    handle_chinese_chars: bool = True
-    strip_accents: bool = True
-    lowercase: bool = True
-    subword_prefix: str = "##"
-    max_word_length: int = 100
-    cleanup: bool = True
-
-    def normalizer(self, **changed: Any) -> Any:
-        """The same as a normalizer of the library; some steps may be switched."""
-        steps = dataclasses.replace(self, **changed)
-        return normalizers.BertNormalizer(
-            clean_text=steps.clean_text,
-            handle_chinese_chars=steps.handle_chinese_chars,
-            strip_accents=steps.strip_accents,
-            lowercase=steps.lowercase,
-        )
+    from tfllm.tokenizers.graph.wordpiece import GraphWordPieceTokenizer
 
 
 class WordPieceTokenizer(LibraryTokenizer):
@@ -111,7 +66,7 @@ class WordPieceTokenizer(LibraryTokenizer):
         eos_token: str,
         pad_token: str,
         other_roles: Mapping[str, str],
-        rules: WordPieceRules = WordPieceRules(),
+        rules: WordPieceRules = BERT_RULES,
         added_tokens: Sequence[AddedToken] = (),
         **conventions: Any,
     ):
@@ -140,23 +95,17 @@ class WordPieceTokenizer(LibraryTokenizer):
             opening=opening,
             **conventions,
         )
-        self._library = self._plain_library()
-        self._ids = own_ids(self._library, self.cut_tokens, self.vocab_size)
+        self._set_library()
         self._check_names()
-
-    def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
-        encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
-        rows = [np.array(encoding.ids, np.int32) for encoding in encodings]
-        return rows if self._ids is None else [self._ids[row] for row in rows]
 
     def normalized(self, text: str) -> str:  # noqa: D102
         return self.rules.normalizer().normalize_str(text)
 
     def in_graph(self) -> GraphWordPieceTokenizer:
         """Return the same tokenizer as TensorFlow operations."""
-        from tfllm.tokenizers.graph_wordpiece import GraphWordPieceTokenizer
+        from tfllm.tokenizers.graph.wordpiece import GraphWordPieceTokenizer
 
-        return GraphWordPieceTokenizer(self)
+        return GraphWordPieceTokenizer(self.vocabulary, self._sought_names(), self.rules, self.vocab)
 
     def token_label(self, token_id: int) -> str:
         """Return the piece as the vocabulary writes it: `low`, `##er`."""
@@ -216,109 +165,3 @@ def _decoded(names: Mapping[int, str], rules: WordPieceRules) -> tuple[list[byte
         start[i] = decoder.decode([token]).encode()
         is_hole[i] = False
     return behind, Opening(tuple(start), tuple(is_hole))
-
-
-def wordpiece_of_json(
-    path: Path,
-    content: Mapping[str, Any],
-    added: Sequence[AddedToken],
-    given: Mapping[str, str],
-    **conventions: Any,
-) -> WordPieceTokenizer:
-    """Make the tokenizer that a `tokenizer.json` with WordPiece describes; arguments as `tokenizer_of_json`'s.
-
-    Raises:
-        TokenizerError: it is not BERT's.
-    """
-    model, normalizer = content["model"], content.get("normalizer")
-    pre_tokenizer, decoder = content.get("pre_tokenizer"), content.get("decoder") or {}
-    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
-        raise TokenizerError(
-            f"{path}: normalizer={normalizer!r} must be BertNormalizer; take another tokenizer"
-        )
-    if not isinstance(pre_tokenizer, dict) or pre_tokenizer.get("type") != "BertPreTokenizer":
-        raise TokenizerError(
-            f"{path}: pre_tokenizer={pre_tokenizer!r} must be BertPreTokenizer; take another tokenizer"
-        )
-    lowercase = bool(normalizer.get("lowercase", True))
-    accents = normalizer.get("strip_accents")
-    try:
-        vocab = {str(token): int(i) for token, i in model["vocab"].items()}
-        rules = WordPieceRules(
-            clean_text=bool(normalizer.get("clean_text", True)),
-            handle_chinese_chars=bool(normalizer.get("handle_chinese_chars", True)),
-            strip_accents=lowercase if accents is None else bool(accents),
-            lowercase=lowercase,
-            subword_prefix=str(model.get("continuing_subword_prefix", "##")),
-            max_word_length=int(model.get("max_input_chars_per_word", 100)),
-            cleanup=bool(decoder.get("cleanup", True)),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TokenizerError(f"{path}: model must be well formed ({error!r}); write the file again") from None
-    given = {**given, "unk_token": str(model.get("unk_token", "[UNK]"))}
-    framing = read_framing(path, content.get("post_processor"))
-    return _make(path, vocab, added, given, rules, framing, **conventions)
-
-
-def wordpiece_of_vocab(
-    path: Path,
-    tokens: Sequence[str],
-    config: Mapping[str, Any],
-    added: Sequence[AddedToken],
-    given: Mapping[str, str],
-    **conventions: Any,
-) -> WordPieceTokenizer:
-    """Make the tokenizer of BERT's `vocab.txt`; `config` is `tokenizer_config.json`'s content.
-
-    Raises:
-        TokenizerError: a token stands there twice, or there is no unknown token.
-    """
-    vocab: dict[str, int] = {}
-    for i, token in enumerate(tokens):
-        if token in vocab:
-            raise TokenizerError(
-                f"{path}: token {token!r} must stand there once, it is on lines {vocab[token] + 1} and {i + 1};"
-                " download the file again"
-            )
-        if token:
-            vocab[token] = i
-    lowercase = bool(config.get("do_lower_case", True))
-    accents = config.get("strip_accents")
-    rules = WordPieceRules(
-        lowercase=lowercase,
-        strip_accents=lowercase if accents is None else bool(accents),
-        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
-    )
-    given = {**BERT_ROLES, **given}
-    ends = [(vocab[given[role]],) if given[role] in vocab else () for role in ("cls_token", "sep_token")]
-    return _make(path, vocab, added, given, rules, Framing(ends[0], ends[1], ends[1]), **conventions)
-
-
-def _make(
-    path: Path,
-    vocab: Mapping[str, int],
-    added: Sequence[AddedToken],
-    given: Mapping[str, str],
-    rules: WordPieceRules,
-    framing: Framing,
-    **conventions: Any,
-) -> WordPieceTokenizer:
-    whole = {**vocab, **{token.content: token.id for token in added}}
-    if given["unk_token"] not in whole:
-        raise TokenizerError(
-            f"{path}: unk_token={given['unk_token']!r} must be in the vocabulary of {len(vocab)} tokens; download the"
-            " file again"
-        )
-    special = {token.content: token.id for token in added if token.special}
-    given = {**BERT_ROLES, **given}
-    roles = not_guessed(choose_roles(path, given, whole, special), given, added)
-    special |= {name: whole[name] for name in roles.values()}
-    return WordPieceTokenizer(
-        vocab,
-        special_tokens=special,
-        rules=rules,
-        added_tokens=added,
-        framing=framing,
-        **three_roles(roles),
-        **conventions,
-    )

@@ -1,0 +1,1 @@
+"""Whatever makes a tokenizer out of files: a checkpoint's, a preset's, or those that `Tokenizer.save` wrote."""
