@@ -1,6 +1,6 @@
 """Measure whether the input waits: rows the pipeline delivers, and how long a training step waits for them.
 
-    python scripts/bench_data.py [--num-rows 50000] [--step-ms 20] [--run runs/quickstart]
+    python -m scripts.benchmarks.data [--num-rows 50000] [--step-ms 20] [--run runs/quickstart]
 
 Rows are random numbers in a temporary folder; the step is a sleep, as a step on an accelerator is to its
 host. The first line is the floor: what `next()` costs on this machine when there is nothing to prepare. The

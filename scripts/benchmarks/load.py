@@ -1,6 +1,6 @@
 """Loading a checkpoint, of SmolLM2-135M's shape by default: seconds and peak memory beside transformers.
 
-    python scripts/bench_load.py [--peers ~/peers/bin/python] [--stored bfloat16] [--gguf FILE] [--rounds 5]
+    python -m scripts.benchmarks.load [--peers ~/peers/bin/python] [--stored bfloat16] [--gguf FILE] [--rounds 5]
 
 Both read the same folder of safetensors, with random weights, into float32, each time in a new process, in
 turns. With `--gguf` both also read that file, model and tokenizer: `tfllm.load`, and transformers' `gguf_file=`.
@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts import ROOT
 
 _OURS = """
 import json, resource, sys, time
@@ -74,7 +74,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "checkpoint"
         subprocess.run(
-            [sys.executable, __file__, "--write", str(folder), options.size, options.stored],
+            [
+                sys.executable,
+                "-m",
+                "scripts.benchmarks.load",
+                "--write",
+                str(folder),
+                options.size,
+                options.stored,
+            ],
             check=True,
             env=_environment(),
         )

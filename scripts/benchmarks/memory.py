@@ -1,6 +1,6 @@
 """Peak memory of a training step, measured beside what `tfllm inspect` estimates.
 
-    python scripts/bench_memory.py [--only NAME ...] [--steps 3]
+    python -m scripts.benchmarks.memory [--only NAME ...] [--steps 3]
 
 Each row trains a few steps on random tokens in a process of its own, whose peak (ru_maxrss) holds Python,
 TensorFlow, XLA's compiler and the step. What the process takes before it has a model is measured, and is the
@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from scripts import ROOT
 
 LARGE_VOCAB = {
     "vocab_size": 49152,
@@ -79,9 +79,19 @@ def _print(name: str, report: dict[str, Any]) -> None:
 
 
 def _run(row: dict[str, Any], steps: int) -> dict[str, Any]:
-    command = [sys.executable, os.path.abspath(__file__), "--steps", str(steps), "--worker", json.dumps(row)]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.benchmarks.memory",
+        "--steps",
+        str(steps),
+        "--worker",
+        json.dumps(row),
+    ]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    process = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment, check=True
+    )
     return json.loads(process.stdout.splitlines()[-1])
 
 

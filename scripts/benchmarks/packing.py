@@ -1,6 +1,6 @@
 """Fine-tuning on short, uneven texts: packed rows beside transformers' `Trainer` with dynamic padding.
 
-    python scripts/bench_packing.py --text reviews.txt --peers ~/peers/bin/python
+    python -m scripts.benchmarks.packing --text reviews.txt --peers ~/peers/bin/python
 
 What counts are useful tokens a second: targets that are text, padding left out. Both train a GPT-2 of 13.9M
 parameters with one tokenizer on the same texts, float32, AdamW, gradients clipped to norm 1. tfllm packs rows
@@ -24,16 +24,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-from scripts.bench_worker import Report, Worker, in_turns
+from scripts.benchmarks.worker import Report, Worker, in_turns, usable_cores
 
 MODEL = {"layers": 6, "width": 384, "heads": 6, "seq_len": 256}
 OURS = "tfllm, packed"
@@ -82,8 +79,8 @@ def _chunks(ids: list[int], length: int) -> list[list[int]]:
 
 
 def _tfllm(arguments: argparse.Namespace, settings: Report) -> Worker:
-    script = "bench_packing_tensorflow.py"
-    return Worker(sys.executable, script, {**settings, "batch": arguments.batch}, threads=arguments.threads)
+    module = "scripts.benchmarks.packing_tensorflow"
+    return Worker(sys.executable, module, {**settings, "batch": arguments.batch}, threads=arguments.threads)
 
 
 def _best_peers(arguments: argparse.Namespace, settings: Report) -> dict[str, Worker]:
@@ -114,7 +111,7 @@ def _try(arguments: argparse.Namespace, settings: Report, setting: tuple[bool, s
 def _trainer(arguments: argparse.Namespace, settings: Report, setting: tuple[bool, str, int]) -> Worker:
     compiled, sampling, batch = setting
     chosen = {**settings, "compiled": compiled, "sampling": sampling, "batch": batch}
-    return Worker(arguments.peers, "bench_packing_torch.py", chosen, threads=arguments.threads)
+    return Worker(arguments.peers, "scripts.benchmarks.packing_torch", chosen, threads=arguments.threads)
 
 
 def _name(setting: tuple[bool, str, int]) -> str:
@@ -154,13 +151,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--batch-sizes", type=int, nargs="+", default=[8, 16, 32, 64], help="tried for the Trainer"
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for name, default, words in (
         ("vocab", 8192, "tokens of the tokenizer"),
         ("num-texts", 2048, "texts to train on, drawn from the file"),
         ("batch", 8, "rows a step of tfllm"),
         ("rounds", 3, "rounds each"),
-        ("threads", cores, "threads each"),
+        ("threads", usable_cores(), "threads each"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{words} (default {default})")
     return parser.parse_args()

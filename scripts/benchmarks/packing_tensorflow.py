@@ -1,15 +1,12 @@
-"""tfllm with packed rows, for `bench_packing.py`, which starts this file itself."""
+"""tfllm with packed rows, for `packing.py`, which starts this module itself."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-from scripts.bench_worker import Report, serve
+from scripts.benchmarks.worker import Report, serve
 from tfllm.commands.start import start_tensorflow
 
 
@@ -22,9 +19,11 @@ def _build(settings: Report):
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
+    from scripts.benchmarks.gpt2_tensorflow import make_model, make_step
     from tfllm.data.pipeline import training_batches
     from tfllm.data.prepare import prepare_rows
     from tfllm.data.sources import TextFilesSource
+    from tfllm.tasks.causal_lm import CausalLM
     from tfllm.tokenizers import load_tokenizer
     from tfllm.training.train_step import METRICS
 
@@ -36,7 +35,7 @@ def _build(settings: Report):
         packing=True,
         cache_dir=folder / "cache",
     )
-    step = _train_step(settings)
+    step = make_step(make_model(settings), CausalLM())
     iterator = iter(training_batches(rows, global_batch_size=settings["batch"], seed=0))
 
     @tf.function
@@ -62,34 +61,6 @@ def _build(settings: Report):
     train(1)
     steps = -(-rows.num_rows // settings["batch"])
     return lambda: train(steps), {"first_loss": first_loss, "parameters": step.model.count_params()}
-
-
-def _train_step(settings: Report):
-    import tensorflow as tf
-
-    from tfllm.models.decoder import Decoder
-    from tfllm.tasks.causal_lm import CausalLM
-    from tfllm.training.optimizers import make_optimizer
-    from tfllm.training.train_step import TrainStep
-
-    tf.keras.utils.set_random_seed(0)
-    model = Decoder(
-        vocab_size=settings["vocab"],
-        num_layers=settings["layers"],
-        hidden_dim=settings["width"],
-        num_heads=settings["heads"],
-        max_seq_len=settings["seq_len"],
-        norm="layer_norm",
-        positions="learned",
-        activation="gelu_tanh",
-        use_bias=True,
-    )
-    model.build()
-    optimizer = make_optimizer(
-        "adamw", learning_rate=3e-4, weight_decay=0.1, variables=model.trainable_variables
-    )
-    strategy = tf.distribute.get_strategy()
-    return TrainStep(model=model, task=CausalLM(), optimizer=optimizer, strategy=strategy, clip_norm=1.0)
 
 
 if __name__ == "__main__":

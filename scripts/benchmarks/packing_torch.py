@@ -1,21 +1,18 @@
-"""transformers' `Trainer` with dynamic padding, for `bench_packing.py`, which starts this file itself."""
+"""transformers' `Trainer` with dynamic padding, for `packing.py`, which starts this module itself."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-import torch
 import transformers
 
-from scripts.bench_worker import Report, serve
+from scripts.benchmarks import gpt2_torch
+from scripts.benchmarks.worker import Report, serve
 
 
 def main() -> None:
@@ -23,8 +20,7 @@ def main() -> None:
 
 
 def _build(settings: Report):
-    torch.set_num_threads(settings["threads"])
-    transformers.logging.set_verbosity_error()
+    gpt2_torch.start(settings)
     folder = Path(settings["folder"])
     texts = [{"input_ids": ids} for ids in json.loads((folder / "token_ids.json").read_text())]
     tokenizer = transformers.PreTrainedTokenizerFast(
@@ -85,22 +81,7 @@ class _Clock(transformers.TrainerCallback):
 
 
 def _model(settings: Report) -> Any:
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=settings["vocab"],
-        n_positions=settings["seq_len"],
-        n_embd=settings["width"],
-        n_layer=settings["layers"],
-        n_head=settings["heads"],
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=None,
-        eos_token_id=None,
-        use_cache=False,
-        attn_implementation="sdpa",
-    )
-    model = transformers.GPT2LMHeadModel(config)
+    model = gpt2_torch.make_model(settings)
     if settings["compiled"]:
         model.compile(dynamic=True)  # torch_compile=True compiles one length first, and then once more
     return model

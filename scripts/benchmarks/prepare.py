@@ -1,6 +1,6 @@
 """Measure `tfllm prepare`: speed, memory, size on disk, and what a killed run loses.
 
-    python scripts/bench_prepare.py [--gigabytes 1.0] [--num-workers N]
+    python -m scripts.benchmarks.prepare [--gigabytes 1.0] [--num-workers N]
 
 The text is made here: documents of sentences whose words are drawn, by how often they occur, from the language
 reference inside Python, a tenth of them with a number, so that words keep coming that were not seen before.
@@ -23,6 +23,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
+
+from scripts.benchmarks.worker import usable_cores
 
 CONFIG = """
 name: bench
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gigabytes", type=float, default=1.0, help="text to make")
-    parser.add_argument("--num-workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--num-workers", type=int, default=usable_cores())
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

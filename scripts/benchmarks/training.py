@@ -1,6 +1,6 @@
 """Training tokens a second and peak memory beside KerasHub `fit` and PyTorch's transformers, in one run.
 
-    python scripts/bench_training.py [--shape 124m] [--peers ~/peers/bin/python]
+    python -m scripts.benchmarks.training [--shape 124m] [--peers ~/peers/bin/python]
 
 GPT-2 shapes, the same random tokens, float32 or --precision, AdamW, gradients clipped to norm 1, no dropout;
 tfllm and KerasHub compiled by XLA, transformers eager and under torch.compile, with its fused optimizer. Each
@@ -17,14 +17,11 @@ rates for a product of two 2048 x 2048 matrices; the floor is what that rate wou
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 from typing import Any
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-from scripts.bench_worker import Report, Worker, in_turns
+from scripts.benchmarks.worker import Report, Worker, in_turns, usable_cores
 
 OURS = ("tfllm", "keras_hub", "tensorflow_product")
 PEERS = ("transformers", "torch_compile", "torch_product")
@@ -43,7 +40,7 @@ def main() -> None:
         peer = name in PEERS
         workers[name] = Worker(
             arguments.peers if peer else sys.executable,
-            f"bench_training_{'torch' if peer else 'tensorflow'}.py",
+            f"scripts.benchmarks.training_{'torch' if peer else 'tensorflow'}",
             {**settings, "system": name},
             threads=arguments.threads,
         )
@@ -129,11 +126,10 @@ def _parse() -> argparse.Namespace:
         strict=True,
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{words}, in place of the shape's")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for name, default, words in (
         ("steps", 8, "steps a round"),
         ("rounds", 5, "rounds each"),
-        ("threads", cores, "threads each"),
+        ("threads", usable_cores(), "threads each"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{words} (default {default})")
     parser.add_argument(

@@ -1,17 +1,14 @@
-"""The systems of `bench_training.py` that need TensorFlow: tfllm and KerasHub; it starts this file itself."""
+"""The systems of `training.py` that need TensorFlow: tfllm and KerasHub; it starts this module itself."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
 import numpy as np
 
-from scripts.bench_worker import Report, serve
+from scripts.benchmarks.worker import Report, serve
 from tfllm.commands.start import start_tensorflow
 
 
@@ -31,38 +28,14 @@ def _build(settings: Report):
 def _tfllm(settings: Report):
     import tensorflow as tf
 
+    from scripts.benchmarks.gpt2_tensorflow import make_model, make_step
     from tfllm.experiment import flops_per_token
-    from tfllm.models.decoder import Decoder
     from tfllm.tasks.causal_lm import CausalLM
-    from tfllm.training.optimizers import make_optimizer
     from tfllm.training.precision import dtype_policy
-    from tfllm.training.train_step import METRICS, TrainStep
+    from tfllm.training.train_step import METRICS
 
-    tf.keras.utils.set_random_seed(0)
-    model = Decoder(
-        vocab_size=settings["vocab"],
-        num_layers=settings["layers"],
-        hidden_dim=settings["width"],
-        num_heads=settings["heads"],
-        max_seq_len=settings["seq_len"],
-        norm="layer_norm",
-        positions="learned",
-        activation="gelu_tanh",
-        use_bias=True,
-        dtype=dtype_policy(settings["precision"]),
-        **settings["model"],
-    )
-    model.build()
-    optimizer = make_optimizer(
-        "adamw", learning_rate=3e-4, weight_decay=0.1, variables=model.trainable_variables
-    )
-    step = TrainStep(
-        model=model,
-        task=CausalLM(**settings["task"]),
-        optimizer=optimizer,
-        strategy=tf.distribute.get_strategy(),
-        clip_norm=1.0,
-    )
+    model = make_model(settings, dtype=dtype_policy(settings["precision"]), **settings["model"])
+    step = make_step(model, CausalLM(**settings["task"]))
     token_ids, targets = _tokens(settings)
     features = {"token_ids": token_ids, "targets": targets, "loss_weights": np.ones(targets.shape, "float32")}
     iterator = iter(tf.data.Dataset.from_tensors(features).repeat())

@@ -1,18 +1,15 @@
-"""The systems of `bench_training.py` that need PyTorch and transformers; it starts this file itself."""
+"""The systems of `training.py` that need PyTorch and transformers; it starts this module itself."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
 import numpy as np
 import torch
-import transformers
 
-from scripts.bench_worker import Report, serve
+from scripts.benchmarks import gpt2_torch
+from scripts.benchmarks.worker import Report, serve
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -22,15 +19,13 @@ def main() -> None:
 
 
 def _build(settings: Report):
-    torch.set_num_threads(settings["threads"])
+    gpt2_torch.start(settings)
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it, as TensorFlow does by itself
-    transformers.logging.set_verbosity_error()
     return (_product if settings["system"] == "torch_product" else _training)(settings)
 
 
 def _training(settings: Report):
-    torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(_config(settings)).train().to(DEVICE)
+    model = gpt2_torch.make_model(settings).train().to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-4, weight_decay=0.1, fused=True)
     run = torch.compile(model) if settings["system"] == "torch_compile" else model
     tokens = np.random.default_rng(0).integers(
@@ -68,23 +63,6 @@ def _device_peak(*, reset: bool = False) -> Report:
     if reset:
         torch.cuda.reset_peak_memory_stats()
     return {"device_gb": peak / 1e9}
-
-
-def _config(settings: Report) -> transformers.GPT2Config:
-    return transformers.GPT2Config(
-        vocab_size=settings["vocab"],
-        n_positions=settings["seq_len"],
-        n_embd=settings["width"],
-        n_layer=settings["layers"],
-        n_head=settings["heads"],
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=None,
-        eos_token_id=None,
-        use_cache=False,
-        attn_implementation="sdpa",
-    )
 
 
 def _product(settings: Report):

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-Report = dict[str, Any]
+from scripts import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
+Report = dict[str, Any]
 
 
 class WorkerEnded(SystemExit):
@@ -36,8 +36,8 @@ class Worker:
 
     Args:
         python: The interpreter.
-        script: A file beside this one, which calls `serve`.
-        settings: JSON values, given to what the script builds.
+        module: Its name, such as `scripts.benchmarks.training_torch`; it calls `serve`.
+        settings: JSON values, given to what the module builds.
         threads: Threads to compute with.
         log: Receives what the process and its libraries print; None is this process's standard error.
         timeout: Seconds that it may take to be ready, and seconds for each measurement; None is any number.
@@ -53,7 +53,7 @@ class Worker:
     def __init__(
         self,
         python: str,
-        script: str,
+        module: str,
         settings: Mapping[str, Any],
         *,
         threads: int,
@@ -64,7 +64,8 @@ class Worker:
         self.timeout = timeout
         self._where = "above" if log is None else "in the log"
         self._process = subprocess.Popen(
-            [python, str(ROOT / "scripts" / script), json.dumps({**settings, "threads": threads})],
+            [python, "-m", module, json.dumps({**settings, "threads": threads})],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -148,3 +149,8 @@ def _environment(threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",  # XLA keeps none either: a start is from nothing
     }
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

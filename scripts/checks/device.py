@@ -1,6 +1,6 @@
 """Check that what holds on the CPU holds on this machine's accelerators, and how fast they are.
 
-    python scripts/check_device.py [--peers ~/peers/bin/python] [--seconds 230] [--only SECTION ...]
+    python -m scripts.checks.device [--peers ~/peers/bin/python] [--seconds 230] [--only SECTION ...]
 
 Prints one table in less than four minutes, on a GPU, several, a TPU or only a CPU, whose logical devices then
 stand in for accelerators. Through `tfllm train`'s own loop: the losses of 20 steps on the accelerator beside the
@@ -28,9 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-from scripts.bench_worker import Report, Worker, WorkerEnded, WorkerLate
+from scripts.benchmarks.worker import Report, Worker, WorkerEnded, WorkerLate, usable_cores
 
 # The part of the time that each may take of what is left for it and those after it.
 SHARES = {
@@ -192,18 +190,18 @@ class Check:
             "jit_compile": not self.arguments.no_xla,
             "sections": names,
         }
-        worker = self._worker(sys.executable, "check_device_sections.py", settings)
+        worker = self._worker(sys.executable, "scripts.checks.device_sections", settings)
         if not self.about:
             self.about = worker.report
             words = "{physical} x {name}, {logical} logical; TensorFlow {tensorflow}".format(**self.about)
             self.table.add("device", words)
         return worker
 
-    def _worker(self, python: str, script: str, settings: Report) -> Worker:
+    def _worker(self, python: str, module: str, settings: Report) -> Worker:
         seconds = self.deadline - time.monotonic()
         if seconds <= 0:
             raise WorkerLate
-        return Worker(python, script, settings, threads=_cores(), log=self.log, timeout=seconds)
+        return Worker(python, module, settings, threads=usable_cores(), log=self.log, timeout=seconds)
 
     def _measure(self, worker: Worker) -> Report:
         worker.timeout = max(0.0, self.deadline - time.monotonic())
@@ -228,8 +226,8 @@ class Check:
         settings: Report = {**self.shape, **(ON_A_CPU if on_cpu and not self.arguments.tiny else {})}
         settings |= {"precision": precision, "steps": 3 if on_cpu else 20, "model": {}, "task": {}}
         settings["system"] = "tfllm" if system == "tfllm" else "torch_compile"
-        script = f"bench_training_{'tensorflow' if system == 'tfllm' else 'torch'}.py"
-        worker = self._worker(python, script, settings)
+        module = f"scripts.benchmarks.training_{'tensorflow' if system == 'tfllm' else 'torch'}"
+        worker = self._worker(python, module, settings)
         report = {**worker.report, **self._measure(worker)}
         worker.close()
         report["rate"] = settings["batch"] * settings["seq_len"] * settings["steps"] / report["seconds"]
@@ -263,10 +261,6 @@ def _with_torch() -> str | None:
     """This interpreter, if it has what the peers need."""
     has = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     return sys.executable if has else None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

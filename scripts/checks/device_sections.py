@@ -1,4 +1,4 @@
-"""The sections of `check_device.py` that need TensorFlow; it starts this file itself.
+"""The sections of `device.py` that need TensorFlow; it starts this module itself.
 
 A section returns rows: what was measured, in words, and whether it holds (None where there is nothing to hold).
 """
@@ -6,19 +6,16 @@ A section returns rows: what was measured, in words, and whether it holds (None 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
 import numpy as np
 
-from scripts.bench_worker import Report, serve
-from scripts.check_exactness import sentences
+from scripts.benchmarks.worker import Report, serve
+from scripts.checks.exactness import sentences
 from tfllm.commands.start import start_tensorflow
 from tfllm.training.metrics_log import read_metrics
 
@@ -156,27 +153,13 @@ class Bench:
 
     def decode(self) -> list[Report]:
         """Generation compiled by XLA and not, at the size that the training is measured at."""
-        import keras
-
+        from scripts.benchmarks.gpt2_tensorflow import make_model
         from tfllm.generation.generate import Generator
-        from tfllm.models.decoder import Decoder
 
         _all_digits(True)
-        keras.utils.set_random_seed(0)
         sizes, new_tokens = self.shape, self.shape["new_tokens"]
         with self._device():
-            model = Decoder(
-                vocab_size=sizes["vocab"],
-                num_layers=sizes["layers"],
-                hidden_dim=sizes["width"],
-                num_heads=sizes["heads"],
-                max_seq_len=sizes["seq_len"],
-                norm="layer_norm",
-                positions="learned",
-                activation="gelu_tanh",
-                use_bias=True,
-            )
-            model.build()
+            model = make_model(sizes)
             prompts = np.random.default_rng(0).integers(sizes["vocab"], size=[4, new_tokens]).tolist()
             ids, rates = {}, {}
             for name, jit_compile in (("XLA", True), ("without", False)):

@@ -1,6 +1,6 @@
 """Print how far a run moves when only the way it is spread changes: the exactness table.
 
-    python scripts/check_exactness.py [--steps 100] [--precisions float32 mixed_bfloat16] [--layouts ...] [--no-xla]
+    python -m scripts.checks.exactness [--steps 100] [--precisions float32 mixed_bfloat16] [--layouts ...] [--no-xla]
 
 Trains one small model on real English over and over, through `tfllm train`, XLA on, gradients clipped, rows
 of uneven length and so of uneven weight, dropout on: on one device; on two; with the batch in four parts; as two
@@ -29,14 +29,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-# The checkout, instead of this folder, whose names would hide modules of the standard library.
-sys.path[0] = str(ROOT)
-
 import numpy as np
 
-from scripts.check_resume import environment, last_step
-from scripts.check_workers import free_ports
+from scripts import ROOT
+from scripts.checks.resume import environment, last_step
+from scripts.checks.workers import free_ports
 from tfllm.training.checkpoint_folder import checkpoint_paths
 from tfllm.training.metrics_log import read_metrics
 

@@ -1,6 +1,6 @@
 """What tfllm makes of spoiled files: one of its own messages each, in bounded time and memory.
 
-    python scripts/check_hostile.py [--only WORDS]
+    python -m scripts.checks.hostile [--only WORDS]
 
 Each file is loaded, inspected, and taken for the model of a run, each in a process of its own, which has imported
 TensorFlow before. Seconds and memory are those of the three together, and what is added to that.
@@ -21,8 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hostile_cases import CASES, write_folder
+from scripts.checks import hostile_folders, hostile_gguf
+from scripts.checks.small_llama import write_folder
 
+CASES = {**hostile_folders.CASES, **hostile_gguf.CASES}
 SECONDS, MEGABYTES = 20, 1000
 
 

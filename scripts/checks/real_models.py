@@ -1,7 +1,7 @@
 """Load real checkpoints, and compare what they say with what they should, and with transformers.
 
-    python scripts/check_real_models.py                                 # ours alone
-    python scripts/check_real_models.py --peers ~/peers/bin/python      # an interpreter with torch and transformers
+    python -m scripts.checks.real_models                                 # ours alone
+    python -m scripts.checks.real_models --peers ~/peers/bin/python      # an interpreter with torch and transformers
 
 SmolLM2-135M-Instruct is read from a GGUF file, answers a question, is written as a folder of transformers, and both
 libraries answer from that folder. all-MiniLM-L6-v2 is read from safetensors, and both embed 100 sentences. The files
@@ -22,14 +22,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# The checkout, instead of this folder.
-HERE = Path(__file__).resolve().parent
-sys.path[0] = str(HERE.parent)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
 import tfllm
+from scripts import ROOT
 from scripts.fetch_assets import AssetError, path_of
 from tfllm.convert.safetensors_files import SafetensorsFiles
 
@@ -112,8 +110,8 @@ def sentences(count: int = 100) -> list[str]:
 
 
 def _ask(peers: Path, what: str, folder: Path, content: Any) -> dict[str, Any]:
-    command = [str(peers.expanduser()), str(HERE / "check_real_models_torch.py"), what, str(folder)]
-    done = subprocess.run(command, input=json.dumps(content), capture_output=True, text=True)
+    command = [str(peers.expanduser()), "-m", "scripts.checks.real_models_torch", what, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, input=json.dumps(content), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"transformers failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What transformers computes for `check_real_models.py`: reads JSON, writes JSON. Needs torch and transformers."""
+"""What transformers computes for `real_models.py`: reads JSON, writes JSON. Needs torch and transformers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Check that two replicas train as one device does, with clipping, dropout and uneven loss weights.
 
-    python scripts/check_replicas.py [--steps 50] [--seed 0]
+    python -m scripts.checks.replicas [--steps 50] [--seed 0]
 
 Trains the same small decoder on the same batches on one device and mirrored over two logical CPU devices,
 in float32, and prints the largest relative differences. Rounding alone grows along the steps; an error in
@@ -15,8 +15,6 @@ import sys
 from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The checkout, instead of this folder, whose names would hide modules of the standard library.
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import keras
 import numpy as np

@@ -1,6 +1,6 @@
 """Check that a run killed again and again ends with the weights and metrics of an uninterrupted one.
 
-    python scripts/check_resume.py [--config CONFIG] [--steps 4000] [--kills 50] [--seed 0]
+    python -m scripts.checks.resume [--config CONFIG] [--steps 4000] [--kills 50] [--seed 0]
 
 Fifty kills take about 20 minutes on two cores; `--steps 200 --kills 3` takes two.
 
@@ -27,10 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-# The checkout, instead of this folder, whose names would hide modules of the standard library.
-sys.path[0] = str(ROOT)
-
+from scripts import ROOT
 from tfllm.training.checkpoint_folder import (
     checkpoint_paths,
     checkpoint_step,

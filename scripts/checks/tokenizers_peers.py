@@ -1,17 +1,19 @@
-"""Makes tokenizers with transformers, and writes what it makes of texts; `check_tokenizers.py --saved` runs this.
+"""Makes tokenizers with transformers, and writes what it makes of texts; `tokenizers.py --saved` runs this.
 
-    python scripts/check_tokenizers_peers.py FOLDER
+    python -m scripts.checks.tokenizers_peers FOLDER
 
 FOLDER/texts.json has the texts; beside it come a folder for each tokenizer, as transformers saves it, and answers.json.
 """
 
 import inspect
-import io
 import json
 import random
 import sys
 import textwrap
 from pathlib import Path
+
+from scripts.checks.marian_folder import write_marian
+from scripts.checks.random_texts import random_ids
 
 BLANK = "\u2581"
 WORDS = ["covid", "New York", "Caf\u00e9"]
@@ -76,7 +78,7 @@ def saved(tokenizer, folder: Path, texts: list[str]) -> dict:
     library.no_truncation()
     library.encode_special_tokens = True  # special names in texts are text
     ids = [encoding.ids for encoding in library.encode_batch(texts, add_special_tokens=False)]
-    some = random_ids(library.get_vocab_size(), len(texts))
+    some = random_ids(library.get_vocab_size(), count=len(texts), fewer_than=12)
     return {
         "ids": ids,
         "texts": library.decode_batch(ids),
@@ -85,35 +87,15 @@ def saved(tokenizer, folder: Path, texts: list[str]) -> dict:
     }
 
 
-def random_ids(size: int, count: int) -> list[list[int]]:
-    rng = random.Random(1)
-    return [[rng.randrange(size) for _ in range(rng.randrange(12))] for _ in range(count)]
-
-
 def marian(folder: Path, texts: list[str]) -> dict:
-    import sentencepiece
     import transformers
 
-    folder.mkdir(exist_ok=True)
-    vocab = {"</s>": 0, "<unk>": 1}
-    for name, lines in (("source", corpus()), ("target", [line[::-1] for line in corpus()])):
-        model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, vocab_size=600, minloglevel=2
-        )
-        (folder / f"{name}.spm").write_bytes(model.getvalue())
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-        for i in range(3, processor.get_piece_size()):
-            if i % 19:
-                vocab.setdefault(processor.id_to_piece(i), len(vocab))
-    for name in (">>fr<<", ">>de<<", "<pad>"):
-        vocab.setdefault(name, len(vocab))
-    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "MarianTokenizer"}', encoding="utf-8")
+    more = (">>fr<<", ">>de<<", "<pad>")
+    size = write_marian(folder, corpus(), left_out=19, more=more, config={}, vocab_size=600)
     tokenizer = transformers.MarianTokenizer.from_pretrained(folder)
     pieces = [tokenizer.tokenize(text, split_special_tokens=True) for text in texts]
     ids = [tokenizer.convert_tokens_to_ids(row) for row in pieces]
-    some = random_ids(len(vocab), len(texts))
+    some = random_ids(size, count=len(texts), fewer_than=12)
     back, decoded = (
         [tokenizer.decode(row, skip_special_tokens=True) for row in rows] for rows in (ids, some)
     )

@@ -1,6 +1,6 @@
 """Check what several workers do when one of them dies, is told to stop, or was started with something else.
 
-    python scripts/check_workers.py [--steps 60] [--kill 0|1]
+    python -m scripts.checks.workers [--steps 60] [--kill 0|1]
 
 Two processes on this machine, connected over loopback, train one model. Once uninterrupted; once with one of
 them killed by SIGKILL, after which the other must stop by itself within a minute, and both are started again;
@@ -22,11 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-# The checkout, instead of this folder, whose names would hide modules of the standard library.
-sys.path[0] = str(ROOT)
-
-from scripts.check_resume import differing_tensors, environment, last_step, metrics, tiny_config
+from scripts import ROOT
+from scripts.checks.resume import differing_tensors, environment, last_step, metrics, tiny_config
 
 LOST, TERMINATED = 75, 143
 
