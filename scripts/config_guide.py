@@ -100,8 +100,8 @@ def _table(cls: Any, fields: Any) -> str:
 def _row(cls: Any, field: Any) -> str:
     if field.name == "type":
         return ""
-    cells = (f"`{field.name}`", _value(cls, field), _default(field), field.metadata.get("help", ""))
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+    meaning = field.metadata.get("help", "").replace("|", "\\|").replace("<", "&lt;")
+    return f"| `{field.name}` | {_value(cls, field)} | {_default(field)} | {meaning} |\n"
 
 
 def _value(cls: Any, field: Any) -> str:
@@ -123,7 +123,7 @@ def _value(cls: Any, field: Any) -> str:
     elif metadata.get("choices"):
         words = ", ".join(f"`{choice}`" for choice in metadata["choices"])
     else:
-        words = " ".join([_KINDS.get(hint, "section"), *bounds])
+        words = " ".join([_KINDS.get(hint, "section"), ", ".join(bounds)]).strip()
     return f"{'list of ' if several else ''}{words}{' or null' if optional else ''}"
 
 

@@ -37,7 +37,8 @@ def test_the_keys_that_are_named_exist(page):
 
 @each_page
 def test_what_is_linked_exists(page):
-    for link in re.findall(r"\]\(([^)#]+)\)", written(page)):
+    prose = re.sub(r"```.*?```", "", written(page), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#]+)\)", prose):
         assert ((ROOT / page).parent / link).exists(), link
 
 

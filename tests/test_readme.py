@@ -209,6 +209,7 @@ def test_a_script_takes_the_options_shown(line, monkeypatch, capfd):
     monkeypatch.setattr(sys, "path", [str(ROOT if as_module else ROOT / "scripts"), *sys.path])
     with pytest.raises(SystemExit) as end:
         if as_module:
+            monkeypatch.delitem(sys.modules, script, raising=False)
             runpy.run_module(script, run_name="__main__")
         else:
             runpy.run_path(str(ROOT / script), run_name="__main__")

@@ -140,7 +140,7 @@ def check_gemma(texts: list[bytes]) -> int:
         file = GgufFile(path)
         tokenizer = read_gguf_tokenizer(file.metadata, file.list_of, path)
     ids = [encoding.ids for encoding in library.encode_batch(repaired, add_special_tokens=False)]
-    answers = {"ids": ids, "texts": library.decode_batch(ids), "some": [], "decoded": []}
+    answers: dict[str, list] = {"ids": ids, "texts": library.decode_batch(ids), "some": [], "decoded": []}
     return check_answers("Gemma's GGUF", tokenizer, repaired, answers)
 
 
