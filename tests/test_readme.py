@@ -1,4 +1,4 @@
-"""Every command, every line of Python and every config of the README works, on tiny substitutes."""
+"""Every command, every line of Python and every config of the README and the guides works, on tiny substitutes."""
 
 import contextlib
 import functools
@@ -16,19 +16,34 @@ import yaml
 
 import tfllm
 from tests import stand_ins
+from tests.pages import PAGES, ROOT, blocks, lines
 from tests.promises.runs import documents
 from tfllm.commands.main import main
 from tfllm.config import config_from_mapping, load_config
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+each_page = pytest.mark.parametrize("page", PAGES)
 
 # Lines that no test runs, and why.
 NOT_RUN = {
-    "bash scripts/quickstart.sh": "8 minutes; its commands are those of this page, and its config is built below",
+    "bash scripts/quickstart.sh": "8 minutes; its commands are those of these pages, and its config is built below",
     "bash scripts/test.sh": "it is what runs this test",
     "TFLLM_PEERS=~/peers/bin/python python -m pytest tests/convert": "needs PyTorch and transformers",
+    '.venv/bin/pip install -e ".[notebook]"': "it installs; the notebooks run in tests/notebooks",
+    ".venv/bin/jupyter lab notebooks/01_first_look.ipynb": "it waits for a reader; see tests/notebooks",
+}
+# What the commands and the Python of a page leave behind.
+WRITTEN = {
+    "README.md": ["smollm2-transformers/config.json"],
+    "scripts/README.md": [
+        "runs/quickstart/export/1/saved_model.pb",
+        "quickstart-transformers/model.safetensors",
+    ],
+    "tfllm/convert/README.md": [
+        "smollm2/config.yaml",
+        "smollm2-hf/config.json",
+        "quickstart-hf/model.safetensors",
+    ],
+    "tfllm/export/README.md": ["runs/quickstart/export/1/saved_model.pb"],
 }
 SMALL = {
     "data.train": {"type": "text_files", "path": "texts/**/*.txt"},
@@ -52,17 +67,21 @@ DIVERGES = {
 }
 # The keys that keep a training small; a tuned model keeps its shape.
 TUNED = [key for key in SMALL if not key.startswith(("model.", "tokenizer."))]
+# What the Python of the pages gives, by how a line begins.
+GIVEN = {
+    'lm.generate("The assert statement"': lambda value: isinstance(value, str),
+    'lm.generate("What is the capital of France?"': lambda value: isinstance(value, str),
+    "lm.model(": lambda value: value.dtype == tf.float32 and value.shape.rank == 3,
+    "attention_maps(": lambda value: value.ndim == 2 and value.shape[0] == value.shape[1],
+    'tfllm.load("all-MiniLM-L6-v2").embed(': lambda value: value.shape[0] == 2,
+    "served.signatures[": lambda value: value.dtype == tf.string and value.shape == [1],
+}
 
 
-def lines(language):
-    """The lines of all blocks of a language, without comments."""
-    blocks = [text for kind, text in BLOCKS if kind == language]
-    found = [re.sub(r"\s+#.*$", "", line).strip() for text in blocks for line in text.splitlines()]
-    return [line for line in found if line and not line.startswith("#")]
-
-
-COMMANDS = [line for line in lines("bash") if line.startswith("tfllm ")]
-SCRIPTS = [line for line in lines("bash") if line.startswith("python scripts/")]
+BASH = dict.fromkeys(
+    line for text in PAGES.values() for kind, block in blocks(text) if kind == "bash" for line in lines(block)
+)
+SCRIPTS = [line for line in BASH if re.match(r"python (-m )?scripts[./]", line)]
 
 
 def overrides(values):
@@ -72,7 +91,7 @@ def overrides(values):
 def smaller(words):
     """What is added to a command so that it takes seconds."""
     command, source = words[0], words[1]
-    if command in ("prepare", "train"):
+    if command in ("prepare", "train", "inspect") and source.endswith(".yaml"):
         keys = TUNED if "finetune" in source else SMALL
         more = DIVERGES if "--replay" in words else {}
         values = {**{key: SMALL[key] for key in keys}, **more}
@@ -84,7 +103,7 @@ def smaller(words):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with what the README speaks of; commands run in it one after the other, as a reader would."""
+    """A folder with what the pages speak of; they are followed in it one after the other, as a reader would."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "configs", folder / "configs")
     shutil.copy(ROOT / "README.md", folder)
@@ -93,101 +112,118 @@ def place(tmp_path_factory):
     for i in range(40):
         (folder / "texts" / "more" / f"{i}.txt").write_text(f"{i} {text}")
     stand_ins.write_all(folder)
-    mine = next(text for kind, text in BLOCKS if kind == "yaml" and "name: mine" in text)
+    mine = next(text for kind, text in blocks(PAGES["configs/README.md"]) if "name: mine" in text)
     (folder / "mine.yaml").write_text(mine, encoding="utf-8")
     return folder
 
 
 @pytest.fixture
 def inside(place, monkeypatch):
+    """The folder, with a run in it; without XLA, which takes longer than all the rest."""
     import huggingface_hub.constants
 
     monkeypatch.chdir(place)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(place / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(tfllm, "load", functools.partial(tfllm.load, jit_compile=False))
+    if not (place / "runs" / "quickstart").exists():
+        words = ["train", "configs/quickstart.yaml"]
+        assert main([*words, *smaller(words)]) == 0
     return place
 
 
 def test_every_line_is_run_or_says_why_not():
-    known = {*COMMANDS, *SCRIPTS, *NOT_RUN}
-    assert [line for line in lines("bash") if line not in known] == []
-    assert [line for line in NOT_RUN if line not in lines("bash")] == []
-    assert {kind for kind, _ in BLOCKS} == {"", "bash", "python", "yaml"}
+    known = {*SCRIPTS, *NOT_RUN}
+    assert [line for line in BASH if not line.startswith("tfllm ") and line not in known] == []
+    assert [line for line in NOT_RUN if line not in BASH] == []
+    assert {kind for text in PAGES.values() for kind, _ in blocks(text)} == {"", "bash", "python", "yaml"}
 
 
-def test_the_commands_work_one_after_the_other(inside, capfd):
-    for line in COMMANDS:
-        words = shlex.split(line)[1:]
-        if words[0] == "train":  # a line that only shows another key or option of a run trains another one
-            shutil.rmtree(inside / "runs" / "mine", ignore_errors=True)
-        words += smaller(words)
-        if "--replay" in words:
-            failing = [word for word in words if word != "--replay"]
-            assert main(failing) == 1, capfd.readouterr()
-        capfd.readouterr()
-        status = main(words)
-        out, err = capfd.readouterr()
-        assert status == 0, f"{line}\n{out}\n{err}"
-        assert out.strip() and "Traceback" not in err, line
-    for path in ("runs/quickstart/export/1/saved_model.pb", "quickstart-hf/model.safetensors"):
-        assert (inside / path).exists(), path
-    assert list((inside / "served" / "model").glob("*/saved_model.pb"))
-
-
-def test_the_python_works(inside, monkeypatch):
-    """Run as a reader would, behind the commands; without XLA, which takes longer than all the rest."""
-    monkeypatch.setattr(tfllm, "load", functools.partial(tfllm.load, jit_compile=False))
-    if not (inside / "runs" / "quickstart").exists():
-        assert main(["train", "configs/quickstart.yaml", *smaller(["train", "quickstart"])]) == 0
-    shutil.rmtree(inside / "smollm2", ignore_errors=True)
+@each_page
+def test_a_page_works_from_its_top_to_its_end(page, inside, capfd):
+    for path in WRITTEN.get(page, ()):
+        if not path.startswith("runs/"):
+            shutil.rmtree(inside / Path(path).parts[0], ignore_errors=True)
     names: dict = {}
-    shown = []
-    for block in [text for kind, text in BLOCKS if kind == "python"]:
-        for statement in block.splitlines():
-            code = statement.partition("  # ")[0].strip()
-            if not code:
-                continue
-            try:
-                shown.append((code, eval(code, names)))
-            except SyntaxError:
-                exec(code, names)
-    values = dict(shown)
-    assert isinstance(values['lm.generate("The assert statement", max_new_tokens=40, temperature=0.0)'], str)
-    logits = next(value for code, value in shown if code.startswith("lm.model("))
-    assert logits.dtype == tf.float32 and logits.shape.rank == 3
-    scores = next(value for code, value in shown if code.startswith("attention_maps"))
-    assert scores.ndim == 2 and scores.shape[0] == scores.shape[1]
-    vectors = next(value for code, value in shown if ".embed(" in code)
-    assert vectors.shape[0] == 2
-    assert (inside / "smollm2" / "config.yaml").exists()
-    assert (inside / "smollm2-hf" / "config.json").exists()
+    for kind, text in blocks(PAGES[page]):
+        if kind == "bash":
+            for line in lines(text):
+                if line.startswith("tfllm "):
+                    _run(line, inside, capfd)
+        elif kind == "python":
+            for statement in text.splitlines():
+                _evaluate(statement.partition("  # ")[0].strip(), names)
+        elif kind == "yaml":
+            _build(text)
+    for path in WRITTEN.get(page, ()):
+        assert (inside / path).exists(), path
 
 
-def test_the_configs_are_built(inside):
-    for text in [text for kind, text in BLOCKS if kind == "yaml"]:
-        mapping = yaml.safe_load(text)
-        config = config_from_mapping({"name": "part", "data": {"train": "python_docs"}, **mapping})
-        for section in mapping:
-            assert getattr(config, section) is not None
+def _run(line, inside, capfd):
+    words = shlex.split(line)[1:]
+    if words[0] == "train":  # a line that only shows another key or option of a run trains another one
+        shutil.rmtree(inside / "runs" / Path(words[1]).stem, ignore_errors=True)
+    words += smaller(words)
+    if "--replay" in words:
+        failing = [word for word in words if word != "--replay"]
+        assert main(failing) == 1, capfd.readouterr()
+    capfd.readouterr()
+    status = main(words)
+    out, err = capfd.readouterr()
+    assert status == 0, f"{line}\n{out}\n{err}"
+    assert out.strip() and "Traceback" not in err, line
+
+
+def _evaluate(code, names):
+    if not code:
+        return
+    try:
+        value = eval(code, names)
+    except SyntaxError:
+        exec(code, names)
+        return
+    holds = [check for beginning, check in GIVEN.items() if code.startswith(beginning)]
+    assert all(check(value) for check in holds), code
+    assert holds or ".save(" in code, f"{code}: nobody says what it gives"
+
+
+def _build(text):
+    mapping = yaml.safe_load(text)
+    config = config_from_mapping({"name": "part", "data": {"train": "python_docs"}, **mapping})
+    for section in mapping:
+        assert getattr(config, section) is not None
+
+
+@pytest.mark.parametrize("beginning", GIVEN)
+def test_what_is_said_of_the_python_is_said_of_some(beginning):
+    assert any(f"\n{beginning}" in text for text in PAGES.values())
 
 
 @pytest.mark.parametrize("line", SCRIPTS)
 def test_a_script_takes_the_options_shown(line, monkeypatch, capfd):
     """What they do is tested elsewhere, or takes minutes: here, that they start and know their options."""
     words = shlex.split(line)[1:]
-    monkeypatch.setattr(sys, "argv", [words[0], "--help"])
-    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+    as_module = words[0] == "-m"
+    script, *options = words[as_module:]
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.setattr(sys, "path", [str(ROOT if as_module else ROOT / "scripts"), *sys.path])
     with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+        if as_module:
+            monkeypatch.delitem(sys.modules, script, raising=False)
+            runpy.run_module(script, run_name="__main__")
+        else:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
     assert end.value.code == 0
     out = capfd.readouterr().out
     assert "usage:" in out
-    for option in words[1:]:
+    for option in options:
         assert not option.startswith("--") or option in out
 
 
-def test_the_scripts_of_the_page_that_are_commands_say_what_the_commands_say(monkeypatch, capfd):
-    for name in re.findall(r"`python scripts/(\w+\.py) …`|`scripts/(\w+_run\.py)`", README):
+def test_the_scripts_of_the_pages_that_are_commands_say_what_the_commands_say(monkeypatch, capfd):
+    found = re.findall(r"`python scripts/(\w+\.py) …`|`scripts/(\w+_run\.py)`", "".join(PAGES.values()))
+    assert len(found) == 2
+    for name in found:
         script = name[0] or name[1]
         monkeypatch.setattr(sys, "argv", [script, "--help"])
         monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])

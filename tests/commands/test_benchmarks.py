@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench_packing import _chunks
+from scripts.benchmarks.packing import _chunks
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
 TINY = ["--layers", "1", "--width", "16", "--heads", "2", "--vocab", "300", "--seq-len", "16", "--batch", "2"]
 
 
-def run(script, *options):
-    done = subprocess.run([sys.executable, SCRIPTS / script, *options], capture_output=True, text=True)
+def run(benchmark, *options):
+    command = [sys.executable, "-m", f"scripts.benchmarks.{benchmark}", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return {line.rpartition("  ")[0].split("  ")[0]: line.split() for line in done.stdout.splitlines()}
 
 
 @pytest.mark.slow
 def test_training_is_compared_with_keras_hub_from_the_same_loss():
-    lines = run("bench_training.py", *TINY, "--steps", "2", "--rounds", "2")
+    lines = run("training", *TINY, "--steps", "2", "--rounds", "2")
     first = {name: float(lines[name][-2]) for name in ("tfllm", "keras_hub")}
     assert first["tfllm"] == pytest.approx(5.704, abs=0.02)  # ln 300: nothing is known yet
     assert first["keras_hub"] == pytest.approx(5.704, abs=0.02)
@@ -31,14 +32,14 @@ def test_training_is_compared_with_keras_hub_from_the_same_loss():
 def test_packed_rows_hold_text_almost_alone(tmp_path):
     text = tmp_path / "texts.txt"
     text.write_text("\n".join(f"The {i}th door opens when the {i + 1}th one is shut." for i in range(900)))
-    lines = run("bench_packing.py", "--text", str(text), "--vocab", "300", "--rounds", "1")
+    lines = run("packing", "--text", str(text), "--vocab", "300", "--rounds", "1")
     numbers = lines["tfllm, packed"]
     assert float(numbers[5].rstrip("%")) < 1
 
 
 @pytest.mark.slow
 def test_loading_is_measured():
-    lines = run("bench_load.py", "--size", "tiny", "--rounds", "2")
+    lines = run("load", "--size", "tiny", "--rounds", "2")
     seconds, least, most, before, peak, added = map(float, lines["tfllm"][1:])
     assert 0 < least <= seconds <= most
     assert peak - before == pytest.approx(added, abs=0.011)

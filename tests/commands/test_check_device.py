@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from scripts import check_device
-from scripts.bench_worker import Worker, WorkerEnded, WorkerLate
-from scripts.check_device_sections import Bench, section_report
+from scripts import ROOT
+from scripts.benchmarks.worker import Worker, WorkerEnded, WorkerLate
+from scripts.checks import device as check_device
+from scripts.checks.device_sections import Bench, section_report
 
-SCRIPTS = Path(check_device.__file__).parent
 ABOUT = {"kind": "GPU", "name": "NVIDIA H100", "physical": 1, "logical": 2, "tensorflow": "2.21.0"}
 TRAINED = {
     "parameters": 124_000_000,
@@ -106,9 +106,9 @@ class FakeWorker:
     started: list = []
     answers: dict = {}
 
-    def __init__(self, python, script, settings, *, threads, log, timeout):
+    def __init__(self, python, module, settings, *, threads, log, timeout):
         FakeWorker.started.append({**settings, "python": python, "timeout": timeout})
-        self.sections = iter(settings.get("sections", [script.split("_")[-1].removesuffix(".py")]))
+        self.sections = iter(settings.get("sections", [module.split("_")[-1]]))
         self.report = ABOUT if "sections" in settings else dict(TRAINED)
 
     def measure(self):
@@ -221,19 +221,19 @@ def test_without_pytorch_ours_is_measured_alone(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("script", "error"), [("import time; time.sleep(60)", WorkerLate), ("exit(7)", WorkerEnded)]
+    ("program", "error"), [("import time; time.sleep(60)", WorkerLate), ("exit(7)", WorkerEnded)]
 )
-def test_a_worker_is_waited_for_no_longer_than_it_may_take(tmp_path, script, error):
-    path = tmp_path / "worker.py"
-    path.write_text(script)
+def test_a_worker_is_waited_for_no_longer_than_it_may_take(tmp_path, monkeypatch, program, error):
+    (tmp_path / "a_worker.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(error):
-        Worker(sys.executable, str(path), {}, threads=1, timeout=2 if error is WorkerLate else 60)
+        Worker(sys.executable, "a_worker", {}, threads=1, timeout=2 if error is WorkerLate else 60)
 
 
 def test_the_script_says_what_failed_in_a_process_of_its_own():
-    command = [sys.executable, SCRIPTS / "check_device.py", "--peers", sys.executable, "--seconds", "500"]
+    command = [sys.executable, "-m", "scripts.checks.device", "--peers", sys.executable, "--seconds", "500"]
     command += ["--only", "product", "torch_float32"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 x CPU, 2 logical; TensorFlow 2." in line(lines, "device")
@@ -245,8 +245,8 @@ def test_the_script_says_what_failed_in_a_process_of_its_own():
 
 @pytest.mark.slow
 def test_all_of_it_holds_here():
-    command = [sys.executable, SCRIPTS / "check_device.py", "--tiny", "--seconds", "1200"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "scripts.checks.device", "--tiny", "--seconds", "1200"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert " holds " in line(lines, "mirrored over 2 CPUs (parts of 1)")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scripts.hostile_cases import gguf_bytes, gguf_metadata, gguf_tensors
+from scripts.checks.small_gguf import gguf_bytes, gguf_metadata, gguf_tensors
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.gguf_file import GgufFile, open_gguf
 from tfllm.convert.gguf_parts import part_names

@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
-from scripts.hostile_cases import gguf_bytes, gguf_metadata, gguf_tensors
+from scripts.checks.small_gguf import gguf_bytes, gguf_metadata, gguf_tensors
 from tests.convert.golden import config_of, tensors_of, write_checkpoint
 from tests.convert.test_gguf import gguf_name, interleaved, logits_of
 from tfllm.convert.checkpoint import load_model, read_checkpoint

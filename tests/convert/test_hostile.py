@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import tfllm
-from scripts.hostile_cases import CASES, gguf_bytes, gguf_metadata, gguf_tensors, write_folder
+from scripts.checks.hostile import CASES
+from scripts.checks.small_gguf import gguf_bytes, gguf_metadata, gguf_tensors
+from scripts.checks.small_llama import write_folder
 from tfllm.commands.main import USER_ERRORS
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.gguf_file import GgufFile
@@ -17,8 +19,8 @@ from tfllm.json_text import parse_json, read_json
 from tfllm.tokenizers.errors import TokenizerError
 from tfllm.tokenizers.files.gguf import read_gguf_tokenizer
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "check_hostile.py"
-# Files of tens of megabytes, or seconds of work: `scripts/check_hostile.py` measures them.
+ROOT = Path(__file__).parents[2]
+# Files of tens of megabytes, or seconds of work: `python -m scripts.checks.hostile` measures them.
 LARGE = ("10^5", "10^6", "10^7", "200 MB", "3 * 10^7", "4 * 10^6")
 
 
@@ -44,7 +46,8 @@ def test_a_spoiled_file_is_refused_in_our_own_words(name, tmp_path):
 
 @pytest.mark.slow
 def test_all_of_them_are_refused_or_read_in_bounded_time_and_memory():
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
+    command = [sys.executable, "-m", "scripts.checks.hostile"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("all are as they should be\n")
     assert done.stdout.count("\n") == len(CASES) + 3

@@ -1,15 +1,17 @@
 """Saves small tokenizers as transformers does today, with the ids and texts that it gives: the files in `goldens/`.
 
-    python tests/tokenizers/make_goldens.py tests/tokenizers/goldens
+    python -m tests.tokenizers.make_goldens tests/tokenizers/goldens
 
 Needs transformers 5 and sentencepiece. Special names in texts are text here, as `Tokenizer.encode` has it.
 """
 
-import io
 import json
 import random
 import sys
 from pathlib import Path
+
+from scripts.checks.marian_folder import write_marian
+from scripts.checks.random_texts import random_ids
 
 TEXT = """
 def read(path, names=(), *, mode="r"):
@@ -89,14 +91,9 @@ def answers(tokenizer) -> dict:
     library.encode_special_tokens = True
     rows = [encoding.ids for encoding in library.encode_batch(texts(), add_special_tokens=False)]
     framed = tokenizer(FRAMED)["input_ids"]
-    some = random_ids(len(tokenizer))
+    some = random_ids(len(tokenizer), count=NUM_TEXTS, fewer_than=9)
     decoded = [tokenizer.decode(row, skip_special_tokens=True) for row in some]
     return {"ids": rows, "framed": framed, "some": some, "decoded": decoded}
-
-
-def random_ids(size: int) -> list[list[int]]:
-    rng = random.Random(1)
-    return [[rng.randrange(size) for _ in range(rng.randrange(9))] for _ in range(NUM_TEXTS)]
 
 
 def shorten(path: Path) -> None:
@@ -105,30 +102,16 @@ def shorten(path: Path) -> None:
 
 
 def marian(folder: Path, transformers) -> dict:
-    import sentencepiece
-
-    folder.mkdir(parents=True, exist_ok=True)
-    vocab = {"</s>": 0, "<unk>": 1}
-    for name, lines in (("source", TEXT), ("target", [line[::-1] for line in TEXT])):
-        model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            vocab_size=76,
-            minloglevel=2,
-            num_threads=1,
-            normalization_rule_name="identity",
-        )
-        (folder / f"{name}.spm").write_bytes(model.getvalue())
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-        for i in range(3, processor.get_piece_size()):
-            if i % 11:
-                vocab.setdefault(processor.id_to_piece(i), len(vocab))
-    for name in (">>fr<<", "\u4e2d", "<pad>"):
-        vocab.setdefault(name, len(vocab))
-    (folder / "vocab.json").write_text(json.dumps(vocab) + "\n", encoding="utf-8")
-    config = {"tokenizer_class": "MarianTokenizer", "source_lang": "en", "target_lang": "fr"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
+    size = write_marian(
+        folder,
+        TEXT,
+        left_out=11,
+        more=(">>fr<<", "\u4e2d", "<pad>"),
+        config={"source_lang": "en", "target_lang": "fr"},
+        vocab_size=76,
+        num_threads=1,
+        normalization_rule_name="identity",
+    )
     tokenizer = transformers.MarianTokenizer.from_pretrained(folder)
 
     def encode(text: str) -> list[int]:
@@ -138,7 +121,7 @@ def marian(folder: Path, transformers) -> dict:
     tokenizer._switch_to_target_mode()
     of_target = [encode(text) for text in texts()]
     tokenizer._switch_to_input_mode()
-    some = random_ids(len(vocab))
+    some = random_ids(size, count=NUM_TEXTS, fewer_than=9)
     return {
         "ids": rows,
         "target": of_target,

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from reference import hard_texts
 
-from scripts.gemma_gguf import write_gemma
+from scripts.checks.gemma_gguf import write_gemma
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.tokenizers import TokenizerError, read_tokenizer
 from tfllm.tokenizers.files.gguf import read_gguf_tokenizer

@@ -15,8 +15,8 @@ from tfllm.tokenizers import TokenizerError, read_tokenizer
 from tfllm.tokenizers.files.extension import with_special_tokens
 from tfllm.tokenizers.sentencepiece_model import parsed_model
 
-HERE = Path(__file__).parent
-GOLDENS = HERE / "goldens"
+ROOT = Path(__file__).parents[2]
+GOLDENS = Path(__file__).parent / "goldens"
 PEERS = os.environ.get("TFLLM_PEERS")
 
 
@@ -121,7 +121,7 @@ def test_both_languages_leave_the_same_roles_open(tokenizer):
 @pytest.mark.skipif(PEERS is None, reason="TFLLM_PEERS names no interpreter with transformers")
 def test_the_goldens_are_what_transformers_gives_now(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    script = [PEERS, "-W", "ignore", str(HERE / "make_goldens.py"), str(tmp_path)]
-    subprocess.run(script, check=True, env=environment, capture_output=True)
+    command = [PEERS, "-W", "ignore", "-m", "tests.tokenizers.make_goldens", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True)
     made = json.loads((tmp_path / "goldens.json").read_text(encoding="utf-8"))
     assert made == json.loads((GOLDENS / "goldens.json").read_text(encoding="utf-8"))

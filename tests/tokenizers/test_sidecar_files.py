@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from tfllm.tokenizers.chat.end_of_turn import end_names
 
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, NoTokenizerError, TokenizerError, read_tokenizer
 from tfllm.tokenizers.chat import ChatTemplate, encode_chat, encode_prompt
+from tfllm.tokenizers.end_of_turn import end_names
 from tfllm.tokenizers.files.gguf import end_token_ids, read_gguf_tokenizer
 
 CHAT = [{"role": "user", "content": "hi"}]

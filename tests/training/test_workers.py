@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.check_resume import environment
-from scripts.check_workers import free_ports
+from scripts.checks.resume import environment
+from scripts.checks.workers import free_ports
 from tests.training.run_worker import SETTINGS
 from tests.training.toy import run_steps, toy_step
 from tfllm.training.errors import TrainingError

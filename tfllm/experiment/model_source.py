@@ -26,7 +26,7 @@ from tfllm.models.decoder import Decoder
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
-from tfllm.tokenizers.chat.end_of_turn import end_names
+from tfllm.tokenizers.end_of_turn import end_names
 from tfllm.tokenizers.files.extension import with_special_tokens
 from tfllm.tokenizers.files.gguf import end_token_ids, read_gguf_tokenizer
 from tfllm.tokenizers.files.keras_nlp_preset import read_keras_nlp_tokenizer

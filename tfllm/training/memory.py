@@ -203,7 +203,7 @@ def compiler_bytes(shape: StepShape, variables: Iterable[keras.Variable]) -> int
     """Bytes that tracing and compiling a step leave in the process, on the CPU.
 
     They follow the number of operations. The coefficients are fitted to peaks that
-    `scripts/bench_memory.py` measured with TensorFlow 2.21, of 2 to 12 blocks; they are no theory.
+    `scripts/benchmarks/memory.py` measured with TensorFlow 2.21, of 2 to 12 blocks; they are no theory.
 
     Args:
         shape: The sizes.

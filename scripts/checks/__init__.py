@@ -1,0 +1,1 @@
+"""What must hold on a machine, or beside other libraries: `python -m scripts.checks.device` and its like."""
