@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import sentencepiece
 import tokenizers
-from tfllm.tokenizers.gguf import read_gguf_tokenizer
+from tfllm.tokenizers.files.gguf import read_gguf_tokenizer
 
 from scripts.fetch_assets import path_of
 from tfllm.convert.gguf_file import GgufFile

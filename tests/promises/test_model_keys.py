@@ -325,6 +325,18 @@ BART = {
     **{"positions": "learned", "position_offset": 2, "initializer_range": 0.5},
 }
 
+ROTARY = {
+    **{"hidden_dim": 12, "num_heads": 2, "num_kv_heads": 1, "positions": "rotary", "rotary_dim": 4},
+    **{"rope_theta": 50.0, "rope_scaling": {"type": "linear", "factor": 3.0}, "sliding_window": 3},
+    **{"sliding_layers": [1], "initializer_range": 0.5},
+}
+MODERN = {"type": "encoder", "num_layers": 2, "rope_local_theta": 9.0, **ROTARY}
+TURNED = {"type": "encoder_decoder", "num_encoder_layers": 2, "num_decoder_layers": 2, **ROTARY}
+NEAR = {
+    **{"type": "encoder", "num_layers": 1, "hidden_dim": 12, "num_heads": 2, "positions": "relative"},
+    **{"relative_num_buckets": 8, "relative_max_distance": 5, "initializer_range": 0.5},
+}
+
 
 def changes(key, group, other=None):
     """With the same weights, other numbers come out than with the key's default, or another value."""
@@ -429,6 +441,26 @@ def _limit(model):
 ENCODERS |= {
     "model:encoder_decoder.use_bias": Case(_no_bias, T5, without(T5, "use_bias")),
     "model:encoder_decoder.positions": Case(_relative, T5, without(T5, "positions")),
+    "model:encoder.positions": Case(_relative, NEAR, without(NEAR, "positions")),
+    "model:encoder.relative_num_buckets": changes("relative_num_buckets", NEAR, 4),
+    "model:encoder.relative_max_distance": changes("relative_max_distance", NEAR),
+    "model:encoder.rope_local_theta": changes("rope_local_theta", MODERN),
+    **{
+        f"model:{group['type']}.{key}": changes(key, group, other)
+        for group in (MODERN, TURNED)
+        for key, other in (
+            *(("rotary_dim", None), ("rope_theta", None), ("rope_scaling", None)),
+            *(("sliding_window", 2), ("sliding_layers", None)),
+        )
+    },
+    "model:encoder.num_kv_heads": Case(
+        has_shape("block_00/attention/key/kernel", columns=6), MODERN, without(MODERN, "num_kv_heads")
+    ),
+    "model:encoder_decoder.num_kv_heads": Case(
+        has_shape("decoder/block_00/cross_attention/key/kernel", columns=6),
+        TURNED,
+        without(TURNED, "num_kv_heads"),
+    ),
     "model:encoder_decoder.max_seq_len": Case(_limit, T5, without(T5, "max_seq_len")),
     "model:encoder_decoder.position_offset": Case(
         has_shape("decoder/position_embedding/embeddings", rows=16 + 2),

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tfllm.config.attention import head_problems, rotary_problems, window_problems
 from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS
-from tfllm.config.rope_scaling import ROPE_SCALINGS, FactorsRopeScalingConfig
+from tfllm.config.rope_scaling import ROPE_SCALINGS
 from tfllm.config.setting import setting
 
 _GPT2 = {
@@ -120,39 +121,6 @@ class DecoderConfig:
 
     def check(self, path: str) -> Iterator[Problem]:
         """Yields problems between keys."""
-        if self.head_dim is None and self.hidden_dim % self.num_heads:
-            rule = f"must divide {path}.hidden_dim={self.hidden_dim}"
-            mend = f"try {_near_divisors(self.hidden_dim, self.num_heads)}, or set {path}.head_dim"
-            yield Problem(f"{path}.num_heads", self.num_heads, rule, mend)
-        if self.num_kv_heads and self.num_heads % self.num_kv_heads:
-            rule = f"must be divisible by {path}.num_kv_heads={self.num_kv_heads}"
-            mend = f"try {path}.num_kv_heads {_near_divisors(self.num_heads, self.num_kv_heads)}"
-            yield Problem(f"{path}.num_heads", self.num_heads, rule, mend)
-        head_dim = self.head_dim or self.hidden_dim // self.num_heads
-        if self.positions == "rotary" and head_dim % 2:
-            name, value = ("head_dim", self.head_dim) if self.head_dim else ("num_heads", self.num_heads)
-            rule = f"gives heads of width {head_dim}, and rotary positions turn pairs"
-            yield Problem(f"{path}.{name}", value, rule, "make the width of a head even")
-        if self.rotary_dim and (self.rotary_dim % 2 or self.rotary_dim > head_dim):
-            rule = f"must be even and at most {head_dim}, the width of a head"
-            yield Problem(f"{path}.rotary_dim", self.rotary_dim, rule, f"try {head_dim // 4 * 2}")
-        turned, scaling = (self.rotary_dim or head_dim) // 2, self.rope_scaling
-        if isinstance(scaling, FactorsRopeScalingConfig) and len(scaling.factors) != turned:
-            rule = f"must be one for each of the {turned} pairs that are turned"
-            yield Problem(
-                f"{path}.rope_scaling.factors", list(scaling.factors), rule, f"write {turned} numbers"
-            )
-        for index in self.sliding_layers or ():
-            if not 0 <= index < self.num_layers:
-                rule = f"must be the index of one of {path}.num_layers={self.num_layers} blocks"
-                yield Problem(f"{path}.sliding_layers", index, rule, f"write 0 to {self.num_layers - 1}")
-        if self.sliding_window is None and (self.sliding_layers is not None or self.rope_local_theta):
-            name = "rope_local_theta" if self.sliding_layers is None else "sliding_layers"
-            rule = f"means nothing without {path}.sliding_window"
-            value = getattr(self, name)
-            yield Problem(f"{path}.{name}", value, rule, f"set {path}.sliding_window, or leave it out")
-
-
-def _near_divisors(number: int, wanted: int) -> str:
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
-    return " or ".join(str(d) for d in sorted(sorted(divisors, key=lambda d: abs(d - wanted))[:2]))
+        yield from head_problems(self, path)
+        yield from rotary_problems(self, path)
+        yield from window_problems(self, path)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
+from tfllm.config.attention import head_problems, relative_problems, rotary_problems, window_problems
 from tfllm.config.encoder import ACTIVATIONS
 from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS
+from tfllm.config.rope_scaling import ROPE_SCALINGS
 from tfllm.config.setting import setting
 
 
@@ -28,6 +31,11 @@ class EncoderDecoderConfig:
     hidden_dim: int = setting(192, "width", minimum=1)
     num_heads: int = setting(6, "heads of the encoder", minimum=1)
     decoder_num_heads: int | None = setting(None, "heads of the decoder; null: num_heads", minimum=1)
+    num_kv_heads: int | None = setting(
+        None,
+        "key and value heads of both, and of attention to the encoder; null: as many as heads",
+        minimum=1,
+    )
     head_dim: int | None = setting(None, "width of a head; null: hidden_dim / heads", minimum=1)
     intermediate_dim: int | None = setting(
         None, "feed-forward width of the encoder; null: 4 x hidden_dim, 8/3 x when gated", minimum=1
@@ -42,10 +50,23 @@ class EncoderDecoderConfig:
     norm_epsilon: float = setting(1e-5, "added to the variance", above=0.0)
     embedding_norm: bool = setting(False, "normalize embeddings")
     final_norm: bool = setting(True, "normalize what encoder and decoder put out")
-    positions: str = setting("learned", "position information", choices=("learned", "sinusoidal", "relative"))
+    positions: str = setting(
+        "learned", "position information", choices=("learned", "sinusoidal", "rotary", "relative")
+    )
     position_offset: int = setting(0, "rows of learned tables before that of position 0", minimum=0)
     relative_num_buckets: int = setting(32, "buckets of relative positions", minimum=2)
     relative_max_distance: int = setting(128, "distance from which all share a bucket", minimum=1)
+    rotary_dim: int | None = setting(None, "how much of a head is turned; null: all of it", minimum=2)
+    rope_theta: float = setting(10_000.0, "base of the rotary frequencies", above=0.0)
+    rope_scaling: Any | None = setting(None, "how they are stretched for longer rows", registry=ROPE_SCALINGS)
+    sliding_window: int | None = setting(
+        None,
+        "tokens that a token of the decoder sees, itself included, and of the encoder to either side; null: all",
+        minimum=1,
+    )
+    sliding_layers: tuple[int, ...] | None = setting(
+        None, "indexes of the blocks with that window, in both; null: all blocks"
+    )
     activation: str = setting("gelu", "feed-forward", choices=ACTIVATIONS)
     use_bias: bool = setting(True, "biases in projections and LayerNorm")
     attention_scale: float | None = setting(
@@ -63,7 +84,9 @@ class EncoderDecoderConfig:
     def check(self, path: str) -> Iterator[Problem]:
         """Yields problems between keys."""
         for name in ("num_heads", "decoder_num_heads"):
-            heads = getattr(self, name)
-            if self.head_dim is None and heads and self.hidden_dim % heads:
-                rule = f"must divide {path}.hidden_dim={self.hidden_dim}"
-                yield Problem(f"{path}.{name}", heads, rule, f"or set {path}.head_dim")
+            if getattr(self, name) is not None:
+                yield from head_problems(self, path, name)
+                yield from rotary_problems(self, path, name)
+        deeper = max("num_encoder_layers", "num_decoder_layers", key=lambda key: getattr(self, key))
+        yield from window_problems(self, path, deeper)
+        yield from relative_problems(self, path, causal=True)

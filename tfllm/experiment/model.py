@@ -37,7 +37,9 @@ def make_model(
         rule = f"is less than the {vocab_size} tokens of the tokenizer"
         problem = Problem("model.vocab_size", section.vocab_size, rule, f"write at least {vocab_size}")
         raise ConfigError([problem], "the config")
-    unlimited = getattr(section, "positions", None) == "relative"
+    # Relative positions set no limit, where the model can do without one.
+    limit = _parameters(config)["max_seq_len"]
+    unlimited = getattr(section, "positions", None) == "relative" and limit.default is None
     keras.utils.set_random_seed(config.seed)
     model = build(
         section,
@@ -75,6 +77,12 @@ def keras_nlp_model(
     )
 
 
+def _parameters(config: ExperimentConfig) -> Mapping[str, inspect.Parameter]:
+    """What the builder of the model takes."""
+    builder = builder_of(config.model, "model")
+    return inspect.signature(builder.__init__ if inspect.isclass(builder) else builder).parameters
+
+
 def _savings(config: ExperimentConfig) -> dict[str, Any]:
     """What the training section asks of the model beside its type of numbers: to keep less in memory."""
     training = config.training
@@ -83,10 +91,14 @@ def _savings(config: ExperimentConfig) -> dict[str, Any]:
         "attention_block_size": training.attention_block_size,
     }
     asked = {name: value for name, value in asked.items() if value is not None}
-    builder = builder_of(config.model, "model")
-    known = inspect.signature(builder.__init__ if inspect.isclass(builder) else builder).parameters
+    known = _parameters(config)
     rule = f"is nothing that model.type={config.model.type} can do"
     problems = [Problem(f"training.{k}", v, rule, "leave it out") for k, v in asked.items() if k not in known]
+    if "attention_block_size" in asked and getattr(config.model, "positions", None) == "relative":
+        rule = "keeps no table of scores, to which model.positions=relative adds"
+        problems.append(
+            Problem("training.attention_block_size", training.attention_block_size, rule, "leave it out")
+        )
     if problems:
         raise ConfigError(problems, "the config")
     return asked

@@ -23,7 +23,7 @@ from tfllm.language_model.sentence_modules import SentenceModules
 from tfllm.models.decoder import Decoder
 from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
-from tfllm.tokenizers.chat_template import encode_prompt
+from tfllm.tokenizers.chat.encoding import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables
 
 _FORMATS = ("tfllm", "huggingface")
