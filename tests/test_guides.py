@@ -30,7 +30,7 @@ def test_the_list_of_keys_is_that_of_the_code():
 def test_the_keys_that_are_named_exist(page):
     known = {re.sub(r":\w+", "", key) for key in all_keys()}
     sections = {key.partition(".")[0] for key in known if "." in key}
-    named = set(re.findall(r"`(\w+\.\w[\w.]*)[`=:]", written(page))) - FILES
+    named = set(re.findall(r"`([a-z_]+\.[a-z_][a-z_.]*)[`=:]", written(page))) - FILES
     of_config = {word for word in named if word.partition(".")[0] in sections}
     assert {word for word in of_config if word not in known and not word.endswith(".type")} == set()
 
