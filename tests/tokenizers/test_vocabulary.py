@@ -2,16 +2,18 @@
 
 import dataclasses
 import pickle
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
-from tfllm.tokenizers import ByteTokenizer, TokenizerError
+from tfllm.tokenizers import ByteTokenizer, TokenizerError, read_tokenizer
 from tfllm.tokenizers.added_token import AddedToken
 from tfllm.tokenizers.framing import Framing
 from tfllm.tokenizers.graph.lookup import Lookup
 from tfllm.tokenizers.vocabulary import Vocabulary
 
+GOLDENS = Path(__file__).parent / "goldens"
 ROLES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
 
 
@@ -73,3 +75,13 @@ def test_texts_are_found_among_known_ones():
     assert found.numpy().tolist() == [True, True, False, True, True, False]
     assert place.numpy()[found.numpy()].tolist() == [2, 0, 1, 3]
     assert Lookup([])(tf.constant([b"", b"a"]))[0].numpy().tolist() == [False, False]
+
+
+@pytest.mark.parametrize("name", ["bert", "gemma", "gpt2", "llama", "marian", "t5"])
+def test_every_kind_travels_to_another_process(name):
+    tokenizer = read_tokenizer(GOLDENS / name)
+    text = "a text\n with 中 <s> words</s>"
+    trusted = tokenizer.encode_with_special(text)  # what is made for it travels as well
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again.fingerprint == tokenizer.fingerprint and again.vocabulary == tokenizer.vocabulary
+    assert (again.encode(text), again.encode_with_special(text)) == (tokenizer.encode(text), trusted)
