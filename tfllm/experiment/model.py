@@ -9,7 +9,7 @@ import keras
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.experiment.build import arguments_of
-from tfllm.experiment.model_source import MODEL_TYPES
+from tfllm.experiment.origins.checkpoint import MODEL_TYPES
 from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.training.precision import dtype_policy
 

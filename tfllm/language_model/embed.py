@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfllm.convert.sentence_modules import SentenceModules, unit
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import bucket
-from tfllm.language_model.sentence_modules import SentenceModules, unit
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.tokenizers import Tokenizer
 

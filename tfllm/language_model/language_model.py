@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,17 +10,18 @@ from typing import Any
 import numpy as np
 
 from tfllm.config import ExperimentConfig, save_config
+from tfllm.config.build import to_mapping
 from tfllm.convert.errors import ConvertError
+from tfllm.convert.generation_config import write_generation_file
 from tfllm.convert.huggingface import save_model
+from tfllm.convert.sentence_modules import SentenceModules
 from tfllm.experiment.parts import make_generator
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.stop_tokens import named_ids
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.language_model.embed import embed
-from tfllm.language_model.sentence_modules import SentenceModules
 from tfllm.models.decoder import Decoder
-from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat_template import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables
@@ -185,12 +185,7 @@ class LanguageModel:
         Raises:
             ConvertError: when the format is not known, or cannot say what the model is.
         """
-        if to not in _FORMATS:
-            raise ConvertError(f"{to!r} is not a format; write {' or '.join(_FORMATS)}")
-        if isinstance(self.model, KerasNlpModel) and to == "huggingface":
-            raise ConvertError(
-                "a model of KerasHub cannot be written as a folder of transformers; save it as tfllm"
-            )
+        check_format(to, self.config)
         if to == "huggingface":
             save_model(path, self.model, self._arguments(), dtype=dtype, extras=self._save_extras)
             return
@@ -219,23 +214,31 @@ class LanguageModel:
         if self.sentence_modules is not None:
             self.sentence_modules.save(folder)
         if hasattr(self.model, "decode_step"):
-            text = json.dumps(self._generation_settings(), indent=2) + "\n"
-            (folder / "generation_config.json").write_text(text, encoding="utf-8")
+            self._save_generation(folder)
 
-    def _generation_settings(self) -> dict[str, Any]:
-        generation, tokenizer = self.config.generation, self._tokenizer
+    def _save_generation(self, folder: Path) -> None:
+        tokenizer, stop_tokens = self._tokenizer, self.config.generation.stop_tokens
         ends = [] if tokenizer is None else [tokenizer.eos_id]
-        stops = list(dict.fromkeys([*ends, *named_ids(tokenizer, generation.stop_tokens)]))
-        unset = tokenizer is None or "bos_token" in tokenizer.unset_roles
-        sampled = {name: getattr(generation, name) for name in ("temperature", "top_k", "top_p")}
-        start = getattr(self.model, "decoder_start_id", None)
-        return {
-            "bos_token_id": None if tokenizer is None or unset else tokenizer.bos_id,
-            "eos_token_id": stops[0] if len(stops) == 1 else stops or None,
-            "pad_token_id": None if tokenizer is None else tokenizer.pad_id,
-            **({} if start is None else {"decoder_start_token_id": start}),
-            "max_new_tokens": generation.max_new_tokens,
-            "repetition_penalty": generation.repetition_penalty,
-            "do_sample": generation.temperature > 0,
-            **(sampled if generation.temperature > 0 else {}),
-        }
+        begins = tokenizer is not None and "bos_token" not in tokenizer.unset_roles
+        write_generation_file(
+            folder,
+            to_mapping(self.config.generation),
+            bos_id=tokenizer.bos_id if tokenizer is not None and begins else None,
+            end_ids=[*ends, *named_ids(tokenizer, stop_tokens)],
+            pad_id=None if tokenizer is None else tokenizer.pad_id,
+            decoder_start_id=getattr(self.model, "decoder_start_id", None),
+        )
+
+
+def check_format(to: str, config: ExperimentConfig) -> None:
+    """Refuses a format that is not known, or cannot say what a config's model is.
+
+    Raises:
+        ConvertError: with what to write instead.
+    """
+    if to not in _FORMATS:
+        raise ConvertError(f"{to!r} is not a format; write {' or '.join(_FORMATS)}")
+    if config.model.type == "keras_nlp" and to == "huggingface":
+        raise ConvertError(
+            "a model of KerasHub cannot be written as a folder of transformers; save it as tfllm"
+        )
