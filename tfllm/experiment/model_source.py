@@ -37,10 +37,9 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
     if own and not mapping["generation"]["stop_tokens"]:  # texts of this training end where the source's do
         mapping["generation"]["stop_tokens"] = origin.stop_tokens()
     mapping["model"] = _as_asked(theirs, asked)
-    if theirs.get("preset") is None:
-        mapping["model"]["source"] = asked.source
+    if theirs.get("preset") is None:  # whose tokens are as many as they are
         mapping["model"]["vocab_size"] = _vocab_size(config, theirs)
-    elif own:  # the weights come with the preset, so the model names no source
+    if own and theirs["source"] is None:  # which the tokenizer's would stand for
         mapping["tokenizer"]["source"] = asked.source
     return config_from_mapping(mapping, source="the config with its pretrained model")
 

@@ -103,7 +103,7 @@ class CheckpointOrigin:
         return config_from_mapping(mapping, for_training=False)
 
     def model_section(self) -> dict[str, Any]:
-        """The `model` section that describes it."""
+        """The `model` section of a config that starts from it."""
         kind = MODEL_TYPES[self.checkpoint.family.kind.model]
         known = {field.name for field in dataclasses.fields(cast(Any, MODELS.get(kind)))}
         arguments = {k: v for k, v in self.checkpoint.arguments.items() if v is not None}

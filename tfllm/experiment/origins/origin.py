@@ -48,7 +48,7 @@ class Origin(Protocol):
         """Its config, or what a run's config would say of it, without text to train on."""
 
     def model_section(self) -> dict[str, Any]:
-        """The `model` section that describes it; of its `max_seq_len` None where it has no limit."""
+        """The `model` section of a config that starts from it; `source` is None where the model brings its weights."""
 
     def learned_positions(self) -> int | None:
         """The longest context that its weights allow; None where they allow any."""

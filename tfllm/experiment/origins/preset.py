@@ -83,8 +83,9 @@ class PresetOrigin:
         return config_from_mapping(mapping, for_training=False)
 
     def model_section(self) -> dict[str, Any]:
-        """The `model` section that describes it: the preset itself, weights included."""
-        return {"type": "keras_nlp", "preset": self.preset, "max_seq_len": self.learned_positions()}
+        """The `model` section of a config that starts from it: the preset itself, weights included."""
+        longest = self.learned_positions()
+        return {"type": "keras_nlp", "preset": self.preset, "source": None, "max_seq_len": longest}
 
     def learned_positions(self) -> int | None:
         """The longest row of its backbone; None where it has no limit."""

@@ -53,8 +53,9 @@ class RunOrigin:
         return self._config
 
     def model_section(self) -> dict[str, Any]:
-        """The `model` section, its longest context filled in."""
-        return {**to_mapping(self._config.model), "max_seq_len": self._config.context_length}
+        """The `model` section of a config that starts from it."""
+        section = to_mapping(self._config.model)
+        return {**section, "source": self.source, "max_seq_len": self._config.context_length}
 
     def learned_positions(self) -> int | None:
         """The rows of its table of positions, where it has one."""
