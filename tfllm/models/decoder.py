@@ -80,6 +80,8 @@ class Decoder(keras.Model):
         TensorShape([1, 3, 300])
     """
 
+    reads_prompt_with = "decoder"
+
     def __init__(
         self,
         *,
@@ -202,6 +204,11 @@ class Decoder(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for Keras serialization."""
         return {**super().get_config(), **self._arguments}
+
+    @property
+    def block_names(self) -> list[str]:
+        """What `attention_scores` may name."""
+        return [block.name for block in self.blocks]
 
     def call(
         self,

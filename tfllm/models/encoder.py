@@ -180,6 +180,11 @@ class Encoder(keras.Model):
         """The constructor's arguments, for Keras serialization."""
         return {**super().get_config(), **self._arguments}
 
+    @property
+    def block_names(self) -> list[str]:
+        """What `attention_scores` may name."""
+        return [block.name for block in self.blocks]
+
     def call(
         self,
         features: dict[str, tf.Tensor],

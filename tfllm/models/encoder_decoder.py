@@ -86,6 +86,8 @@ class EncoderDecoder(keras.Model):
         TensorShape([1, 3, 300])
     """
 
+    reads_prompt_with = "encoder"
+
     def __init__(
         self,
         *,
@@ -199,6 +201,13 @@ class EncoderDecoder(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for Keras serialization."""
         return {**super().get_config(), **self._arguments}
+
+    @property
+    def block_names(self) -> list[str]:
+        """What `attention_scores` may name."""
+        return [
+            f"{stack.name}/{block.name}" for stack in (self.encoder, self.decoder) for block in stack.blocks
+        ]
 
     def call(
         self,
@@ -349,8 +358,7 @@ class EncoderDecoder(keras.Model):
 
     def _blocks_wanted(self, attention_scores: bool | Collection[str]) -> dict[str, list[str]]:
         """The names of blocks, without their stack's, by stack."""
-        stacks = (self.encoder, self.decoder)
-        names = [f"{stack.name}/{block.name}" for stack in stacks for block in stack.blocks]
+        stacks, names = (self.encoder, self.decoder), self.block_names
         if isinstance(attention_scores, bool):
             attention_scores = names if attention_scores else ()
         for name in attention_scores:

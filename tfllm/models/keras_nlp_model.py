@@ -61,6 +61,8 @@ class KerasNlpModel(keras.Model):
         TensorShape([1, 3, 300])
     """
 
+    reads_prompt_with = "decoder"
+
     def __init__(
         self,
         *,
