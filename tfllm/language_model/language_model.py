@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfllm.config import ExperimentConfig, save_config
 from tfllm.config.build import to_mapping
@@ -20,8 +21,8 @@ from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.stop_tokens import named_ids
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
+from tfllm.generation.model import Generates
 from tfllm.language_model.embed import embed
-from tfllm.models.decoder import Decoder
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat_template import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables
@@ -73,7 +74,7 @@ class LanguageModel:
     @cached_property
     def generator(self) -> Generator:
         """Generates token ids; compiled once a bucket of lengths."""
-        if not hasattr(self.model, "decode_step"):
+        if not isinstance(self.model, Generates):
             raise GenerationError(
                 "an encoder does not generate; take embed, or load a decoder or an encoder-decoder"
             )
@@ -83,8 +84,26 @@ class LanguageModel:
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, and around them what the model expects: at its end too, if an encoder reads it."""
-        suffix = () if isinstance(self.model, Decoder) else self.tokenizer.suffix_ids
+        continued = isinstance(self.model, Generates) and self.model.reads_prompt_with == "decoder"
+        suffix = () if continued else self.tokenizer.suffix_ids
         return [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt), *suffix]
+
+    def features(self, text: str) -> dict[str, tf.Tensor]:
+        """What the model is called with to read a text: a batch of one row.
+
+        Returns:
+            `token_ids` int32 [1, T]; of an encoder-decoder `encoder_token_ids` int32 [1, S], and as
+            `decoder_token_ids` int32 [1, 1] what its answer begins with.
+
+        Example:
+            >>> lm = tfllm.load("runs/quickstart")
+            >>> lm.model(lm.features("x = 1"))["logits"]  # float32 [1, T, V]
+        """
+        token_ids = tf.constant([self.encode(text)], tf.int32)
+        if not isinstance(self.model, Generates) or self.model.reads_prompt_with == "decoder":
+            return {"token_ids": token_ids}
+        begin, _ = self.model.decoder_prompt(token_ids, tf.ones_like(token_ids, tf.bool))
+        return {"encoder_token_ids": token_ids, "decoder_token_ids": begin}
 
     def embed(
         self,
@@ -213,11 +232,12 @@ class LanguageModel:
             self._tokenizer.save(folder)
         if self.sentence_modules is not None:
             self.sentence_modules.save(folder)
-        if hasattr(self.model, "decode_step"):
+        if isinstance(self.model, Generates):
             self._save_generation(folder)
 
     def _save_generation(self, folder: Path) -> None:
         tokenizer, stop_tokens = self._tokenizer, self.config.generation.stop_tokens
+        of_encoder = self.model.reads_prompt_with == "encoder"
         ends = [] if tokenizer is None else [tokenizer.eos_id]
         begins = tokenizer is not None and "bos_token" not in tokenizer.unset_roles
         write_generation_file(
@@ -226,7 +246,7 @@ class LanguageModel:
             bos_id=tokenizer.bos_id if tokenizer is not None and begins else None,
             end_ids=[*ends, *named_ids(tokenizer, stop_tokens)],
             pad_id=None if tokenizer is None else tokenizer.pad_id,
-            decoder_start_id=getattr(self.model, "decoder_start_id", None),
+            decoder_start_id=self.model.decoder_start_id if of_encoder else None,
         )
 
 
