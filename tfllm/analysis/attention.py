@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +17,10 @@ class ShowsAttention(Protocol):
 
     block_names: Sequence[str]
     max_seq_len: int | None
+
+    def __call__(self, features: dict[str, Any], *, attention_scores: Collection[str]) -> dict[str, Any]:
+        """Outputs, with `attention_scores`: {"block_03": float [B, N, T, S], …}."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -178,6 +178,7 @@ class Decoder(keras.Model):
             "dtype": policy,
         }
         self.blocks = [TransformerBlock(name=f"block_{i:02d}", **for_blocks) for i in range(num_layers)]
+        self.block_names = [block.name for block in self.blocks]  # what `attention_scores` may name
         self.final_norm = make_norm(
             norm,
             epsilon=norm_epsilon,
@@ -204,11 +205,6 @@ class Decoder(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for Keras serialization."""
         return {**super().get_config(), **self._arguments}
-
-    @property
-    def block_names(self) -> list[str]:
-        """What `attention_scores` may name."""
-        return [block.name for block in self.blocks]
 
     def call(
         self,

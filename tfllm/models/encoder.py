@@ -145,6 +145,7 @@ class Encoder(keras.Model):
             )
             for i in range(num_layers)
         ]
+        self.block_names = [block.name for block in self.blocks]  # what `attention_scores` may name
         self.final_norm = LayerNorm(name="final_norm", **norms) if norm_placement == "pre" else None
         self.pooler = None if pooler == "none" else Pooler(activation=pooler, name="pooler", **shared)
         self.masked_lm_head = self.classifier = self.next_sentence = None
@@ -179,11 +180,6 @@ class Encoder(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for Keras serialization."""
         return {**super().get_config(), **self._arguments}
-
-    @property
-    def block_names(self) -> list[str]:
-        """What `attention_scores` may name."""
-        return [block.name for block in self.blocks]
 
     def call(
         self,

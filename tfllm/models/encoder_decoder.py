@@ -202,13 +202,6 @@ class EncoderDecoder(keras.Model):
         """The constructor's arguments, for Keras serialization."""
         return {**super().get_config(), **self._arguments}
 
-    @property
-    def block_names(self) -> list[str]:
-        """What `attention_scores` may name."""
-        return [
-            f"{stack.name}/{block.name}" for stack in (self.encoder, self.decoder) for block in stack.blocks
-        ]
-
     def call(
         self,
         features: dict[str, tf.Tensor],
@@ -355,6 +348,13 @@ class EncoderDecoder(keras.Model):
     def _embed(self, embedding: TokenEmbedding, token_ids: tf.Tensor) -> tf.Tensor:
         x = embedding(token_ids)
         return x if self.embedding_scale == 1.0 else x * tf.cast(self.embedding_scale, x.dtype)
+
+    @property
+    def block_names(self) -> list[str]:
+        """What `attention_scores` may name."""
+        return [
+            f"{stack.name}/{block.name}" for stack in (self.encoder, self.decoder) for block in stack.blocks
+        ]
 
     def _blocks_wanted(self, attention_scores: bool | Collection[str]) -> dict[str, list[str]]:
         """The names of blocks, without their stack's, by stack."""
