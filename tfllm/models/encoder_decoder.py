@@ -173,6 +173,8 @@ class EncoderDecoder(keras.Model):
             name="decoder",
             **{**of_both, "num_heads": decoder_num_heads or num_heads},
         )
+        stacks = (self.encoder, self.decoder)  # the blocks are what `attention_scores` may name
+        self.block_names = [f"{stack.name}/{block.name}" for stack in stacks for block in stack.blocks]
         self.output_projection: Projection | None = None
         if not tie_embeddings:
             self.output_projection = Projection(units=vocab_size, name="output_projection", **shared)
@@ -349,16 +351,10 @@ class EncoderDecoder(keras.Model):
         x = embedding(token_ids)
         return x if self.embedding_scale == 1.0 else x * tf.cast(self.embedding_scale, x.dtype)
 
-    @property
-    def block_names(self) -> list[str]:
-        """What `attention_scores` may name."""
-        return [
-            f"{stack.name}/{block.name}" for stack in (self.encoder, self.decoder) for block in stack.blocks
-        ]
-
     def _blocks_wanted(self, attention_scores: bool | Collection[str]) -> dict[str, list[str]]:
         """The names of blocks, without their stack's, by stack."""
-        stacks, names = (self.encoder, self.decoder), self.block_names
+        stacks = (self.encoder, self.decoder)
+        names = [f"{stack.name}/{block.name}" for stack in stacks for block in stack.blocks]
         if isinstance(attention_scores, bool):
             attention_scores = names if attention_scores else ()
         for name in attention_scores:
