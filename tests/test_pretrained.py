@@ -129,8 +129,10 @@ def test_bad_sections(tmp_path, source):
         config_from_mapping({"name": "x", "tokenizer": "pretrained", "data": {"train": "python_docs"}})
     with pytest.raises(ConfigError, match=r"data.seq_len=128 exceeds model.max_seq_len=64"):
         expand(config_of(source, data={"train": "python_docs", "seq_len": 128}))
-    with pytest.raises(ConvertError, match=r"holds no config\.json"):
+    with pytest.raises(ConfigError, match=r"holds neither config\.yaml, as runs do, nor config\.json"):
         expand(config_of(tmp_path))
+    with pytest.raises(ConfigError, match=r"nowhere does not exist; give the folder of a run"):
+        expand(config_of(tmp_path / "nowhere"))
     folder = write_checkpoint(tmp_path / "bert", "bert")
     write_tokenizer(folder)
     with pytest.raises(ConfigError, match=r"model.type=encoder is not trained by task.type=causal_lm"):

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import sentencepiece
 import tokenizers
-from tfllm.tokenizers.files.gguf import read_gguf_tokenizer
 
 from scripts.fetch_assets import path_of
 from tfllm.convert.gguf_file import GgufFile
 from tfllm.tokenizers import Tokenizer, read_tokenizer
+from tfllm.tokenizers.files.gguf import read_gguf_tokenizer
 
 
 class Real(NamedTuple):

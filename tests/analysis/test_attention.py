@@ -1,10 +1,13 @@
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import tfllm
+from tests.convert.golden import write_checkpoint
+from tests.test_language_model import write_tokenizer
 from tfllm.analysis import AnalysisError, AttentionMaps, attention_maps
 
 
@@ -48,7 +51,9 @@ def test_a_layer_goes_by_name_or_by_number_also_when_few_were_captured(lm):
 
 @pytest.mark.parametrize("layer", ["block_02", 2, -3, 1.0])
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(lm, layer):
-    with pytest.raises(AnalysisError, match=r"layer .* is not there; the model has block_00 to block_01"):
+    with pytest.raises(
+        AnalysisError, match=r"layer .* is not there; the text is read by block_00 to block_01"
+    ):
         attention_maps(lm, "abc", layers=[layer])
 
 
@@ -66,6 +71,37 @@ def test_texts_that_cannot_be_read_are_refused(lm):
         attention_maps(lm, "a" * 64)
     with pytest.raises(AnalysisError, match="names no layer"):
         attention_maps(lm, "abc", layers=[])
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "bart"])
+def test_encoders_and_encoder_decoders_show_how_they_read(name, tmp_path):
+    folder = write_checkpoint(tmp_path / name, name)
+    write_tokenizer(folder)
+    lm = tfllm.load(folder, jit_compile=False, notify=lambda note: None)
+    text = "abc dea"
+    maps = attention_maps(lm, text)
+    side = "" if name == "bert" else "encoder/"
+    read = [layer for layer in lm.model.block_names if layer.startswith(side)]
+    assert maps.layers == tuple(read)
+    assert maps.token_ids.tolist() == lm.encode(text)
+    assert (maps.labels[0], maps.labels[-1]) == ("[CLS]", "[SEP]")
+    np.testing.assert_allclose(maps.scores.sum(axis=-1), 1.0, rtol=1e-5)
+    assert maps.scores[0, 0, 0, -1] > 0  # it sees what comes later
+    outputs = lm.model(lm.features(text), attention_scores=True)["attention_scores"]
+    for layer in read:
+        np.testing.assert_allclose(maps.head(layer, 1), outputs[layer][0, 1], atol=1e-6)
+    assert attention_maps(lm, text, layers=-1).layers == (read[-1],)
+    if side:
+        with pytest.raises(
+            AnalysisError, match="'decoder/block_00' is not there; the text is read by encoder/"
+        ):
+            attention_maps(lm, text, layers="decoder/block_00")
+
+
+def test_a_model_that_gives_no_scores_is_refused():
+    lm = types.SimpleNamespace(model=object())
+    with pytest.raises(AnalysisError, match="object gives no attention scores"):
+        attention_maps(lm, "abc")
 
 
 def test_summaries_of_heads_that_look_back_at_themselves_and_everywhere():

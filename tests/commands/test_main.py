@@ -166,8 +166,7 @@ def test_a_missing_run_is_told(tfllm, command, tmp_path):
     prompt = ["a"] if command == "generate" else []
     status, out, err = tfllm(command, tmp_path, *prompt)
     assert (status, out) == (2, "")
-    what = "the run folder" if command == "inspect" else "the model"
-    assert f"tfllm {command}: 1 problem in {what}:" in err
+    assert f"tfllm {command}: 1 problem in the model:" in err
     assert "config.yaml" in err
     assert "give the folder of a run" in err
 

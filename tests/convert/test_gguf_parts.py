@@ -5,7 +5,7 @@ import pytest
 
 from scripts.checks.small_gguf import gguf_bytes, gguf_metadata, gguf_tensors
 from tfllm.convert.errors import ConvertError
-from tfllm.convert.gguf_file import GgufFile, open_gguf
+from tfllm.convert.gguf_file import GgufFile
 from tfllm.convert.gguf_parts import part_names
 from tfllm.convert.hub import local_path
 
@@ -33,7 +33,7 @@ def whole(folder):
 @pytest.mark.parametrize("given", [0, 1, 2])
 def test_any_part_stands_for_the_whole_file(given, tmp_path):
     expected, parts = whole(tmp_path), write(tmp_path)
-    file = open_gguf(parts[given])
+    file = GgufFile(parts[given])
     assert file.shapes == expected.shapes and file.types == expected.types
     assert file.config() == expected.config()
     assert file.list_of("tokenizer.ggml.tokens") == expected.list_of("tokenizer.ggml.tokens")
@@ -99,14 +99,6 @@ def test_a_tensor_in_two_parts_is_refused(tmp_path):
     parts[1].write_bytes(gguf_bytes(keys, gguf_tensors()[4:12]))
     with pytest.raises(ConvertError, match=r"stands in m-00001-of-00003\.gguf and in m-00002-of-00003\.gguf"):
         GgufFile(parts[0])
-
-
-def test_a_file_is_read_again_when_it_has_changed_and_only_then(tmp_path):
-    parts = write(tmp_path)
-    file = open_gguf(parts[0])
-    assert open_gguf(parts[0]) is file
-    parts[2].write_bytes(parts[2].read_bytes() + b"\0" * 32)
-    assert open_gguf(parts[0]) is not file
 
 
 def test_names_of_parts():

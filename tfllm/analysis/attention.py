@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from tfllm.analysis.errors import AnalysisError
 
 
+@runtime_checkable
+class ShowsAttention(Protocol):
+    """A model whose blocks give their attention scores where they are asked for by name."""
+
+    block_names: Sequence[str]
+    max_seq_len: int | None
+
+    def __call__(self, features: dict[str, Any], *, attention_scores: Collection[str]) -> dict[str, Any]:
+        """Outputs, with `attention_scores`: {"block_03": float [B, N, T, S], …}."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttentionMaps:
     """The attention scores of one text.
 
-    A layer goes by its name, `"block_03"`, or by its number in the model, 3, negative from the end; that
-    holds also when only some layers were asked for.
+    A layer goes by its name, `"block_03"`, or by its number among those that read the text, 3, negative from
+    the end; that holds also when only some layers were asked for.
 
     Args:
         scores: float32 [L, N, T, T]; `scores[l, n, t, s]` is how much query t takes from key s, and each
@@ -24,7 +36,7 @@ class AttentionMaps:
         layers: Names of the L layers.
         labels: A readable label for each of the T tokens, e.g. `␣the`.
         token_ids: int32 [T], the start of the document included.
-        model_layers: Names of all the model's layers; empty: `layers` are all.
+        model_layers: Names of all layers that read the text; empty: `layers` are all.
     """
 
     scores: np.ndarray
@@ -109,26 +121,36 @@ def attention_maps(
     """Reads a text with a language model and keeps what its heads attend to.
 
     Args:
-        lm: A `tfllm.LanguageModel`, or anything with its `model`, `tokenizer` and `encode`.
+        lm: A `tfllm.LanguageModel`, or anything with its `model`, `tokenizer` and `features`.
         text: The text; the start of the document is put before it, as in generation.
-        layers: Names (`"block_03"`) or numbers (3, -1) of the layers wanted, one or several; None takes all.
-            The scores of a layer are 4 N T² bytes, so choose for large models and long texts.
+        layers: Names (`"block_03"`) or numbers (3, -1) of the layers wanted, one or several; None takes all
+            that read the text: of an encoder-decoder those of the encoder, `"encoder/block_03"`. The scores
+            of a layer are 4 N T² bytes, so choose for large models and long texts.
 
     Returns:
         Scores, labels and ids; see `AttentionMaps`.
 
     Raises:
-        AnalysisError: when the text is empty or longer than the context, or a layer is not there.
+        AnalysisError: when the text is empty or longer than the context, a layer is not there, or the model
+            gives no scores.
 
     Example:
         >>> maps = attention_maps(tfllm.load("runs/quickstart"), "The assert statement", layers=[0, -1])
         >>> maps.head("block_00", 2).shape == (len(maps.labels), len(maps.labels))
         True
     """
-    model_layers = tuple(block.name for block in lm.model.blocks)
+    if not isinstance(lm.model, ShowsAttention):
+        kind = type(lm.model).__name__
+        raise AnalysisError(f"{kind} gives no attention scores; take a model of tfllm's own")
+    if not text:
+        raise AnalysisError("text='' has no tokens to look at; write a few words")
+    features = lm.features(text)
+    reader = "encoder" if "encoder_token_ids" in features else ""
+    token_ids = np.asarray(features[f"{reader}_token_ids" if reader else "token_ids"][0], np.int32)
+    _check_length(len(token_ids), lm.model.max_seq_len)
+    model_layers = tuple(name for name in lm.model.block_names if name.startswith(reader))
     names = _layer_names(layers, model_layers)
-    token_ids = _token_ids(lm, text)
-    scores = lm.model({"token_ids": token_ids[None]}, attention_scores=names)["attention_scores"]
+    scores = lm.model(features, attention_scores=names)["attention_scores"]
     return AttentionMaps(
         scores=np.stack([np.asarray(scores[name][0], np.float32) for name in names]),
         layers=names,
@@ -138,16 +160,12 @@ def attention_maps(
     )
 
 
-def _token_ids(lm: Any, text: str) -> np.ndarray:
-    if not text:
-        raise AnalysisError("text='' has no tokens to look at; write a few words")
-    token_ids = np.asarray(lm.encode(text), np.int32)
-    if len(token_ids) > lm.model.max_seq_len:
+def _check_length(tokens: int, longest: int | None) -> None:
+    if longest is not None and tokens > longest:
         raise AnalysisError(
-            f"the text has {len(token_ids)} tokens with the start of the document; the context holds"
-            f" {lm.model.max_seq_len}; shorten the text"
+            f"the text has {tokens} tokens with the start of the document; the context holds {longest}; shorten the"
+            " text"
         )
-    return token_ids
 
 
 def _layer_names(layers: int | str | Sequence[int | str] | None, known: Sequence[str]) -> tuple[str, ...]:
@@ -170,5 +188,5 @@ def _layer_name(layer: int | str, known: Sequence[str]) -> str:
         return known[layer]
     shown = known[0] if len(known) == 1 else f"{known[0]} to {known[-1]}"
     raise AnalysisError(
-        f"layer {layer!r} is not there; the model has {shown}, or by number 0 to {len(known) - 1}"
+        f"layer {layer!r} is not there; the text is read by {shown}, or by number 0 to {len(known) - 1}"
     )

@@ -27,5 +27,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         metavar="MODEL",
-        help="the folder of a run, or a checkpoint: a folder of transformers, a .gguf file, or hf://org/name",
+        help="the folder of a run, or a checkpoint: a folder of transformers, a .gguf file, hf://org/name, or"
+        " keras_nlp://preset",
     )

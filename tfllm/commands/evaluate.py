@@ -12,7 +12,6 @@ from tfllm.commands.arguments import add_model
 from tfllm.commands.start import start_tensorflow
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
 from tfllm.config.build import to_mapping
-from tfllm.experiment.run_folder import RunFolder
 
 SUMMARY = "loss, perplexity and bits a byte of a run on its validation split, or on other text."
 
@@ -52,17 +51,19 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments.overrides)
 
     start_tensorflow()
-    import tfllm
     from tfllm import experiment
-    from tfllm.convert.hub import local_path
     from tfllm.data.errors import DataError
+    from tfllm.experiment.origins.origin import origin_of
+    from tfllm.language_model.load import load_origin
 
-    lm = tfllm.load(arguments.run)
+    origin = origin_of(arguments.run)
+    lm = load_origin(origin)
     untrained = list(lm.config.check_for_training())
     if untrained:
         raise ConfigError(untrained, arguments.run)
-    folder = RunFolder(local_path(arguments.run))
-    config = _overridden(experiment.located(lm.config, folder), arguments.overrides, arguments.run)
+    folder = origin.run_folder
+    config = lm.config if folder is None else experiment.located(lm.config, folder)
+    config = _overridden(config, arguments.overrides, arguments.run)
     try:
         rows = experiment.held_out_rows(config, lm.tokenizer)
     except DataError as error:
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         moved = f"where it has moved, add its new place: tfllm evaluate {arguments.run} data.train.path=..."
         raise DataError(f"{error}; {moved}") from None
-    own = are_own(rows, folder.about(lm.step))
+    own = are_own(rows, {} if folder is None else folder.about(lm.step))
     if own is False:
         print(
             f"these held-out rows are not the run's own ({rows.summary}): the figures do not compare with those in"

@@ -35,19 +35,24 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
         ExportError: when a checkpoint of another library is to be exported, and nobody says where to.
     """
     start_tensorflow()
-    import tfllm
-    from tfllm.experiment.model_source import is_run
+    from tfllm.experiment.origins.origin import origin_of
     from tfllm.experiment.stop_tokens import stop_ids
     from tfllm.export.saved_model import export_saved_model
+    from tfllm.language_model.load import load_origin
     from tfllm.training.tensor_bundle import PATTERN
 
-    if to is None and not is_run(Path(run_dir)):
+    origin = origin_of(run_dir)
+    if to is not None:
+        folder = expand_home(to, "--to")
+    elif origin.run_folder is not None:
+        folder = origin.run_folder.export
+    else:
         raise ExportError(f"{run_dir} is not the folder of a run; say with --to DIR where the export goes")
-    lm = tfllm.load(run_dir)
+    lm = load_origin(origin)
     exported = export_saved_model(
         lm.model,
         lm.tokenizer,
-        expand_home(to, "--to") if to is not None else Path(run_dir) / "export",
+        folder,
         generation=lm.config.generation,
         stop_ids=stop_ids(lm.tokenizer, lm.config.generation.stop_tokens),
         max_new_tokens=lm.config.export.max_new_tokens,

@@ -6,15 +6,17 @@ import argparse
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfllm.commands.arguments import OVERRIDES
 from tfllm.commands.start import start_tensorflow
 from tfllm.config import ConfigError, ExperimentConfig, config_from_mapping, load_config
 from tfllm.config.build import to_mapping
+from tfllm.config.home import expand_home
 from tfllm.config.load import config_text
-from tfllm.experiment.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from tfllm.experiment.origins.origin import Origin
 
 SUMMARY = "parameters, memory, config and data of a run, of a config, or of another library's checkpoint."
 
@@ -26,45 +28,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         metavar="RUN_OR_CONFIG",
-        help="the folder of a run, a YAML file, or a checkpoint: a folder of transformers, a .gguf file, or hf://org/name",
+        help="the folder of a run, a YAML file, or a checkpoint: a folder of transformers, a .gguf file, hf://org/name,"
+        " or keras_nlp://preset",
     )
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="overrides of the config")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the tables."""
-    from tfllm.convert.hub import local_path
-
-    path = local_path(arguments.run)
-    if path.suffix == ".gguf" or (path / "config.json").exists():
-        return _inspect_checkpoint(path)
-    is_run = path.is_dir()
-    folder = RunFolder(path)
-    config = folder.load_config() if is_run else load_config(path, arguments.overrides)
+    path = None if "://" in arguments.run else expand_home(arguments.run, "RUN_OR_CONFIG")
+    is_config = path is not None and path.suffix != ".gguf" and not path.is_dir()
+    config = load_config(path, arguments.overrides) if path is not None and is_config else None
 
     start_tensorflow()
     from tfllm import experiment
-    from tfllm.tokenizers import read_tokenizer
+    from tfllm.experiment.origins.origin import origin_of
+
+    if config is not None:
+        _print_config(config, None)
+        return 0
+    origin = origin_of(arguments.run)
+    if origin.run_folder is None:
+        _print_tables([*origin.summary(), ("TOKENIZER", _tokenizer_rows(origin))])
+        return 0
+    config = experiment.located(origin.config(), origin.run_folder)
+    if arguments.overrides:
+        mapping, source = to_mapping(config), f"the config of {origin.path}"
+        config = config_from_mapping(mapping, arguments.overrides, source=source, for_training=False)
+    _print_config(config, origin)
+    return 0
+
+
+def _print_config(config: ExperimentConfig, origin: Origin | None) -> None:
+    """What a config asks for; and of a run, what it has done."""
+    from tfllm import experiment
     from tfllm.training.peak_memory import peak_memory_bytes
 
-    if is_run:
-        config = experiment.located(config, folder)
-        if arguments.overrides:
-            mapping, source = to_mapping(config), f"the config of {path}"
-            config = config_from_mapping(mapping, arguments.overrides, source=source, for_training=False)
     config = experiment.expand(config)
     framework = peak_memory_bytes()
-    tokenizer = read_tokenizer(folder.tokenizer) if is_run else experiment.prepare(config).tokenizer
+    tokenizer = experiment.prepare(config).tokenizer if origin is None else origin.tokenizer
     model = experiment.make_model(config, tokenizer.vocab_size, training=True)
     _print_parameters(model)
     _print_memory(config, model, experiment.memory_of(config, model, framework=framework))
     _print_arithmetic(config, experiment.flops_per_token(model, config.data.seq_len))
     _print_data(config, tokenizer)
-    if is_run:
-        _print_run(folder)
-    print("\nCONFIG")
+    print()
+    if origin is not None:
+        _print_tables(origin.summary())
+    print("CONFIG")
     print("  " + config_text(config).replace("\n", "\n  ").rstrip())
-    return 0
+
+
+def _print_tables(tables: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> None:
+    for title, rows in tables:
+        print(title)
+        for name, value in rows:
+            print(f"  {name:<24} {value}" if name else f"  {value}")
+        print()
 
 
 def _print_data(config: ExperimentConfig, tokenizer: Any) -> None:
@@ -84,25 +104,11 @@ def _print_data(config: ExperimentConfig, tokenizer: Any) -> None:
     print(f"  {'epochs':<11} {epochs:.2f} in {config.training.steps:,} steps")
 
 
-def _inspect_checkpoint(path: Path) -> int:
-    start_tensorflow()
-    from tfllm.convert.checkpoint import read_checkpoint
-    from tfllm.convert.summary import summary
-
-    for title, rows in [*summary(read_checkpoint(path)), ("TOKENIZER", _tokenizer_rows(path))]:
-        print(title)
-        for name, value in rows:
-            print(f"  {name:<24} {value}" if name else f"  {value}")
-        print()
-    return 0
-
-
-def _tokenizer_rows(path: Path) -> list[tuple[str, str]]:
-    from tfllm.experiment.model_source import tokenizer_of
+def _tokenizer_rows(origin: Origin) -> list[tuple[str, str]]:
     from tfllm.tokenizers import TokenizerError
 
     try:
-        tokenizer = tokenizer_of(path)
+        tokenizer = origin.tokenizer
     except TokenizerError as error:  # the model can be looked at without it
         return [("", str(error))]
 
@@ -166,20 +172,6 @@ def _print_arithmetic(config: ExperimentConfig, flops: float) -> None:
     step_tokens = config.training.global_batch_size * config.data.seq_len
     print(f"  {'training, FLOPs a step':<36} {flops * step_tokens:>14,.0f}")
     print(f"  {'generation, FLOPs a token':<36} {flops / 3:>14,.0f}")
-
-
-def _print_run(folder: RunFolder) -> None:
-    from tfllm.training.checkpoint import checkpoint_paths
-    from tfllm.training.metrics_log import read_metrics
-
-    print("\nRUN")
-    print(f"  checkpoints {', '.join(p.name for p in checkpoint_paths(folder.checkpoints)) or 'none'}")
-    last: dict[str, dict[str, Any]] = {}
-    for entry in read_metrics(folder.metrics):
-        last[entry["split"]] = entry
-    for split, entry in last.items():
-        numbers = {k: v for k, v in entry.items() if k not in ("step", "split")}
-        print(f"  {split:<11} step {entry['step']}: " + ", ".join(f"{k} {v}" for k, v in numbers.items()))
 
 
 def _bytes(count: float) -> str:

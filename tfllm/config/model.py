@@ -55,7 +55,9 @@ class PretrainedConfig:
     """The model of a checkpoint, and its weights as the start; in a run's config it stands as the model it is."""
 
     type: str = "pretrained"
-    source: str = setting(help="a folder of transformers, a .gguf file, hf://org/name, or a run folder")
+    source: str = setting(
+        help="a folder of transformers, a .gguf file, hf://org/name, keras_nlp://preset, or a run folder"
+    )
     new_head: bool = setting(False, "draw an output layer of its own instead of taking that of source")
     vocab_size: int | None = setting(
         None,

@@ -20,7 +20,7 @@ from tfllm.convert.config_table import LAYERS, Arguments
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.families import FAMILIES
 from tfllm.convert.family import Family
-from tfllm.convert.gguf_file import open_gguf
+from tfllm.convert.gguf_file import GgufFile
 from tfllm.convert.output_head import with_held_head
 from tfllm.convert.read_ahead import ReadAhead
 from tfllm.convert.safetensors_files import SafetensorsFiles
@@ -41,6 +41,7 @@ class Checkpoint:
 
     Args:
         path: The folder or file.
+        config: What its `config.json` says, or would say.
         family: Its family.
         arguments: Of our model.
         notes: What was not taken over and why.
@@ -48,6 +49,7 @@ class Checkpoint:
     """
 
     path: Path
+    config: Mapping[str, Any]
     family: Family
     arguments: Arguments
     notes: tuple[str, ...]
@@ -65,11 +67,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if path.suffix == ".gguf":
-        file = open_gguf(path)
-        return _checkpoint(path, file.config(), str(path), lambda: file)
+        return checkpoint_of_gguf(GgufFile(path))
     where = path / CONFIG_FILE
     # Asked for more than once, and read once: it keeps names and places, and no file open.
     return _checkpoint(path, _read_json(where), str(where), functools.cache(lambda: SafetensorsFiles(path)))
+
+
+def checkpoint_of_gguf(file: GgufFile) -> Checkpoint:
+    """The same of a GGUF file that was opened, which is not opened again.
+
+    Raises:
+        ConvertError: as `read_checkpoint`.
+    """
+    return _checkpoint(file.path, file.config(), str(file.path), lambda: file)
 
 
 def _checkpoint(
@@ -98,7 +108,7 @@ def _checkpoint(
     ]
     if len(left) > _MOST_NOTES:
         unknown.append(f"{len(left) - _MOST_NOTES} more keys are not known and were left aside")
-    return Checkpoint(path, family, arguments, (*config.notes, *head, *unknown), open_tensors)
+    return Checkpoint(path, mapping, family, arguments, (*config.notes, *head, *unknown), open_tensors)
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: str = "float32") -> Any:

@@ -10,7 +10,6 @@ uses its embedding, which no key says.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 
 from tfllm.convert.config_reader import shown
 from tfllm.convert.errors import ConvertError
-from tfllm.convert.gguf_parts import GgufParts, part_names
+from tfllm.convert.gguf_parts import GgufParts
 from tfllm.convert.gguf_rope import FACTORS, OF_LENGTHS, rope_section_of
 from tfllm.convert.gguf_tensor import numbers_at
 
@@ -226,32 +225,6 @@ class GgufFile:
         if section.get("rope_type", "none") == "none":
             return share
         return {**share, "rope_scaling": section}
-
-
-def open_gguf(path: Path) -> GgufFile:
-    """The GGUF file at a path; the last one is kept open, so to say, and read again only when it has changed.
-
-    A vocabulary makes reading slow, and model, tokenizer and settings all stand in one file.
-
-    Raises:
-        ConvertError: see `GgufFile`.
-    """
-    parts = [path.with_name(name) for name in part_names(path.name)]
-    return _opened(path, tuple(_state(part) for part in parts))
-
-
-@functools.lru_cache(maxsize=1)
-def _opened(path: Path, states: tuple[object, ...]) -> GgufFile:
-    del states  # by them the cache knows a file that has changed
-    return GgufFile(path)
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    try:
-        state = path.stat()
-    except (OSError, ValueError):
-        return ()
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _harmless(prefix: str) -> frozenset[str]:

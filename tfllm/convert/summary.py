@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from tfllm.convert.checkpoint import Checkpoint, stored_names
 
 Section = tuple[str, list[tuple[str, str]]]
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Of a number at each precision.
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def summary(checkpoint: Checkpoint) -> list[Section]:
@@ -31,7 +33,6 @@ def summary(checkpoint: Checkpoint) -> list[Section]:
         if row.theirs in names:
             parts[_part(row.ours[0])] += math.prod(shapes[names[row.theirs]])
     total = sum(parts.values())
-    numbers = [(part, f"{count:>14,} {count / total:>7.1%}") for part, count in parts.items()]
     family = [
         ("type", checkpoint.family.model_type),
         ("stored as", ", ".join(f"{kind} ({count} tensors)" for kind, count in types.most_common())),
@@ -40,10 +41,17 @@ def summary(checkpoint: Checkpoint) -> list[Section]:
     return [
         ("FAMILY", family),
         ("MODEL", [(name, _shown(value)) for name, value in arguments.items() if value not in (None, False)]),
-        ("PARAMETERS", [*numbers, ("total", f"{total:>14,}")]),
+        ("PARAMETERS", parameter_rows(parts)),
         ("MEMORY", _memory(arguments, total)),
         ("LEFT ASIDE", notes),
     ]
+
+
+def parameter_rows(parts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Parameters of each part and their share, and of all."""
+    total = sum(parts.values())
+    numbers = [(part, f"{count:>14,} {count / total:>7.1%}") for part, count in parts.items()]
+    return [*numbers, ("total", f"{total:>14,}")]
 
 
 def _part(path: str) -> str:
@@ -57,9 +65,9 @@ def _part(path: str) -> str:
 def _memory(arguments: dict[str, Any], parameters: int) -> list[tuple[str, str]]:
     tokens, per_token, what = _cache(arguments)
     rows = []
-    for precision, size in _BYTES.items():
-        cache = f", and {_bytes(tokens * per_token * size)} of cache for {what}" if tokens else ""
-        rows.append((precision, _bytes(parameters * size) + cache))
+    for precision, size in BYTES.items():
+        cache = f", and {bytes_text(tokens * per_token * size)} of cache for {what}" if tokens else ""
+        rows.append((precision, bytes_text(parameters * size) + cache))
     return rows
 
 
@@ -82,5 +90,6 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _bytes(count: float) -> str:
+def bytes_text(count: float) -> str:
+    """A number of bytes, for reading."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

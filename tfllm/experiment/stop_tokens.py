@@ -5,9 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from tfllm.convert.errors import ConvertError
 from tfllm.generation.errors import GenerationError
 from tfllm.tokenizers import Tokenizer
 
@@ -36,22 +34,6 @@ def named_ids(tokenizer: Tokenizer | None, stop_tokens: Iterable[str]) -> list[i
 def names_of_ids(tokenizer: Tokenizer | None, ids: Iterable[int]) -> list[str]:
     """The names that `named_ids` reads back; without a tokenizer the ids themselves."""
     return [_name_of(tokenizer, token_id) for token_id in ids]
-
-
-def checked_ids(where: object, value: Any, vocab_size: int) -> list[int]:
-    """The ids that `eos_token_id` of a file of settings gives: none, one, or a list.
-
-    Raises:
-        ConvertError: when it holds what is no id of the vocabulary.
-    """
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    for each in ids:
-        if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each < vocab_size:
-            raise ConvertError(
-                f"{where}: eos_token_id={_short(value)} must be an id from 0 to {vocab_size - 1}, or a list of such;"
-                " mend the file, or leave the key out"
-            )
-    return list(dict.fromkeys(ids))
 
 
 def _id_of(tokenizer: Tokenizer | None, name: str) -> int:
@@ -87,8 +69,3 @@ def _name_of(tokenizer: Tokenizer | None, token_id: int) -> str:
     text = tokenizer.decode([token_id])
     alone = bool(text) and not _BY_ID.fullmatch(text) and tokenizer.encode(text) == [token_id]
     return text if alone else f"id:{token_id}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

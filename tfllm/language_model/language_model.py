@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfllm.config import ExperimentConfig, save_config
+from tfllm.config.build import to_mapping
 from tfllm.convert.errors import ConvertError
+from tfllm.convert.generation_config import write_generation_file
 from tfllm.convert.huggingface import save_model
+from tfllm.convert.sentence_modules import SentenceModules
 from tfllm.experiment.parts import make_generator
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.stop_tokens import named_ids
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
+from tfllm.generation.model import Generates
 from tfllm.language_model.embed import embed
-from tfllm.language_model.sentence_modules import SentenceModules
-from tfllm.models.decoder import Decoder
-from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables
@@ -73,7 +74,7 @@ class LanguageModel:
     @cached_property
     def generator(self) -> Generator:
         """Generates token ids; compiled once a bucket of lengths."""
-        if not hasattr(self.model, "decode_step"):
+        if not isinstance(self.model, Generates):
             raise GenerationError(
                 "an encoder does not generate; take embed, or load a decoder or an encoder-decoder"
             )
@@ -83,8 +84,26 @@ class LanguageModel:
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, and around them what the model expects: at its end too, if an encoder reads it."""
-        suffix = () if isinstance(self.model, Decoder) else self.tokenizer.suffix_ids
+        continued = isinstance(self.model, Generates) and self.model.reads_prompt_with == "decoder"
+        suffix = () if continued else self.tokenizer.suffix_ids
         return [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt), *suffix]
+
+    def features(self, text: str) -> dict[str, tf.Tensor]:
+        """What the model is called with to read a text: a batch of one row.
+
+        Returns:
+            `token_ids` int32 [1, T]; of an encoder-decoder `encoder_token_ids` int32 [1, S], and as
+            `decoder_token_ids` int32 [1, 1] what its answer begins with.
+
+        Example:
+            >>> lm = tfllm.load("runs/quickstart")
+            >>> lm.model(lm.features("x = 1"))["logits"]  # float32 [1, T, V]
+        """
+        token_ids = tf.constant([self.encode(text)], tf.int32)
+        if not isinstance(self.model, Generates) or self.model.reads_prompt_with == "decoder":
+            return {"token_ids": token_ids}
+        begin, _ = self.model.decoder_prompt(token_ids, tf.ones_like(token_ids, tf.bool))
+        return {"encoder_token_ids": token_ids, "decoder_token_ids": begin}
 
     def embed(
         self,
@@ -185,12 +204,7 @@ class LanguageModel:
         Raises:
             ConvertError: when the format is not known, or cannot say what the model is.
         """
-        if to not in _FORMATS:
-            raise ConvertError(f"{to!r} is not a format; write {' or '.join(_FORMATS)}")
-        if isinstance(self.model, KerasNlpModel) and to == "huggingface":
-            raise ConvertError(
-                "a model of KerasHub cannot be written as a folder of transformers; save it as tfllm"
-            )
+        check_format(to, self.config)
         if to == "huggingface":
             save_model(path, self.model, self._arguments(), dtype=dtype, extras=self._save_extras)
             return
@@ -218,24 +232,33 @@ class LanguageModel:
             self._tokenizer.save(folder)
         if self.sentence_modules is not None:
             self.sentence_modules.save(folder)
-        if hasattr(self.model, "decode_step"):
-            text = json.dumps(self._generation_settings(), indent=2) + "\n"
-            (folder / "generation_config.json").write_text(text, encoding="utf-8")
+        if isinstance(self.model, Generates):
+            self._save_generation(folder)
 
-    def _generation_settings(self) -> dict[str, Any]:
-        generation, tokenizer = self.config.generation, self._tokenizer
+    def _save_generation(self, folder: Path) -> None:
+        tokenizer, stop_tokens = self._tokenizer, self.config.generation.stop_tokens
+        of_encoder = self.model.reads_prompt_with == "encoder"
         ends = [] if tokenizer is None else [tokenizer.eos_id]
-        stops = list(dict.fromkeys([*ends, *named_ids(tokenizer, generation.stop_tokens)]))
-        unset = tokenizer is None or "bos_token" in tokenizer.unset_roles
-        sampled = {name: getattr(generation, name) for name in ("temperature", "top_k", "top_p")}
-        start = getattr(self.model, "decoder_start_id", None)
-        return {
-            "bos_token_id": None if tokenizer is None or unset else tokenizer.bos_id,
-            "eos_token_id": stops[0] if len(stops) == 1 else stops or None,
-            "pad_token_id": None if tokenizer is None else tokenizer.pad_id,
-            **({} if start is None else {"decoder_start_token_id": start}),
-            "max_new_tokens": generation.max_new_tokens,
-            "repetition_penalty": generation.repetition_penalty,
-            "do_sample": generation.temperature > 0,
-            **(sampled if generation.temperature > 0 else {}),
-        }
+        begins = tokenizer is not None and "bos_token" not in tokenizer.unset_roles
+        write_generation_file(
+            folder,
+            to_mapping(self.config.generation),
+            bos_id=tokenizer.bos_id if tokenizer is not None and begins else None,
+            end_ids=[*ends, *named_ids(tokenizer, stop_tokens)],
+            pad_id=None if tokenizer is None else tokenizer.pad_id,
+            decoder_start_id=self.model.decoder_start_id if of_encoder else None,
+        )
+
+
+def check_format(to: str, config: ExperimentConfig) -> None:
+    """Refuses a format that is not known, or cannot say what a config's model is.
+
+    Raises:
+        ConvertError: with what to write instead.
+    """
+    if to not in _FORMATS:
+        raise ConvertError(f"{to!r} is not a format; write {' or '.join(_FORMATS)}")
+    if config.model.type == "keras_nlp" and to == "huggingface":
+        raise ConvertError(
+            "a model of KerasHub cannot be written as a folder of transformers; save it as tfllm"
+        )

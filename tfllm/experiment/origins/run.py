@@ -1,0 +1,108 @@
+"""A model that was trained or saved here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tfllm.config import ExperimentConfig
+from tfllm.config.build import to_mapping
+from tfllm.convert.assignment import HEAD_LAYERS, RESIZED
+from tfllm.convert.sentence_modules import SentenceModules, read_sentence_modules
+from tfllm.convert.summary import Section
+from tfllm.experiment.model import make_model
+from tfllm.experiment.run_folder import RunFolder
+from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
+from tfllm.training.checkpoint import restore_model
+from tfllm.training.checkpoint_folder import checkpoint_paths
+from tfllm.training.metrics_log import read_metrics
+
+# A run's positions are as many as it learned; its tokens may be more or less in another run.
+_MORE_TOKENS = {path: fit for path, fit in RESIZED.items() if not path.startswith("position_")}
+
+
+class RunOrigin:
+    """A run, or what `LanguageModel.save` wrote, of which the newest whole checkpoint is taken.
+
+    Args:
+        source: What it was called by.
+        run_folder: The run.
+    """
+
+    stored_dtype = "float32"
+
+    def __init__(self, source: str, run_folder: RunFolder):
+        self.source = source
+        self.run_folder: RunFolder | None = run_folder
+        self._run = run_folder
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._run.path
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer; NoTokenizerError where it has none."""
+        return read_tokenizer(self._run.tokenizer)
+
+    def config(self) -> ExperimentConfig:
+        """Its config; ConfigError where that is damaged."""
+        return self._config
+
+    def model_section(self) -> dict[str, Any]:
+        """The `model` section of a config that starts from it."""
+        section = to_mapping(self._config.model)
+        return {**section, "source": self.source, "max_seq_len": self._config.context_length}
+
+    def learned_positions(self) -> int | None:
+        """The rows of its table of positions, where it has one."""
+        learned = getattr(self._config.model, "positions", None) == "learned"
+        return self._config.context_length if learned else None
+
+    def stop_tokens(self) -> list[str]:
+        """Those of its config."""
+        return list(self._config.generation.stop_tokens)
+
+    def sentence_modules(self) -> SentenceModules | None:
+        """What was saved with it."""
+        return read_sentence_modules(self._run.sentence)
+
+    def notes(self) -> list[str]:
+        """Nothing: all of it is taken over."""
+        return []
+
+    def check(self) -> None:
+        """Finds nothing: a checkpoint is looked at when it is read."""
+
+    def load(self, dtype: str, *, notify: Callable[[str], None]) -> tuple[Any, int]:
+        """The model, and the updates of the checkpoint; `notify` receives a line for each that is passed over."""
+        try:
+            vocab_size = self.tokenizer.vocab_size
+        except NoTokenizerError:
+            vocab_size = self._config.model.vocab_size or 0
+        model = make_model(self._config, vocab_size, dtype=dtype)
+        return model, restore_model(self._run.checkpoints, model, notify=notify).step
+
+    def fill(self, model: Any, *, new_head: bool, notify: Callable[[str], None]) -> None:
+        """Reads the weights into a model; more tokens than the run has begin as the mean of the others."""
+        leave = HEAD_LAYERS if new_head else ()
+        restore_model(self._run.checkpoints, model, leave=leave, resize=_MORE_TOKENS, notify=notify)
+
+    def summary(self) -> list[Section]:
+        """Its checkpoints, and what was logged last of each split."""
+        names = ", ".join(path.name for path in checkpoint_paths(self._run.checkpoints))
+        last = {entry["split"]: entry for entry in read_metrics(self._run.metrics)}
+        logged = [(split, _logged(entry)) for split, entry in last.items()]
+        return [("RUN", [("checkpoints", names or "none"), *logged])]
+
+    @cached_property
+    def _config(self) -> ExperimentConfig:
+        return self._run.load_config()
+
+
+def _logged(entry: dict[str, Any]) -> str:
+    numbers = (f"{name} {value}" for name, value in entry.items() if name not in ("step", "split"))
+    return f"step {entry['step']}: " + ", ".join(numbers)
