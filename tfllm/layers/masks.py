@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -161,6 +162,30 @@ class BidirectionalMask(Mask):
         if self.window is None:
             return tf.ones_like(keys, tf.bool)[None, :]
         return tf.abs(keys[None, :] - queries[:, None]) < self.window
+
+
+def cross_mask(features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """What a decoder's tokens may read of an encoder's: real tokens, and of packed rows those of the same segment.
+
+    Args:
+        features: `encoder_token_ids` int32 [B, S], and perhaps `encoder_padding_mask` bool [B, S], and
+            `decoder_segment_ids` int32 [B, T] with `encoder_segment_ids` int32 [B, S].
+
+    Returns:
+        bool [1 or B, 1 or T, S].
+
+    Raises:
+        ValueError: when one of both sides has segments, and the other none.
+    """
+    of_decoder, of_encoder = (features.get(f"{side}_segment_ids") for side in ("decoder", "encoder"))
+    if (of_decoder is None) != (of_encoder is None):
+        raise ValueError("encoder_segment_ids and decoder_segment_ids belong together; give both, or neither")
+    mask = features.get("encoder_padding_mask")
+    if mask is None:
+        mask = tf.ones_like(features["encoder_token_ids"][:1], tf.bool)
+    if of_decoder is None or of_encoder is None:
+        return mask[:, None, :]
+    return mask[:, None, :] & (of_decoder[:, :, None] == of_encoder[:, None, :])
 
 
 def causal_mask(

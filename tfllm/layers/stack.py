@@ -137,13 +137,7 @@ class Stack(keras.layers.Layer):
         Raises:
             ValueError: when one of them is not there.
         """
-        names = [block.name for block in self.blocks]
-        if isinstance(attention_scores, bool):
-            return names if attention_scores else ()
-        for name in attention_scores:
-            if name not in names:
-                raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
-        return attention_scores
+        return wanted_blocks([block.name for block in self.blocks], attention_scores)
 
     def call(
         self,
@@ -271,6 +265,16 @@ class Stack(keras.layers.Layer):
 
     def _finish(self, x: tf.Tensor) -> tf.Tensor:
         return x if self.final_norm is None else self.final_norm(x)
+
+
+def wanted_blocks(names: list[str], attention_scores: bool | Collection[str]) -> Collection[str]:
+    """See `Stack.wanted`."""
+    if isinstance(attention_scores, bool):
+        return names if attention_scores else ()
+    for name in attention_scores:
+        if name not in names:
+            raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
+    return attention_scores
 
 
 def _run(

@@ -13,12 +13,12 @@ from tfllm.layers.attention import AttentionOptions
 from tfllm.layers.embedding import TokenEmbedding
 from tfllm.layers.feed_forward import FeedForwardOptions, default_intermediate_dim
 from tfllm.layers.kv_cache import KVCache
-from tfllm.layers.masks import BidirectionalMask, CausalMask
+from tfllm.layers.masks import BidirectionalMask, CausalMask, cross_mask
 from tfllm.layers.normalization import NormOptions
 from tfllm.layers.positions.counting import positions_of
 from tfllm.layers.positions.options import PositionOptions
 from tfllm.layers.projection import Projection
-from tfllm.layers.stack import Stack, StackOutput, Window
+from tfllm.layers.stack import Stack, StackOutput, Window, wanted_blocks
 from tfllm.layers.transformer_block import BlockOptions, Memory
 from tfllm.models.configured import ConfiguredModel
 
@@ -286,7 +286,7 @@ class EncoderDecoder(ConfiguredModel):
             self._embed(self.token_embedding, features["decoder_token_ids"]),
             positions=positions_of(features, "decoder_"),
             attention_mask=CausalMask(mask, segment_ids),
-            memory=Memory(states, _readable(features)),
+            memory=Memory(states, cross_mask(features)),
             wanted=wanted["decoder"],
             **how,
         )
@@ -301,16 +301,10 @@ class EncoderDecoder(ConfiguredModel):
         return outputs
 
     def encode(self, token_ids: tf.Tensor, padding_mask: tf.Tensor | None = None) -> tf.Tensor:
-        """The encoder alone.
-
-        Args:
-            token_ids: int32 [B, S].
-            padding_mask: bool [B, S], true for real tokens.
-
-        Returns:
-            float [B, S, D].
-        """
-        return self._encode(_of_encoder(token_ids, padding_mask)).hidden_states
+        """The encoder alone: int32 [B, S], and bool [B, S], true for real tokens -> float [B, S, D]."""
+        return self._encode(
+            {"encoder_token_ids": token_ids, "encoder_padding_mask": padding_mask}
+        ).hidden_states
 
     def logits(self, hidden_states: tf.Tensor) -> tf.Tensor:
         """Projects float [B, T, D] of the decoder onto the vocabulary -> float32 [B, T, V]."""
@@ -381,7 +375,7 @@ class EncoderDecoder(ConfiguredModel):
         hidden, kept = self.decoder.step(x, positions, slot, slot_mask, kept, padding_mask[:, None, :])
         return hidden, (kept, padding_mask)
 
-    def _encode(self, features: Mapping[str, tf.Tensor], **how: Any) -> StackOutput:
+    def _encode(self, features: Mapping[str, tf.Tensor | None], **how: Any) -> StackOutput:
         embedding = self.token_embedding if self.source_embedding is None else self.source_embedding
         mask, segment_ids = features.get("encoder_padding_mask"), features.get("encoder_segment_ids")
         return self.encoder(
@@ -397,37 +391,9 @@ class EncoderDecoder(ConfiguredModel):
 
     def _blocks_wanted(self, attention_scores: bool | Collection[str]) -> dict[str, list[str]]:
         """The names of blocks, without their stack's, by stack."""
-        names = self.block_names
-        if isinstance(attention_scores, bool):
-            attention_scores = names if attention_scores else ()
-        for name in attention_scores:
-            if name not in names:
-                raise ValueError(f"attention_scores={name!r} is not a block; there are {', '.join(names)}")
-        pairs = [name.split("/") for name in attention_scores]
+        names = wanted_blocks(self.block_names, attention_scores)
+        pairs = [name.split("/") for name in names]
         return {stack: [block for side, block in pairs if side == stack] for stack in ("encoder", "decoder")}
-
-
-def _of_encoder(token_ids: tf.Tensor, padding_mask: tf.Tensor | None) -> dict[str, tf.Tensor]:
-    features = {"encoder_token_ids": token_ids}
-    return features if padding_mask is None else {**features, "encoder_padding_mask": padding_mask}
-
-
-def _readable(features: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """What of the encoder's tokens the decoder's read: bool [1 or B, 1 or T, S].
-
-    Raises:
-        ValueError: when one of both sides has segments, and the other none.
-    """
-    of_decoder, of_encoder = (features.get(f"{side}_segment_ids") for side in ("decoder", "encoder"))
-    if (of_decoder is None) != (of_encoder is None):
-        raise ValueError("encoder_segment_ids and decoder_segment_ids belong together; give both, or neither")
-    mask = features.get("encoder_padding_mask")
-    if mask is None:
-        mask = tf.ones_like(features["encoder_token_ids"][:1], tf.bool)
-    mask = mask[:, None, :]
-    if of_decoder is None or of_encoder is None:
-        return mask
-    return mask & (of_decoder[:, :, None] == of_encoder[:, None, :])
 
 
 def _named(stack: str, scores: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 _LONGEST = 2**24  # tokens of a row whose length is not known when the graph is built
 
 
-def positions_of(features: Mapping[str, tf.Tensor], side: str = "") -> tf.Tensor:
+def positions_of(features: Mapping[str, tf.Tensor | None], side: str = "") -> tf.Tensor:
     """The `positions` of features, or what `counted_positions` makes of the others.
 
     Args:
