@@ -71,7 +71,20 @@ def test_logits_loss_and_gradients_are_those_of_transformers(case):
     assert not expected
 
 
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+# Of each kind of block and cache one at once, all others and all of them under XLA with the slow tests.
+QUICK = ("llama", "gpt2", "gemma3", "t5", "bart")
+GREEDY = [
+    pytest.param(name, jit, marks=[] if name in QUICK and not jit else pytest.mark.slow)
+    for name in CASES
+    for jit in (False, True)
+]
+
+
+def test_the_quick_cases_are_there():
+    assert set(QUICK) <= CASES.keys()
+
+
+@pytest.mark.parametrize(("case", "jit_compile"), GREEDY, indirect=["case"])
 def test_greedy_continuations_are_those_of_transformers(case, jit_compile):
     name, golden, _, model = case
     generator = Generator(model, stop_ids=[], pad_id=0, jit_compile=jit_compile)

@@ -1,5 +1,7 @@
 """A model built from a config, and the numbers in which its keys show."""
 
+import functools
+import json
 import math
 from functools import cached_property
 
@@ -61,12 +63,20 @@ def built(section) -> Built:
 
 def same_weights(section, others: dict) -> Built:
     """Builds it with the weights of another model, where it has ones of their path and shape."""
-    made = built(section)
-    for variable in made.model.variables:
+    model, own, drawn = _scratch(json.dumps(section))
+    for variable in model.variables:
         value = others.get(variable.path)
-        if value is not None and value.shape == tuple(variable.shape):
-            variable.assign(value)
-    return Built(made.model, made.section)
+        fits = value is not None and value.shape == tuple(variable.shape)
+        variable.assign(value if fits else drawn[variable.path])
+    made = Built(model, own)
+    assert made.numbers, "computed now: the next one gets other weights"
+    return made
+
+
+@functools.cache
+def _scratch(text: str):
+    made = built(json.loads(text))
+    return made.model, made.section, made.by_path
 
 
 def first_scores(model: Built, index=0):

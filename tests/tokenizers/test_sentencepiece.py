@@ -297,6 +297,7 @@ class Exported(tf.Module):
         return self.tokenizer.decode(token_ids)
 
 
+@pytest.mark.slow
 def test_in_saved_models_without_this_package(trained, tmp_path):
     (tmp_path / "vocab.txt").write_text(
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "##b", "x", "##'", "e"])

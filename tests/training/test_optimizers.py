@@ -102,7 +102,9 @@ def train(kind, replicas, **settings):
     return states
 
 
-@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "adamw" else pytest.param(kind, marks=pytest.mark.slow) for kind in RULES]
+)
 def test_replicas_stay_alike_and_equal_one_device(kind):
     """Bit for bit, with one of three steps skipped."""
     settings = {"weight_decay": 0.1, "ema_decay": 0.9, **MOMENTUM.get(kind, {})}
@@ -138,6 +140,7 @@ def test_workers_stay_alike_and_equal_one_device():
     assert answers == [f"digests {digest(one)}"] * 2
 
 
+@pytest.mark.slow
 def test_xla_compiles_the_step_of_a_replica():
     settings = {"weight_decay": 0.1, "ema_decay": 0.9}
     (plain,) = train("adamw", 1, **settings)

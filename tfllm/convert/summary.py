@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfllm.convert.checkpoint import Checkpoint, stored_names
+from tfllm.models.encoder import Encoder
 
 Section = tuple[str, list[tuple[str, str]]]
 # Of a number at each precision.
@@ -42,7 +43,7 @@ def summary(checkpoint: Checkpoint) -> list[Section]:
         ("FAMILY", family),
         ("MODEL", [(name, _shown(value)) for name, value in arguments.items() if value not in (None, False)]),
         ("PARAMETERS", parameter_rows(parts)),
-        ("MEMORY", _memory(arguments, total)),
+        ("MEMORY", _memory(checkpoint, total)),
         ("LEFT ASIDE", notes),
     ]
 
@@ -62,8 +63,10 @@ def _part(path: str) -> str:
     return "/".join([*stack, "blocks", rest[0]] if first.startswith("block_") else [*stack, first])
 
 
-def _memory(arguments: dict[str, Any], parameters: int) -> list[tuple[str, str]]:
-    tokens, per_token, what = _cache(arguments)
+def _memory(checkpoint: Checkpoint, parameters: int) -> list[tuple[str, str]]:
+    tokens, per_token, what = (0, 0, "")  # an encoder keeps no cache
+    if checkpoint.family.kind.model is not Encoder:
+        tokens, per_token, what = _cache(checkpoint.arguments)
     rows = []
     for precision, size in BYTES.items():
         cache = f", and {bytes_text(tokens * per_token * size)} of cache for {what}" if tokens else ""
@@ -74,16 +77,15 @@ def _memory(arguments: dict[str, Any], parameters: int) -> list[tuple[str, str]]
 def _cache(arguments: dict[str, Any]) -> tuple[int, int, str]:
     """Tokens to keep keys and values of, numbers a token, and what the tokens are."""
     if "num_decoder_layers" in arguments:
-        heads, head_dim = arguments["decoder_num_heads"], arguments["head_dim"]
-        width = heads * head_dim if head_dim else arguments["hidden_dim"]
+        heads, kv_heads = arguments["decoder_num_heads"], arguments["num_kv_heads"]
+        head_dim = arguments["head_dim"] or arguments["hidden_dim"] // heads
+        width = (kv_heads or heads) * head_dim
         per_token, longest = 2 * arguments["num_decoder_layers"] * width, arguments["max_seq_len"]
         if longest is None:
             return 1000, per_token, "1000 tokens of source or target"
         return 2 * longest, per_token, "a row of the longest source and target"
-    if "num_kv_heads" in arguments:
-        per_token = 2 * arguments["num_layers"] * arguments["num_kv_heads"] * arguments["head_dim"]
-        return arguments["max_seq_len"], per_token, "a row of the longest context"
-    return 0, 0, ""  # an encoder keeps none
+    per_token = 2 * arguments["num_layers"] * arguments["num_kv_heads"] * arguments["head_dim"]
+    return arguments["max_seq_len"], per_token, "a row of the longest context"
 
 
 def _shown(value: Any) -> str:
