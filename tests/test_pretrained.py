@@ -139,6 +139,7 @@ def test_bad_sections(tmp_path, source):
         expand(config_of(folder))
 
 
+@pytest.mark.slow
 def test_fine_tuning_by_command(source, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config = {

@@ -49,6 +49,7 @@ def test_losses_are_held_to_those_of_the_plain_run(bench, section, title):
     assert 5 < start < 6 and end < start  # ln 259 is 5.56
 
 
+@pytest.mark.slow
 def test_losses_that_differ_by_more_than_the_limit_fail(bench):
     row = bench._beside("changed", bench._float32, lambda: _scaled(bench, 1.001), 1e-4, "float32's")
     assert row["good"] is False and "1.0e-03 at most, limit 0.0001" in row["words"]
@@ -230,6 +231,7 @@ def test_a_worker_is_waited_for_no_longer_than_it_may_take(tmp_path, monkeypatch
         Worker(sys.executable, "a_worker", {}, threads=1, timeout=2 if error is WorkerLate else 60)
 
 
+@pytest.mark.slow
 def test_the_script_says_what_failed_in_a_process_of_its_own():
     command = [sys.executable, "-m", "scripts.checks.device", "--peers", sys.executable, "--seconds", "500"]
     command += ["--only", "product", "torch_float32"]

@@ -69,6 +69,7 @@ def test_a_run_in_brackets_goes_on(tfllm, place, monkeypatch):
     shutil.rmtree("runs/go [on]")
 
 
+@pytest.mark.slow
 def test_an_export_that_tensorflow_cannot_load_there_says_so(tfllm, place, tmp_path):
     import tensorflow as tf
 
@@ -101,6 +102,7 @@ def test_a_moved_project_is_found_from_its_run(tfllm, copy, tmp_path, monkeypatc
     assert (status, err) == (0, "") and json.loads(out)["own_rows"] is True
 
 
+@pytest.mark.slow
 def test_moved_text_is_named_by_an_override(tfllm, copy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = copy / "runs" / "exp [v2]"

@@ -90,6 +90,7 @@ def test_a_run_goes_on_on_other_devices(train, whole, config_file, tmp_path):
     assert_same_run(whole, tmp_path / "run", 1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_says_what_it_was_made_of(whole):
     manifest = json.loads((checkpoint_paths(whole / "checkpoints")[-1] / "manifest.json").read_text())
     about = manifest["about"]
@@ -112,6 +113,7 @@ def test_other_text_under_a_run_is_refused(train, config_file, tmp_path, capfd):
     assert "the train rows have changed since" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_average_is_evaluated_kept_and_loaded(train, whole, config_file, tmp_path):
     import tfllm as package
 
@@ -168,6 +170,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(train, config_file, tm
     assert "distribution.num_devices=64" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_or_not(train, config_file, tmp_path, monkeypatch, capfd):
     def full(self, step, manifest):
         raise OSError(28, "No space left on device")
@@ -211,6 +214,7 @@ def test_a_run_that_goes_on_is_looked_at_too(train, whole, config_file, tmp_path
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_best_metric_needs_no_mode(train, config_file, tmp_path, capfd):
     words = ["training.best_metric=loss", "training.evaluate_every=2"]
     assert train(config_file, tmp_path / "run", *words) == 0
@@ -256,6 +260,7 @@ def test_a_run_folder_is_for_one_process(train, config_file, tmp_path, capfd):
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+@pytest.mark.slow
 def test_a_training_outlives_its_terminal(whole, config_file, tmp_path):
     """Nobody reads standard error after its first line, standard output is closed; the run ends as it should."""
     command = [sys.executable, "-m", "tfllm.commands.main", "train", str(config_file), "--run-dir", "run"]

@@ -123,6 +123,7 @@ def test_outputs_and_gradients_are_those_of_the_model(model, loaded, features, t
     assert relative(plain["hidden_states"], ours[0]["hidden_states"]) > 0.1 or not training
 
 
+@pytest.mark.slow
 def test_a_training_step_changes_it_alike(folder, features):
     ends, ours, theirs = (
         [],
@@ -166,6 +167,7 @@ def test_it_is_itself_after_keras_saving(folder, features, tmp_path):
     np.testing.assert_allclose(again(features)["pooled"], model(features)["pooled"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_can_be_exported_again(folder, loaded, tmp_path):
     preprocessor = HubPreprocessor(str(folder / "preprocess"))
     module = tf.Module()

@@ -51,6 +51,7 @@ def run(*arguments):
     return process.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [CASES[1]], indirect=True)
 def test_with_xla_off_the_texts_are_those_of_the_live_model(case):
     settings = {**DEFAULTS, "seed": 11, "top_k": 30}
@@ -60,6 +61,7 @@ def test_with_xla_off_the_texts_are_those_of_the_live_model(case):
     assert answers["serving_default"] == case.live(PROMPTS, **DEFAULTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [CASES[0]], indirect=True)
 def test_the_script_continues_without_tfllm(case):
     settings = {"seed": 5, "temperature": 0.7}

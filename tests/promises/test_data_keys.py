@@ -374,6 +374,7 @@ def test_the_tokenizer_learns_from_so_much_text(key, tmp_path, monkeypatch):
     hold(BUDGETS[key], made)
 
 
+@pytest.mark.slow
 def test_a_run_reads_every_kind_of_source(made, runs):
     """One whole training over a mixture of all of them, stopped and gone on with."""
     folder = made(many()).folder

@@ -53,6 +53,20 @@ COMPUTES = {
 MIRRORED = {"distribution.type": "mirrored", "distribution.num_devices": 2}
 EVALUATES = {"training.evaluate_every": 2, "training.keep_checkpoints": 1}
 
+# Each of these takes two whole trainings of its own.
+SLOW = {
+    f"training.{name}"
+    for name in (
+        *("checkpoint_every", "sample_every", "best_metric"),
+        *("preemption_notice", "on_save_error", "loss_chunk_tokens"),
+    )
+}
+
+
+def keys_of(cases):
+    """The keys of cases; those that take long are for the slow tests."""
+    return [pytest.param(key, marks=pytest.mark.slow) if key in SLOW else key for key in cases]
+
 
 def ends_at(step):
     def shows(run):
@@ -127,7 +141,7 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("key", WRITTEN)
+@pytest.mark.parametrize("key", keys_of(WRITTEN))
 def test_what_is_written(key, runs):
     hold(WRITTEN[key], functools.partial(runs, stop_at=3))
 
@@ -169,7 +183,7 @@ COMPUTED = {
 }
 
 
-@pytest.mark.parametrize("key", COMPUTED)
+@pytest.mark.parametrize("key", keys_of(COMPUTED))
 def test_how_it_is_computed(key, runs):
     hold(COMPUTED[key], runs)
 
@@ -231,7 +245,7 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("key", KEPT)
+@pytest.mark.parametrize("key", keys_of(KEPT))
 def test_what_is_kept(key, runs):
     hold(KEPT[key], runs)
 
@@ -297,7 +311,7 @@ HAPPENS = {
 }
 
 
-@pytest.mark.parametrize("key", HAPPENS)
+@pytest.mark.parametrize("key", keys_of(HAPPENS))
 def test_what_happens_when(key, runs, metadata_server):
     def patch(monkeypatch):
         if key == "training.on_save_error":
@@ -410,6 +424,7 @@ SAME_DIGITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", SAME_DIGITS)
 def test_determinism_is_on(key, runs, tmp_path):
     """In processes of their own: TensorFlow cannot turn it off again."""

@@ -92,6 +92,7 @@ def test_a_restored_step_goes_on_as_an_uninterrupted_one(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_run_moves_from_one_device_to_two_and_back(tmp_path):
     steps = [toy_step(), toy_step(replicas=2), toy_step(toy_model(seed=5, dropout=0.25))]
     run_steps(steps[0], 1)

@@ -84,6 +84,7 @@ def test_a_step_that_is_not_applied_changes_nothing_but_the_count_of_steps(kind)
         np.testing.assert_allclose(after[name], value, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_norms_are_of_the_change_and_of_the_weights():
     model = toy_model()
     before = [v.numpy() for v in model.trainable_variables]

@@ -43,6 +43,7 @@ def test_replicas_and_microbatches_equal_one_device(whole, settings, replicas, n
     assert (numbers(metrics, "grad_norm") > 0.1).all(), "clipping was on in every step"
 
 
+@pytest.mark.slow
 def test_xla_equals_no_xla(whole):
     metrics, weights = whole["sgd"]
     got = run_steps(toy_step(jit_compile=True, **SGD), STEPS)
