@@ -1,4 +1,6 @@
 import inspect
+import json
+import zipfile
 
 import keras
 import numpy as np
@@ -156,6 +158,21 @@ def test_a_keras_file_gives_the_same_outputs(arguments, tmp_path):
             np.testing.assert_array_equal(ours[name], theirs[name])
     # Dropout was on, so that its rate is part of what was compared.
     assert np.abs(model(features)["logits"] - ours["logits"]).max() > 0.1
+
+
+def test_a_keras_file_of_an_earlier_version_is_told_as_such(tmp_path):
+    model = randomized(Decoder(**SMALL))
+    model.save(tmp_path / "new.keras")
+    with zipfile.ZipFile(tmp_path / "new.keras") as new, zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
+        for name in new.namelist():
+            content = new.read(name)
+            if name == "config.json":  # what was written before the trunk
+                content = json.dumps({**json.loads(content), "build_config": {"shapes_dict": {}}}).encode()
+            old.writestr(name, content)
+    with pytest.raises(
+        ValueError, match="holds the parts of Decoder as an earlier version of tfllm had them"
+    ):
+        keras.saving.load_model(tmp_path / "old.keras")
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,29 @@ def test_remat_changes_no_gradient(kind):
             np.testing.assert_allclose(one, again, atol=2e-6, rtol=1e-5)
 
 
+def test_grouped_rotary_windowed_and_recomputed_it_learns_to_copy():
+    model = EncoderDecoder(**{**SMALL, **KINDS["rotary"], "dropout": 0.1, "hidden_dim": 32})
+    model.build()
+    optimizer = keras.optimizers.Adam(1e-2)
+    source = tokens(16, 6)
+    given = {
+        "encoder_token_ids": source,
+        "decoder_token_ids": tf.concat([tf.zeros([16, 1], tf.int32), source[:, :-1]], 1),
+        "row_seeds": tf.range(16),
+    }
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            logits = model(given, training=True)["logits"]
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(source, logits))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return loss
+
+    losses = [float(step()) for _ in range(60)]
+    assert losses[0] > 2.5 and losses[-1] < 0.5
+
+
 def test_attention_scores(model):
     given = {**features(), "encoder_padding_mask": tf.sequence_mask([7, 3])}
     outputs = model(given, attention_scores=True)
