@@ -7,6 +7,7 @@ Made once, from the code before it was redrawn; made anew only where a change of
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -179,6 +180,12 @@ def _stop_at(step: int) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in ("tensorboard", "samples", "export"):
         shutil.rmtree(RUN / name, ignore_errors=True)
+    manifest = RUN / "checkpoints" / f"step_{step:08d}" / "manifest.json"
+    noted = json.loads(manifest.read_text())
+    noted["about"]["folder"] = {"whole": "/begun", "from_run": "../begun"}  # of no machine
+    del noted["sha256"]
+    digest = hashlib.sha256(json.dumps(noted, sort_keys=True).encode()).hexdigest()
+    manifest.write_text(json.dumps({"sha256": digest, **noted}, indent=1))
     log = RUN / "metrics.jsonl"
     kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
     log.write_text("\n".join(kept) + "\n")
