@@ -1,8 +1,11 @@
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllm.layers.positions.relative import RelativeBias, distance_buckets
+from tfllm.config.attention import relative_problems
+from tfllm.layers.positions.relative import RelativeBias, bucket_problem, distance_buckets
 
 
 def test_buckets_are_those_of_the_paper():
@@ -70,3 +73,15 @@ def test_each_place_has_the_number_of_its_bucket(bidirectional, queries, keys, f
     np.add.at(gradient, buckets, np.transpose(upstream[0], [1, 2, 0]))
     found = tape.gradient(bias, layer.embeddings.value, output_gradients=tf.constant(upstream))
     np.testing.assert_allclose(tf.convert_to_tensor(found), gradient, atol=1e-4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_config_is_refused_where_the_layer_would_refuse(causal):
+    """The config checks without TensorFlow, so the rule stands there too."""
+    for buckets in range(2, 41):
+        for distance in range(1, 42):
+            sizes = {"relative_num_buckets": buckets, "relative_max_distance": distance}
+            section = types.SimpleNamespace(positions="relative", **sizes)
+            sides = (True, False) if causal else (True,)  # an encoder-decoder has one of each
+            refused = any(bucket_problem(buckets, distance, bidirectional=side) for side in sides)
+            assert refused == bool(list(relative_problems(section, "model", causal=causal))), sizes

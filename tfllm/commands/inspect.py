@@ -17,6 +17,7 @@ from tfllm.config.load import config_text
 
 if TYPE_CHECKING:
     from tfllm.experiment.origins.origin import Origin
+    from tfllm.experiment.text import Prepared
 
 SUMMARY = "parameters, memory, config and data of a run, of a config, or of another library's checkpoint."
 
@@ -66,12 +67,17 @@ def _print_config(config: ExperimentConfig, origin: Origin | None) -> None:
 
     config = experiment.expand(config)
     framework = peak_memory_bytes()
-    tokenizer = experiment.prepare(config).tokenizer if origin is None else origin.tokenizer
+    prepared = None
+    if origin is not None:
+        tokenizer = origin.tokenizer
+    else:
+        prepared = experiment.prepare(config)
+        tokenizer = prepared.tokenizer
     model = experiment.make_model(config, tokenizer.vocab_size, training=True)
     _print_parameters(model)
     _print_memory(config, model, experiment.memory_of(config, model, framework=framework))
     _print_arithmetic(config, experiment.flops_per_token(model, config.data.seq_len))
-    _print_data(config, tokenizer)
+    _print_data(config, tokenizer, prepared)
     print()
     if origin is not None:
         _print_tables(origin.summary())
@@ -87,14 +93,14 @@ def _print_tables(tables: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> No
         print()
 
 
-def _print_data(config: ExperimentConfig, tokenizer: Any) -> None:
+def _print_data(config: ExperimentConfig, tokenizer: Any, prepared: Prepared | None) -> None:
     """The rows, or why there are none: of a run all the rest can be told without its text."""
     from tfllm import experiment
     from tfllm.data.errors import DataError
 
     print("\nDATA")
     try:
-        prepared = experiment.prepare(config, tokenizer)
+        prepared = prepared or experiment.prepare(config, tokenizer)
     except (ConfigError, DataError) as error:
         print(f"  {error}")
         return
@@ -130,23 +136,18 @@ def _tokenizer_rows(origin: Origin) -> list[tuple[str, str]]:
 
 
 def _print_parameters(model: Any) -> None:
+    from tfllm.convert.summary import parameter_rows, part_of
+
     parts: Counter[str] = Counter()
     for variable in model.variables:
-        parts[_part(variable.path)] += math.prod(variable.shape)
-    total = sum(parts.values())
+        parts[part_of(variable.path.partition("/")[2])] += math.prod(variable.shape)
     print("PARAMETERS")
-    for part, count in parts.items():
-        print(f"  {part:<36} {count:>14,} {count / total:>7.1%}")
-    print(f"  {'total':<36} {total:>14,}")
-
-
-def _part(path: str) -> str:
-    """`decoder/block_03/attention/query/kernel` → `blocks/attention`."""
-    names = path.split("/")[1:]
-    return f"blocks/{names[1]}" if names[0].startswith("block_") else names[0]
+    for part, numbers in parameter_rows(parts):
+        print(f"  {part:<36} {numbers}")
 
 
 def _print_memory(config: ExperimentConfig, model: Any, parts: dict[str, int]) -> None:
+    from tfllm.convert.summary import bytes_text
     from tfllm.experiment.cost import Transformer
 
     rows = (
@@ -154,16 +155,16 @@ def _print_memory(config: ExperimentConfig, model: Any, parts: dict[str, int]) -
     )
     print(f"\nMEMORY of a training step, estimated for a device that computes {rows} rows at once")
     for part, size in parts.items():
-        print(f"  {part:<36} {_bytes(size):>14}")
+        print(f"  {part:<36} {bytes_text(size):>14}")
     if not isinstance(model, Transformer):
         print(
             "  activations are not known beforehand of such a model; tfllm train CONFIG --dry-run measures them"
         )
         return
-    print(f"  {'total':<36} {_bytes(sum(parts.values())):>14}")
+    print(f"  {'total':<36} {bytes_text(sum(parts.values())):>14}")
     kv_width = 2 * model.num_layers * model.num_kv_heads * model.head_dim
     cache = 4 * kv_width * (model.max_seq_len or config.data.seq_len)
-    print(f"  {'generation: key-value cache, a row':<36} {_bytes(cache):>14}")
+    print(f"  {'generation: key-value cache, a row':<36} {bytes_text(cache):>14}")
 
 
 def _print_arithmetic(config: ExperimentConfig, flops: float) -> None:
@@ -172,7 +173,3 @@ def _print_arithmetic(config: ExperimentConfig, flops: float) -> None:
     step_tokens = config.training.global_batch_size * config.data.seq_len
     print(f"  {'training, FLOPs a step':<36} {flops * step_tokens:>14,.0f}")
     print(f"  {'generation, FLOPs a token':<36} {flops / 3:>14,.0f}")
-
-
-def _bytes(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -32,7 +32,7 @@ def summary(checkpoint: Checkpoint) -> list[Section]:
     names = stored_names(checkpoint.family, table, shapes)
     for row in table:
         if row.theirs in names:
-            parts[_part(row.ours[0])] += math.prod(shapes[names[row.theirs]])
+            parts[part_of(row.ours[0])] += math.prod(shapes[names[row.theirs]])
     total = sum(parts.values())
     family = [
         ("type", checkpoint.family.model_type),
@@ -55,8 +55,11 @@ def parameter_rows(parts: Mapping[str, int]) -> list[tuple[str, str]]:
     return [*numbers, ("total", f"{total:>14,}")]
 
 
-def _part(path: str) -> str:
-    """`block_03/attention/query/kernel` → `blocks/attention`, in a stack `decoder/blocks/attention`."""
+def part_of(path: str) -> str:
+    """The part of a model that a variable belongs to, by its path without the model's name.
+
+    `block_03/attention/query/kernel` → `blocks/attention`, in a stack `decoder/blocks/attention`.
+    """
     names = path.split("/")
     depth = 1 if len(names) > 1 and names[1].startswith("block_") else 0
     stack, (first, *rest) = names[:depth], names[depth:]

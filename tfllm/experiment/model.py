@@ -38,8 +38,9 @@ def make_model(
         problem = Problem("model.vocab_size", section.vocab_size, rule, f"write at least {vocab_size}")
         raise ConfigError([problem], "the config")
     # Relative positions set no limit, where the model can do without one.
-    limit = _parameters(config)["max_seq_len"]
-    unlimited = getattr(section, "positions", None) == "relative" and limit.default is None
+    limit = _parameters(config).get("max_seq_len")
+    optional = limit is not None and limit.default is None
+    unlimited = optional and getattr(section, "positions", None) == "relative"
     keras.utils.set_random_seed(config.seed)
     model = build(
         section,
