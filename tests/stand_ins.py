@@ -9,12 +9,12 @@ from safetensors.numpy import load_file
 
 from tests.convert.golden import config_of, write_checkpoint
 from tests.convert.test_gguf import gguf_name, interleaved
-from tests.test_language_model import tiny
+from tests.tiny import tiny_lm
 
 
 def write_all(folder):
     """Puts SmolLM2 as a GGUF file and in the hub's cache, and MiniLM as a folder, into an empty folder."""
-    lm = tiny(max_seq_len=256)
+    lm = tiny_lm(max_seq_len=256)
     lm.save(folder / "smollm2-folder", to="huggingface")
     write_gguf(folder / "SmolLM2-135M-Instruct.Q4_1.gguf", folder / "smollm2-folder", lm.tokenizer)
     shutil.copy(folder / "SmolLM2-135M-Instruct.Q4_1.gguf", folder / "model.gguf")

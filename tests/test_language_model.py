@@ -9,51 +9,21 @@ import pytest
 
 import tfllm
 from tests.convert.golden import tensors_of, write_checkpoint
-from tfllm.config import ConfigError, config_from_mapping
+from tests.tiny import tiny_lm, weights, write_tokenizer
+from tfllm.config import ConfigError
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.hub import local_path
-from tfllm.experiment import make_model
 from tfllm.export.errors import ExportError
 from tfllm.export.saved_model import export_saved_model
 from tfllm.generation.errors import GenerationError
-from tfllm.language_model import LanguageModel
 from tfllm.language_model.convert import convert
 from tfllm.models.errors import ModelError
-from tfllm.tokenizers import ByteBPETokenizer, TokenizerError
-
-TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}"
-
-
-def tiny(name="tiny", **model):
-    tokenizer = ByteBPETokenizer.train(
-        ["the quick brown fox jumps over the lazy dog "] * 20,
-        vocab_size=290,
-        extra_special_tokens=["<|user|>", "<|end|>"],
-    )
-    tokenizer.chat_template = TEMPLATE
-    mapping = {
-        "name": name,
-        "model": {
-            "num_layers": 2,
-            "hidden_dim": 16,
-            "num_heads": 4,
-            "num_kv_heads": 2,
-            "max_seq_len": 64,
-            **model,
-        },
-        "data": {"seq_len": 32},
-        "generation": {"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, "stop_tokens": ["<|end|>"]},
-    }
-    config = config_from_mapping(mapping, for_training=False)
-    made = make_model(config, tokenizer.vocab_size)
-    for variable in made.variables:  # larger than new weights, so that rounding them shows
-        variable.assign(variable * 3)
-    return LanguageModel(made, tokenizer, config, jit_compile=False)
+from tfllm.tokenizers import TokenizerError
 
 
 @pytest.fixture(scope="module")
 def lm():
-    return tiny(vocab_size=320)
+    return tiny_lm(vocab_size=320)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +32,6 @@ def folders(lm, tmp_path_factory):
     lm.save(where / "ours")
     lm.save(where / "theirs", to="huggingface")
     return where
-
-
-def weights(model):
-    return {variable.path: variable.numpy() for variable in model.variables}
 
 
 def assert_same(one, other):
@@ -172,12 +138,6 @@ def test_encoders_and_encoder_decoders(name, tmp_path):
             with pytest.raises(ExportError, match="an encoder-decoder cannot be exported yet"):
                 export_saved_model(other.model, other.tokenizer, tmp_path, generation=other.config.generation)
             assert other.generate(["ab"], max_new_tokens=4) == loaded.generate(["ab"], max_new_tokens=4)
-
-
-def write_tokenizer(folder):
-    """A WordPiece, whose ids fit the small vocabulary of the goldens."""
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
-    (folder / "vocab.txt").write_text("\n".join(names) + "\n")
 
 
 def test_what_cannot_be_loaded_is_told(tmp_path):

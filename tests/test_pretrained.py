@@ -8,7 +8,7 @@ import yaml
 
 import tfllm
 from tests.convert.golden import tensors_of, write_checkpoint
-from tests.test_language_model import tiny, weights, write_tokenizer
+from tests.tiny import tiny_lm, weights, write_tokenizer
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.convert.assignment import assign_weights
@@ -24,7 +24,7 @@ EMBEDDINGS = "decoder/token_embedding/embeddings"
 def source(tmp_path_factory):
     """A checkpoint with a tokenizer of 290 tokens and a model of as many."""
     folder = tmp_path_factory.mktemp("source") / "theirs"
-    tiny().save(folder, to="huggingface")
+    tiny_lm().save(folder, to="huggingface")
     return folder
 
 
@@ -66,7 +66,7 @@ def test_a_run_is_a_source_too(source, tmp_path):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_tokens_begin_as_the_mean_of_the_others(tied, tmp_path):
-    tiny(tie_embeddings=tied).save(tmp_path / "theirs", to="huggingface")
+    tiny_lm(tie_embeddings=tied).save(tmp_path / "theirs", to="huggingface")
     tokenizer = {"type": "pretrained", "extra_special_tokens": ["<|a|>", "<|user|>", "<|b|>"]}
     config = config_of(tmp_path / "theirs", tokenizer=tokenizer)
     assert make_tokenizer(config, None).special_tokens["<|b|>"] == 291
@@ -95,7 +95,7 @@ def test_a_new_head_is_drawn_and_the_rest_is_read(source, tmp_path):
     mine = weights(started(config_of(source, model={"new_head": True})))
     assert mine.keys() - there.keys() == {"decoder/output_projection/kernel"}
     assert 0.01 < np.std(mine["decoder/output_projection/kernel"]) < 0.03
-    tiny(tie_embeddings=False).save(tmp_path / "untied", to="huggingface")
+    tiny_lm(tie_embeddings=False).save(tmp_path / "untied", to="huggingface")
     there = weights(tfllm.load(tmp_path / "untied").model)
     mine = weights(started(config_of(tmp_path / "untied", model={"new_head": True})))
     for path, value in there.items():

@@ -8,7 +8,7 @@ import pytest
 
 import tfllm
 from tests.convert.golden import write_checkpoint
-from tests.test_language_model import tiny, weights
+from tests.tiny import tiny_lm, weights
 from tfllm.commands.main import main
 from tfllm.config import config_from_mapping
 from tfllm.convert.errors import ConvertError
@@ -22,7 +22,7 @@ from tfllm.tokenizers import TokenizerError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("sidecars") / "theirs"
-    tiny().save(where, to="huggingface")
+    tiny_lm().save(where, to="huggingface")
     return where
 
 
@@ -98,7 +98,7 @@ def test_where_no_file_says_what_ends_a_turn_its_name_does(folder, tmp_path):
 
 
 def test_an_output_layer_that_differs_from_its_tied_embedding_is_loaded_apart(tmp_path):
-    tiny(tie_embeddings=True).save(tmp_path / "tied", to="huggingface")
+    tiny_lm(tie_embeddings=True).save(tmp_path / "tied", to="huggingface")
     files = SafetensorsFiles(tmp_path / "tied")
     tensors = {name: files.read(name) for name in files.shapes}
     embedding = tensors["model.embed_tokens.weight"]

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfllm
-from tests.test_language_model import tiny
+from tests.tiny import tiny_lm
 from tfllm.config import ConfigError
 from tfllm.experiment import make_model
 from tfllm.export.errors import ExportError
@@ -21,7 +21,7 @@ PROMPTS = ["the quick brown", "lazy"]
 @pytest.fixture(scope="module")
 def lm():
     """290 tokens, of which the model has 288; padding and a turn's end are among the others."""
-    made = tiny(vocab_size=288)
+    made = tiny_lm(vocab_size=288)
     assert made.tokenizer.vocab_size == 290 and made.tokenizer.special_tokens["<|end|>"] == 289
     return made
 

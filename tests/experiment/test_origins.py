@@ -9,7 +9,7 @@ import pytest
 
 import tfllm
 from scripts.checks.small_gguf import gguf_bytes, gguf_metadata, gguf_tensors
-from tests.test_language_model import tiny, weights
+from tests.tiny import tiny_lm, weights
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.convert.errors import ConvertError
@@ -31,7 +31,7 @@ HANDLE = "hf://org/name@main"
 def places(tmp_path_factory):
     """A model as a run, as a folder of transformers and as a GGUF file, and a preset. Do not write to it."""
     where = tmp_path_factory.mktemp("places")
-    lm = tiny()
+    lm = tiny_lm()
     lm.save(where / "run")
     lm.save(where / "folder", to="huggingface")
     (where / "model.gguf").write_bytes(gguf_bytes(gguf_metadata(), gguf_tensors()))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models.test_decoder import randomized
+from tests.tiny import randomized
 from tfllm.export.bert_packer import BertPacker
 from tfllm.export.errors import ExportError
 from tfllm.export.hub_encoder import export_hub_encoder

@@ -2,30 +2,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.tiny import tiny_decoder
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator, bucket, generate_tokens, left_padded, to_left_padded
 from tfllm.generation.samplers import Sampling
-from tfllm.models.decoder import Decoder
 
 V, CONTEXT = 23, 48
 PROMPTS = [[3, 4, 5, 6, 7], [9], [1, 2, 3]]
 
 
-def make_model(*, num_layers=1, **arguments):
-    model = Decoder(
-        vocab_size=V, num_layers=num_layers, hidden_dim=16, num_heads=4, max_seq_len=CONTEXT, **arguments
-    )
-    model.build()
-    rng = np.random.default_rng(0)
-    for variable in model.variables:
-        base = 1.0 if variable.path.endswith("scale") else 0.0
-        variable.assign(base + 0.5 * rng.normal(size=variable.shape))
-    return model
-
-
 @pytest.fixture(scope="module")
 def model():
-    return make_model(num_layers=2, num_kv_heads=2)
+    return tiny_decoder(num_layers=2, num_kv_heads=2)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +42,7 @@ def test_greedy_is_the_argmax_of_the_uncached_model(model, generator):
 
 
 def test_learned_positions_count_from_the_prompt_not_from_its_padding():
-    model = make_model(positions="learned")
+    model = tiny_decoder(positions="learned")
     generator = Generator(model, stop_ids=[], pad_id=0, jit_compile=False)
     for prompt, row in zip(PROMPTS, generator(PROMPTS, **GREEDY), strict=True):
         assert_greedy(model, prompt, row)
@@ -97,7 +85,7 @@ def sampling(rows, temperature=0.0):
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 def test_limits_belong_to_their_row(positions):
     """A long prompt with a short limit beside a short one that goes on past the context of the first."""
-    model = make_model(positions=positions)
+    model = tiny_decoder(positions=positions)
     prompts, limits = [list(range(1, 23)) * 2, [3], [4, 5]], [4, 8, 6]
     ids, mask = left_padded(prompts, 44, pad_id=0)
     tokens, lengths = generate_tokens(
@@ -137,7 +125,7 @@ def test_a_zero_may_be_a_token():
 
 
 def test_lengths_share_a_bucket_and_do_not_retrace():
-    generator = Generator(make_model(), stop_ids=[], pad_id=0, jit_compile=False)
+    generator = Generator(tiny_decoder(), stop_ids=[], pad_id=0, jit_compile=False)
     generator([[1, 2, 3]], max_new_tokens=5)
     assert generator.num_traces == 1
     for length, count, temperature in ((1, 16, 0.0), (16, 2, 1.3), (9, 9, 0.5)):
@@ -148,7 +136,7 @@ def test_lengths_share_a_bucket_and_do_not_retrace():
 
 
 def test_a_bucket_may_exceed_the_context():
-    generator = Generator(make_model(), stop_ids=[], pad_id=0, jit_compile=False)
+    generator = Generator(tiny_decoder(), stop_ids=[], pad_id=0, jit_compile=False)
     prompt = list(range(1, 20)) + [1] * 19
     assert len(generator([prompt], max_new_tokens=CONTEXT - len(prompt), temperature=0.0)[0]) == 10
 
