@@ -85,7 +85,9 @@ def test_outputs_and_gradients_are_those_of_the_formula(kind, length, num_kv_hea
 @pytest.mark.parametrize("kind", ["groups", "blocks"])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_graphs_compute_the_same(kind, jit_compile):
-    assert_equal_to_plain(KINDS[kind], 11, 2, lambda f: tf.function(f, jit_compile=jit_compile))
+    assert_equal_to_plain(
+        KINDS[kind], 11, 2, lambda f: tf.function(f, jit_compile=jit_compile, autograph=False)
+    )
 
 
 def test_blocks_take_any_length_in_one_graph():
@@ -93,7 +95,7 @@ def test_blocks_take_any_length_in_one_graph():
     extra = [tf.TensorSpec([None, None], tf.bool), tf.TensorSpec([None, None], tf.int32)]
 
     def wrap(run):
-        return tf.function(run, input_signature=[*signature, *extra])
+        return tf.function(run, input_signature=[*signature, *extra], autograph=False)
 
     for length in (3, 8, 13):
         assert_equal_to_plain(KINDS["blocks"], length, 2, wrap)
@@ -130,7 +132,9 @@ def test_both_directions_are_those_of_the_formula(kind, told, jit_compile):
     def run(query, key, value, upstream):
         return with_gradients(KINDS[kind], query, key, value, upstream, mask)
 
-    ours = (run if jit_compile is None else tf.function(run, jit_compile=True))(query, key, value, upstream)
+    ours = (run if jit_compile is None else tf.function(run, jit_compile=True, autograph=False))(
+        query, key, value, upstream
+    )
     theirs = with_gradients(plain, query, key, value, upstream, mask)
     np.testing.assert_allclose(ours[0].numpy()[padding], theirs[0].numpy()[padding], atol=1e-6)
     for mine, other in zip(ours[1:], theirs[1:], strict=True):
@@ -211,7 +215,7 @@ def test_scores_never_exist_as_a_whole(kind, mask):
         "blocks": lambda *args: blockwise_attention(*args, block_size=size),
     }[kind]
     tensors = inputs(length, 4)
-    graph = tf.function(lambda *x: with_gradients(attend, *x, mask))
+    graph = tf.function(lambda *x: with_gradients(attend, *x, mask), autograph=False)
     concrete = graph.get_concrete_function(*tensors)
     graphs = [concrete.graph, *_inner_graphs(concrete.graph)]
     assert len(graphs) > 1 or kind == "groups"

@@ -84,12 +84,12 @@ def test_chunks_change_nothing_in_bfloat16():
 
 
 def test_the_compiled_step_never_holds_all_logits():
-    compiled = tf.function(lambda s: with_gradients(chunked(4), s), jit_compile=True)
+    compiled = tf.function(lambda s: with_gradients(chunked(4), s), jit_compile=True, autograph=False)
     assert_close(compiled(STATES), with_gradients(loss_of_all_logits), 1e-6)
     widths = rows_beside_the_vocabulary(compiled)
     assert 4 in widths, "the logits of a chunk"
     assert max(widths) == D, "the kernel is the largest thing with V columns"
-    whole = tf.function(lambda s: with_gradients(loss_of_all_logits, s), jit_compile=True)
+    whole = tf.function(lambda s: with_gradients(loss_of_all_logits, s), jit_compile=True, autograph=False)
     assert B * T in rows_beside_the_vocabulary(whole), "so the search can fail"
 
 
@@ -107,6 +107,7 @@ def test_shapes_may_be_unknown(jit_compile):
             tf.TensorSpec([None, None], tf.int32),
             tf.TensorSpec([None, None]),
         ],
+        autograph=False,
     )
     def run(states, targets, weights):
         with tf.GradientTape() as tape:
@@ -129,7 +130,7 @@ def test_shapes_may_be_unknown(jit_compile):
 
 def test_evaluation_computes_no_gradients():
     def products(differentiable):
-        @tf.function
+        @tf.function(autograph=False)
         def run(states):
             return cross_entropy_sum(
                 HEAD, states, TARGETS, WEIGHTS, chunk_tokens=4, differentiable=differentiable

@@ -29,9 +29,11 @@ def take_steps(strategy, kind, *, jit_compile=False, **settings):
         )
     gradients = [gradients_of(step, optimizer.trainable) for step in range(STEPS)]
     stacked = [tf.stack(parts) for parts in zip(*gradients, strict=True)]
-    apply = tf.function(optimizer.apply, jit_compile=True) if jit_compile else optimizer.apply
+    apply = (
+        tf.function(optimizer.apply, jit_compile=True, autograph=False) if jit_compile else optimizer.apply
+    )
 
-    @tf.function
+    @tf.function(autograph=False)
     def run():
         def body(index):
             applied = tf.not_equal(index, SKIPPED)

@@ -335,7 +335,7 @@ def test_what_is_written_is_the_moment_of_the_save(tmp_path, slow_writer, jit_co
     before = {name: v.numpy() for name, v in variables.items()}
     floats = [variables["float32/v"], variables["float16/v"]]
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def step():
         for variable in floats:
             variable.assign_add(tf.ones_like(variable))

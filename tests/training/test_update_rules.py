@@ -35,7 +35,7 @@ def assert_as_keras(theirs, kind, rate=0.1, weight_decay=0.2, atol=2e-6, **argum
         kind, learning_rate=schedule(rate), weight_decay=weight_decay, variables=ours, **arguments
     )
     start = [v.numpy() for v in ours]
-    apply = tf.function(optimizer.apply)
+    apply = tf.function(optimizer.apply, autograph=False)
     for step in range(STEPS):
         gradients = gradients_of(step, ours)
         apply(gradients)

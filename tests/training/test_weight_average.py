@@ -18,7 +18,7 @@ def make(replicas=1, ema_decay=0.5):
 
 
 def steps(strategy, optimizer, count):
-    @tf.function
+    @tf.function(autograph=False)
     def step():
         gradients = [tf.ones(v.shape) for v in optimizer.trainable]
         return strategy.run(lambda: optimizer.apply(gradients))

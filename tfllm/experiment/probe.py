@@ -53,7 +53,7 @@ def replay(config: ExperimentConfig, run_dir: str | Path, display: Display | Non
 
 def _measure(setup: TrainingSetup) -> list[str]:
     config, training = setup.config, setup.config.training
-    loop = tf.function(lambda iterator: setup.step(next(iterator)))
+    loop = tf.function(lambda iterator: setup.step(next(iterator)), autograph=False)
     iterator = iter(setup.batches(0, 2))
     start = time.perf_counter()
     loop(iterator).numpy()

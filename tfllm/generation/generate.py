@@ -143,7 +143,7 @@ class Generator:
                 num_tokens=num_tokens,
             )
 
-        self._run = tf.function(run, jit_compile=jit_compile)
+        self._run = tf.function(run, jit_compile=jit_compile, autograph=False)
 
     def __call__(
         self,

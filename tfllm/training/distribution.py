@@ -134,7 +134,7 @@ def gather_from_workers(strategy: tf.distribute.Strategy, numbers: Sequence[int]
     if num_workers(strategy) == 1:
         return [list(numbers)]
 
-    @tf.function
+    @tf.function(autograph=False)
     def gather() -> tf.Tensor:
         def of_replica() -> tf.Tensor:
             with tf.device("CPU:0"):
