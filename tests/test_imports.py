@@ -22,7 +22,7 @@ ALLOWED = {
     "models": {"layers"},
     "tokenizers": {"config"},
     "data": {"config", "tokenizers"},
-    "tasks": {"tokenizers", "evaluation.metrics"},
+    "tasks": {"tokenizers", "data", "evaluation.metrics", "evaluation.predictions"},
     "peft": {"layers"},
     "training": set(),
     "evaluation": set(),

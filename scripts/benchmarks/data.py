@@ -23,7 +23,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.data.mixture import RowMixture
-from tfllm.data.piece import FEATURES
 from tfllm.data.pipeline import training_batches
 from tfllm.data.store import RowStore
 from tfllm.experiment.run_folder import RunFolder
@@ -97,9 +96,8 @@ def synthetic_store(folder: Path, *, num_rows: int, seq_len: int) -> RowStore:
     segments = np.sort(rng.integers(1, 4, seq_len)).astype(np.uint16)
     with path.open("wb") as file:
         for start in range(0, num_rows, 1000):
-            shape = (min(1000, num_rows - start), len(FEATURES), seq_len)
-            rows = rng.integers(0, 1 << 16, shape, dtype=np.uint16)
-            rows[:, FEATURES.index("segment_ids")] = segments
+            rows = rng.integers(0, 1 << 16, (min(1000, num_rows - start), 3, seq_len), dtype=np.uint16)
+            rows[:, 2] = segments
             file.write(rows.tobytes())
     return RowStore(
         path=path,

@@ -11,6 +11,7 @@ from tfllm.convert.errors import ConvertError
 from tfllm.convert.huggingface import save_model
 from tfllm.convert.summary import summary
 from tfllm.layers.positions.sinusoidal import sinusoidal_table
+from tfllm.models.encoder_decoder import EncoderDecoder
 
 _T5 = {
     "d_ff": 2048,
@@ -338,3 +339,37 @@ def test_the_summary_counts_every_parameter(name, tmp_path):
     assert counts[-1] == sum(counts[:-1]) == sum(x.size for x in tensors_of(name).values())
     assert any(part.startswith("decoder/blocks/cross_attention") for part, _ in sections["PARAMETERS"])
     assert "of cache" in sections["MEMORY"][0][1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": "rotary"},
+        {"num_kv_heads": 1},
+        {"positions": "relative", "num_kv_heads": 1},
+        {"sliding_window": 3},
+        {"sliding_window": 3, "positions": "sinusoidal"},
+        {"rotary_dim": 2, "positions": "rotary"},
+    ],
+    ids=str,
+)
+def test_what_a_family_cannot_say_is_refused_by_name(changes, tmp_path):
+    """A file that leaves it out would load as another model, in silence."""
+    sizes = {
+        "vocab_size": 30,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 1,
+        "hidden_dim": 16,
+        "num_heads": 4,
+    }
+    bart = {"norm_placement": "post", "embedding_norm": True, "final_norm": False}
+    bart |= {"position_offset": 2, "logits_bias": True}
+    plain = {**sizes, **bart, "max_seq_len": 16}
+    model = EncoderDecoder(**plain)
+    model.build()
+    save_model(tmp_path / "plain", model, plain)
+    model = EncoderDecoder(**{**plain, **changes})
+    model.build()
+    with pytest.raises(ConvertError, match="no family of checkpoints can say this model"):
+        save_model(tmp_path / "c", model, {**plain, **changes})
+    assert not (tmp_path / "c" / "model.safetensors").exists()

@@ -282,3 +282,25 @@ def test_models_that_no_family_can_say(tmp_path):
         changes = {"pooler": "tanh", "next_sentence_head": True, "position_offset": 2}
         model = Encoder(**SMALL, **changes)
         save_model(tmp_path / "c", model, {**SMALL, **changes}, model_type="roberta")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": "rotary"},
+        {"positions": "relative"},
+        {"num_kv_heads": 1},
+        {"sliding_window": 3},
+        {"sliding_window": 3, "sliding_layers": [0]},
+        {"head_dim": 6},
+    ],
+    ids=str,
+)
+def test_what_a_family_cannot_say_is_refused_by_name(changes, tmp_path):
+    """A file that leaves it out would load as another model, in silence."""
+    model = Encoder(**SMALL, **changes)
+    model.build()
+    name, value = next(iter(changes.items()))
+    with pytest.raises(ConvertError, match=f"{name}={value!r} cannot be said in a checkpoint of type"):
+        save_model(tmp_path / "c", model, {**SMALL, **changes})
+    assert not (tmp_path / "c" / "model.safetensors").exists()

@@ -2,7 +2,10 @@
 
 import numpy as np
 
-from tfllm.data.sources.source import settings_digest
+from tfllm.data.examples import Example, WholeSegments
+from tfllm.data.layout import Feature, RowLayout
+from tfllm.data.record import Record
+from tfllm.data.sources.source import TextSource, settings_digest
 from tfllm.data.store import RowStore
 
 
@@ -22,7 +25,7 @@ class ByteTokenizer:
         return np.array([1] * 256 + [0] * 3, np.int32)
 
 
-class ListSource:
+class ListSource(TextSource):
     def __init__(self, texts):
         self.texts = list(texts)
 
@@ -60,3 +63,66 @@ def write_store(folder, *, num_rows, seq_len, dtype="uint16", packing=True):
         num_tokens=num_rows * seq_len,
         num_bytes=num_rows * seq_len,
     )
+
+
+class Labelled:
+    """Makes of `{text, label}` a segment each: its bytes, whether each is a vowel, its label and its length as a float.
+
+    With `sides`, the reversed text is a second side.
+    """
+
+    split_column = "text"
+
+    def __init__(self, *, seq_len=24, packing=True, segments=4, sides=("",)):
+        self.packing, self.seq_len, self.sides = packing, seq_len, sides
+        features = [
+            feature
+            for side in sides
+            for feature in (
+                Feature(f"{side}token_ids", side, fill=258, limit=259),
+                Feature(f"{side}vowels", side),
+                Feature(f"{side}segment_ids", side, limit=seq_len + 1),
+            )
+        ]
+        features += [Feature("example_ids", None, fill=-1), Feature("labels", None, fill=-1)]
+        features += [Feature("scores", None, fill=-0.5, dtype="float32")]
+        self.layout = RowLayout(tuple((side, seq_len) for side in sides), tuple(features), segments)
+
+    @property
+    def settings(self):
+        return {"examples": "labelled", "layout": self.layout.as_mapping(), "packing": self.packing}
+
+    def keeps(self, record):
+        return bool(record.text("text"))
+
+    def examples(self, records, numbers):
+        for record, number in zip(records, numbers, strict=True):
+            data = np.frombuffer(record.text("text").encode(), np.uint8)[: self.seq_len].astype(np.int32)
+            arrays = {"example_ids": number, "labels": record.value("label"), "scores": len(data) / 7}
+            for index, side in enumerate(self.sides):
+                ids = data[::-1][: len(data) - 2] if index else data
+                arrays |= {f"{side}token_ids": ids, f"{side}vowels": np.isin(ids, list(b"aeiou")) * -1}
+            yield Example(number, arrays, len(data), len(data))
+
+    def packer(self):
+        return WholeSegments(self.layout, packing=self.packing)
+
+
+class LabelledSource:
+    """Records of texts of 3 to 24 bytes with a label; every tenth is empty."""
+
+    def __init__(self, count=60, seed=0):
+        self.count, self.seed = count, seed
+
+    def records(self):
+        rng = np.random.default_rng(self.seed)
+        for number in range(self.count):
+            text = "".join(rng.choice(list("aeioubcd"), rng.integers(3, 25)))
+            fields = {"text": "" if number % 10 == 9 else text, "label": int(rng.integers(-3, 70_000))}
+            yield Record(fields, f"list:{number + 1}")
+
+    def describe(self):
+        return f"{self.count} labelled texts"
+
+    def fingerprint(self):
+        return settings_digest(count=self.count, seed=self.seed)

@@ -152,7 +152,7 @@ def test_evaluation_takes_each_row_once(store, batch_size, buckets):
     for name, expected in store.read(range(23)).items():
         everything = np.concatenate([batch[name] for batch in found])
         np.testing.assert_array_equal(everything[:23], expected)
-        assert (everything[23:] == {"segment_ids": 0}.get(name, store.pad_id)).all()
+        assert (everything[23:] == {"segment_ids": 0}.get(name, 258)).all()
     assert sum(batch["loss_weights"][batch["row_ids"] < 0].sum() for batch in found) == 0
     assert (
         sum(batch["loss_weights"].sum() for batch in found)

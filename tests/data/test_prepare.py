@@ -12,8 +12,10 @@ import pytest
 
 from tests.data.fakes import ByteTokenizer, ListSource, words
 from tfllm.data import DataError, RowStore, piece, prepare_rows, processes, store_writer
+from tfllm.data.next_tokens import NextTokens
 from tfllm.data.piece import PieceTokenizer
 from tfllm.data.processes import ProcessError
+from tfllm.data.record import text_record
 
 TEXTS = words(200)
 
@@ -242,9 +244,9 @@ def test_only_a_few_pieces_are_read_ahead():
     def pieces():
         for number in range(40):
             read.append(number)
-            yield piece.Piece([f"text {number}"], 1)
+            yield piece.Piece([text_record(f"text {number}")], [number], 1)
 
-    tokenizer = PieceTokenizer(ByteTokenizer(), 8, True, bos_id=256, eos_id=257, pad_id=258, dtype="uint16")
+    tokenizer = PieceTokenizer(NextTokens(ByteTokenizer(), seq_len=8, packing=True))
     with processes.TokenizingProcesses(tokenizer, 2) as workers:
         for taken, (_, counts) in enumerate(workers.rows(pieces()), start=1):
             assert counts.bytes == len(f"text {taken - 1}")

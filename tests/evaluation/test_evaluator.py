@@ -61,7 +61,10 @@ def test_sums_are_added_in_double_precision(model):
         def evaluation_sums(self, model, features, outputs):
             return {"count": tf.constant(1.0), "large": tf.constant(2.0**24)}
 
-        def evaluation_metrics(self, sums):
+        def predictions(self, model, features, outputs):
+            return {}
+
+        def evaluation_metrics(self, sums, predictions):
             return sums
 
     data = tf.data.Dataset.from_tensors({"token_ids": tf.ones([1, 2], tf.int32)}).repeat(5)

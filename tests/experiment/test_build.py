@@ -60,7 +60,7 @@ def test_every_source(kind, place, data_dir):
     config = experiment_of(data={"train": {"type": kind, **keys}, "seq_len": 64})
     source = experiment.make_source(config.data.train)
     assert isinstance(source, builder_of(config.data.train, "data.train"))
-    assert next(source.documents())
+    assert next(iter(source.records()))
     if kind == "mixture":
         assert [type(part).__name__ for part in source.sources] == ["TextFilesSource", "PythonDocsSource"]
     else:

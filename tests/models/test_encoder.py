@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models.test_decoder import randomized
+from tests.tiny import randomized
 from tfllm.layers.pooling import mean_pool
 from tfllm.models.encoder import Encoder
 
@@ -179,7 +179,7 @@ def test_scores_asked_for_change_nothing(model):
 
 @pytest.mark.parametrize("jit_compile", [None, pytest.param(True, marks=pytest.mark.slow)])
 def test_padding_changes_nothing(model, jit_compile):
-    run = model if jit_compile is None else tf.function(model, jit_compile=True)
+    run = model if jit_compile is None else tf.function(model, jit_compile=True, autograph=False)
     given = features(model, 1, 6)
     alone = model(given)
     for before, after in ((0, 3), (2, 0), (2, 3)):
@@ -204,7 +204,7 @@ def test_rows_do_not_see_each_other(model):
 @pytest.mark.parametrize("jit_compile", [None, True])
 def test_packed_rows_are_separate_rows(jit_compile):
     model = randomized(Encoder(**SMALL, **KINDS["bert"]))
-    run = model if jit_compile is None else tf.function(model, jit_compile=True)
+    run = model if jit_compile is None else tf.function(model, jit_compile=True, autograph=False)
     given = features(model, 1, 15)
     segments = tf.constant([[1] * 4 + [2] * 6 + [7] + [0] * 4], tf.int32)
     packed = run({**given, "segment_ids": segments, "padding_mask": segments > 0})
@@ -289,6 +289,7 @@ def test_one_graph_takes_rows_of_any_length():
     run = tf.function(
         lambda ids, segments: model({"token_ids": ids, "segment_ids": segments}),
         input_signature=[spec, spec],
+        autograph=False,
     )
     for length in (1, 5, 12):
         ids, segments = tokens(2, length), tf.sort(tokens(2, length) // 7, axis=1)

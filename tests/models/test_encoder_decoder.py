@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.tiny import randomized
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.models.encoder_decoder import EncoderDecoder
@@ -103,16 +104,6 @@ KINDS = {
 }
 SOURCES = [[3, 4, 5, 6, 7, 8, 9], [9], [1, 2, 3]]
 NEW = 12
-
-
-def randomized(model, seed=0):
-    """Weights large enough for every part, biases too, to show in the outputs."""
-    model.build()
-    rng = np.random.default_rng(seed)
-    for variable in model.variables:
-        base = 1.0 if variable.path.endswith("scale") else 0.0
-        variable.assign(base + 0.3 * rng.normal(size=variable.shape))
-    return model
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -260,7 +251,7 @@ def test_grouped_rotary_windowed_and_recomputed_it_learns_to_copy():
         "row_seeds": tf.range(16),
     }
 
-    @tf.function
+    @tf.function(autograph=False)
     def step():
         with tf.GradientTape() as tape:
             logits = model(given, training=True)["logits"]
@@ -382,7 +373,7 @@ def test_xla_computes_the_same(model):
             loss = tf.reduce_mean(tf.square(model(given, training=True)["logits"]))
         return loss, tape.gradient(loss, model.trainable_variables)
 
-    compiled, plain = (tf.function(step, jit_compile=jit)(given) for jit in (True, False))
+    compiled, plain = (tf.function(step, jit_compile=jit, autograph=False)(given) for jit in (True, False))
     for one, other in zip(tf.nest.flatten(compiled), tf.nest.flatten(plain), strict=True):
         np.testing.assert_allclose(
             tf.convert_to_tensor(one), tf.convert_to_tensor(other), atol=2e-5, rtol=1e-4

@@ -1,9 +1,9 @@
 """Text out of nothing."""
 
-from tfllm.data.sources.source import settings_digest
+from tfllm.data.sources.source import TextSource, settings_digest
 
 
-class DoorsSource:
+class DoorsSource(TextSource):
     def __init__(self, *, count, section):
         self.count, self.section = count, section
 

@@ -30,7 +30,7 @@ def losses_by_hand():
 
 
 def test_the_loss_is_two_sums():
-    loss, weight = CausalLM().loss(Model(), FEATURES, OUTPUTS)
+    loss, weight = CausalLM().loss(Model(), FEATURES, OUTPUTS)["loss"], CausalLM().weights(FEATURES)["loss"]
     weights = FEATURES["loss_weights"].numpy()
     np.testing.assert_allclose(loss, (losses_by_hand() * weights).sum(), rtol=1e-6)
     assert float(weight) == weights.sum() == 7.5
@@ -40,7 +40,7 @@ def test_the_loss_is_two_sums():
 def test_a_loss_that_is_not_a_number_is_not_hidden():
     logits = LOGITS.copy()
     logits[0, 0] = np.nan
-    assert np.isnan(CausalLM().loss(Model(), FEATURES, {"hidden_states": tf.constant(logits)})[0])
+    assert np.isnan(CausalLM().loss(Model(), FEATURES, {"hidden_states": tf.constant(logits)})["loss"])
 
 
 def test_evaluation_sums_and_metrics():

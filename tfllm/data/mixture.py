@@ -11,6 +11,7 @@ from fractions import Fraction
 import numpy as np
 
 from tfllm.data.errors import DataError
+from tfllm.data.layout import RowLayout
 from tfllm.data.sources.source import settings_digest
 from tfllm.data.store import RowStore
 
@@ -38,7 +39,7 @@ class RowMixture:
                 f"a mixture of {len(self.stores)} sources has {len(self.weights)} weights; give each one"
             )
         whole_weights(self.weights)
-        if len({(store.seq_len, store.packing, store.pad_id) for store in self.stores}) > 1:
+        if len({(store.seq_len, store.packing, store.layout) for store in self.stores}) > 1:
             raise DataError(
                 "the stores of a mixture must have one seq_len, packing and tokenizer; prepare them alike"
             )
@@ -49,14 +50,14 @@ class RowMixture:
         return self.stores[0].seq_len
 
     @property
+    def layout(self) -> RowLayout:
+        """What a row holds."""
+        return self.stores[0].layout
+
+    @property
     def packing(self) -> bool:
         """Whether rows hold several documents."""
         return self.stores[0].packing
-
-    @property
-    def pad_id(self) -> int:
-        """The id in padded places."""
-        return self.stores[0].pad_id
 
     @property
     def path(self) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from tfllm.data.errors import DataError
-
-Rows = dict[str, np.ndarray]
+from tfllm.data.layout import Rows
 
 
 class RowPacker:

@@ -10,14 +10,13 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 import numpy as np
 
 from tfllm.data.errors import DataError
-from tfllm.data.packing import RowPacker, Rows
-
-FEATURES = ("token_ids", "targets", "segment_ids")  # a row's parts, in the order they lie on disk
+from tfllm.data.examples import ExampleMaker
+from tfllm.data.layout import Rows
+from tfllm.data.record import Record
 
 # Characters in a piece. The last row of each piece is padded: at 4 characters a token half a row of 8192 is
 # 0.2% of a piece. Each process holds a few pieces, and a killed run loses those in work.
@@ -27,31 +26,40 @@ _BATCH_CHARACTERS = 1 << 20  # given to the tokenizer at once: its answers take 
 
 @dataclass(frozen=True)
 class Piece:
-    """Documents to tokenise.
+    """Records to make examples of.
 
     Attributes:
-        texts: The documents.
-        num_read: Documents read from the source since the piece before, those left out included.
+        records: The records.
+        numbers: The place of each in the source, from 0.
+        num_read: Records read from the source since the piece before, those left out included.
     """
 
-    texts: list[str]
+    records: list[Record]
+    numbers: list[int]
     num_read: int
 
 
-def pieces_of(documents: Iterator[tuple[str, bool]]) -> Iterator[Piece]:
-    """Cut a stream of (document, whether to keep it) after every `PIECE_CHARACTERS` of kept text."""
-    texts: list[str] = []
+def pieces_of(records: Iterator[tuple[Record, bool]], first: int = 0) -> Iterator[Piece]:
+    """Cut a stream of (record, whether to keep it) after every `PIECE_CHARACTERS` of kept text.
+
+    Args:
+        records: The stream.
+        first: The number of its first record.
+    """
+    kept: list[Record] = []
+    numbers: list[int] = []
     size = num_read = 0
-    for text, kept in documents:
+    for number, (record, keep) in enumerate(records, first):
         num_read += 1
-        if kept:
-            texts.append(text)
-            size += len(text)
+        if keep:
+            kept.append(record)
+            numbers.append(number)
+            size += _characters(record)
         if size >= PIECE_CHARACTERS:
-            yield Piece(texts, num_read)
-            texts, size, num_read = [], 0, 0
-    if texts:
-        yield Piece(texts, num_read)
+            yield Piece(kept, numbers, num_read)
+            kept, numbers, size, num_read = [], [], 0, 0
+    if kept:
+        yield Piece(kept, numbers, num_read)
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,8 @@ class PieceCounts:
     Attributes:
         num_read: As in `Piece`.
         rows: Rows.
-        documents: Documents with at least one token.
-        tokens: Targets with weight 1.
+        documents: Records of which there is at least one example.
+        tokens: Tokens of the examples; for next-token prediction, targets with weight 1.
         bytes: UTF-8 bytes of the documents.
         crc32: Checksum of the rows as they lie on disk.
     """
@@ -93,71 +101,62 @@ class PieceCounts:
 
 @dataclass(frozen=True)
 class PieceTokenizer:
-    """Turns the documents of a piece into packed rows, ready for the disk. It can be pickled.
+    """Turns the records of a piece into packed rows, ready for the disk. It can be pickled.
 
     Attributes:
-        tokenizer: Anything with `encode_batch` and `vocab_size`.
-        seq_len: Tokens in a row.
-        packing: See `RowPacker`.
-        bos_id: See `RowPacker`.
-        eos_id: See `RowPacker`.
-        pad_id: See `RowPacker`.
-        dtype: "uint16" or "int32".
+        maker: The task's, that makes examples of records.
     """
 
-    tokenizer: Any
-    seq_len: int
-    packing: bool
-    bos_id: int
-    eos_id: int
-    pad_id: int
-    dtype: str
+    maker: ExampleMaker
 
     def rows(self, piece: Piece) -> tuple[bytes, PieceCounts]:
-        """Return the rows, [R, 3, seq_len] of `dtype` as bytes, and what they hold.
+        """Return the rows, [R, width] of the layout's dtype as bytes, and what they hold.
 
         Raises:
-            DataError: The tokenizer gave an id beyond its `vocab_size`.
+            DataError: A record is not what the task needs, or the tokenizer gave an id beyond its `vocab_size`.
         """
-        packer = RowPacker(
-            seq_len=self.seq_len,
-            packing=self.packing,
-            bos_id=self.bos_id,
-            eos_id=self.eos_id,
-            pad_id=self.pad_id,
-        )
-        blocks, documents, tokens, num_bytes = [], 0, 0, 0
-        for batch in _batches(piece.texts):
-            ids = self.tokenizer.encode_batch(batch)
-            kept = [(text, given) for text, given in zip(batch, ids, strict=True) if len(given)]
-            documents += len(kept)
-            tokens += sum(len(given) + 1 for _, given in kept)
-            num_bytes += sum(len(text.encode()) for text, _ in kept)
-            blocks.append(self._block(packer.add(given for _, given in kept)))
+        packer, layout = self.maker.packer(), self.maker.layout
+        blocks: list[bytes] = []
+        numbers: set[int] = set()
+        tokens = num_bytes = 0
+        for records, places in _batches(piece):
+            examples = list(self.maker.examples(records, places))
+            numbers.update(example.number for example in examples)
+            tokens += sum(example.num_tokens for example in examples)
+            num_bytes += sum(example.num_bytes for example in examples)
+            blocks.append(self._block(packer.add(examples)))
         blocks.append(self._block(packer.finish()))
         data = b"".join(blocks)
-        num_rows = len(data) // (len(FEATURES) * self.seq_len * np.dtype(self.dtype).itemsize)
-        return data, PieceCounts(piece.num_read, num_rows, documents, tokens, num_bytes, zlib.crc32(data))
+        num_rows = len(data) // (layout.width * np.dtype(layout.dtype).itemsize)
+        counts = PieceCounts(piece.num_read, num_rows, len(numbers), tokens, num_bytes, zlib.crc32(data))
+        return data, counts
 
     def _block(self, rows: Rows) -> bytes:
-        largest = max(int(rows[name].max(initial=0)) for name in ("token_ids", "targets"))
-        # A larger id would be cut to 16 bits here, and would have no embedding later.
-        if largest >= self.tokenizer.vocab_size:
+        try:
+            return self.maker.layout.packed(rows).tobytes()
+        except ValueError as error:
+            feature, largest = error.args
+            # A larger id would be cut to 16 bits here, and would have no embedding later.
             raise DataError(
-                f"the tokenizer gave the id {largest}, but its vocab_size is {self.tokenizer.vocab_size}; "
+                f"the tokenizer gave the id {largest}, but its vocab_size is {feature.limit}; "
                 "vocab_size must count added tokens"
-            )
-        return np.stack([rows[name] for name in FEATURES], axis=1).astype(self.dtype).tobytes()
+            ) from error
 
 
-def _batches(texts: list[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def _characters(record: Record) -> int:
+    return sum(len(value) for value in record.fields.values() if isinstance(value, str | list))
+
+
+def _batches(piece: Piece) -> Iterator[tuple[list[Record], list[int]]]:
+    batch: list[Record] = []
+    numbers: list[int] = []
     size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
+    for record, number in zip(piece.records, piece.numbers, strict=True):
+        batch.append(record)
+        numbers.append(number)
+        size += _characters(record)
         if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
+            yield batch, numbers
+            batch, numbers, size = [], [], 0
     if batch:
-        yield batch
+        yield batch, numbers

@@ -13,8 +13,11 @@ import tensorflow as tf
 
 from tfllm.data.bucketing import checked_buckets, default_buckets
 from tfllm.data.errors import DataError
+from tfllm.data.layout import RowLayout
 from tfllm.data.mixture import pattern_of, stores_of
 from tfllm.data.reading import AnyRows, Batch, blank_rows, read_rows, trim, trimmed_length
+
+Transform = Callable[[Batch], Batch]
 
 _SHUFFLE = 0x5EED  # names the purpose of the seed; any other draw from (seed, epoch) takes another number
 
@@ -30,6 +33,7 @@ def training_batches(
     row_seed: int | None = None,
     num_shares: int = 1,
     shares: range | None = None,
+    transform: Transform | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of steps `start_step`, …, `num_steps - 1` of one endless, shuffled sequence.
 
@@ -55,12 +59,15 @@ def training_batches(
         row_seed: The seed of `row_seeds`, if it shall not be `seed`.
         num_shares: The shares that every batch divides into.
         shares: Those that this dataset yields; `None` is all.
+        transform: The task's: rows of full length, with `row_seeds` and `positions`, -> the features of a batch.
+            What it draws must follow from `row_seeds` alone. Default: `add_loss_weights`.
 
     Returns:
         A dataset that yields, for each step, an element for each of `shares` in order: a dict whose every
-        feature has R rows. int32 [R, T] `token_ids`, `targets`, `segment_ids` and `positions` (which restart
-        in each segment); float32 [R, T] `loss_weights` (1 for tokens, 0 for padding); int64 [R] `row_ids`,
-        the rows' index in their store; int32 [R] `source_ids`, which store of a mixture that is, else 0;
+        feature has R rows. The features of the rows' layout, such as int32 [R, T] `token_ids`, `targets` and
+        `segment_ids`; int32 [R, T] `positions`, which restart in each segment (of a side `x_` `x_positions`); what
+        `transform` makes of them, float32 [R, T] `loss_weights` (1 for tokens, 0 for padding) by default; int64 [R]
+        `row_ids`, the rows' index in their store; int32 [R] `source_ids`, which store of a mixture that is, else 0;
         int32 [R] `row_seeds`, for dropout (see `row_seeds`).
 
     Raises:
@@ -72,17 +79,19 @@ def training_batches(
         raise DataError(f"start_step={start_step} must lie between 0 and the number of steps, {num_steps}")
     row_seed = seed if row_seed is None else row_seed
     lengths = _lengths(store, buckets)
+    transform = transform or add_loss_weights
 
     def batch(numbers: tf.Tensor, own: slice) -> Batch:
-        if len(lengths) == 1:  # nothing depends on the other shares
+        if all(len(each) == 1 for each in lengths.values()):  # nothing depends on the other shares
             numbers, own = numbers[own], slice(None)
         source_ids, row_ids = shuffled_rows(store, numbers, seed=seed)
-        length = trimmed_length(store, source_ids, row_ids, lengths)
+        longest = _longest(store, source_ids, row_ids, lengths)
+        rows = read_rows(store, source_ids[own], row_ids[own])
+        seeds = row_seeds(numbers[own], seed=row_seed)
         return {
-            **trim(add_features(read_rows(store, source_ids[own], row_ids[own])), length),
+            **_features(rows, seeds, store.layout, transform, longest),
             "row_ids": row_ids[own],
             "source_ids": source_ids[own],
-            "row_seeds": row_seeds(numbers[own], seed=row_seed),
         }
 
     return division.elements(batch, start_step, num_steps)
@@ -96,6 +105,7 @@ def evaluation_batches(
     num_rows: int | None = None,
     num_shares: int = 1,
     shares: range | None = None,
+    transform: Transform | None = None,
 ) -> tf.data.Dataset:
     """Return every row of the store once, in order; the last batch is filled up with rows of weight 0.
 
@@ -108,10 +118,11 @@ def evaluation_batches(
         num_rows: Take the first rows only.
         num_shares: As in `training_batches`.
         shares: As in `training_batches`.
+        transform: As in `training_batches`; a row's seed follows from its place alone.
 
     Returns:
         A dataset of dicts as from `training_batches`. Rows that fill up have `row_ids` and `source_ids`
-        -1, `segment_ids` 0 and pad ids throughout.
+        -1, `segment_ids` 0 and elsewhere what the layout fills with, such as pad ids.
 
     Raises:
         DataError: A size is not positive, the batch does not divide into its shares, or a bucket does not
@@ -121,18 +132,18 @@ def evaluation_batches(
     _check_positive("num_rows", store.num_rows if num_rows is None else num_rows)
     end = min(store.num_rows, store.num_rows if num_rows is None else num_rows)
     lengths = _lengths(store, buckets)
+    transform = transform or add_loss_weights
 
     def batch(numbers: tf.Tensor, own: slice) -> Batch:
         real = numbers < end
         # What fills up reads a row, which is then made blank.
         source_ids, row_ids = consecutive_rows(store, tf.where(real, numbers, 0))
-        length = trimmed_length(store, source_ids, row_ids, lengths)
-        rows = blank_rows(read_rows(store, source_ids[own], row_ids[own]), real[own], store.pad_id)
+        longest = _longest(store, source_ids, row_ids, lengths)
+        rows = blank_rows(read_rows(store, source_ids[own], row_ids[own]), real[own], store.layout)
         return {
-            **trim(add_features(rows), length),
+            **_features(rows, row_seeds(numbers[own], seed=0), store.layout, transform, longest),
             "row_ids": tf.where(real, row_ids, -1)[own],
             "source_ids": tf.where(real, source_ids, -1)[own],
-            "row_seeds": row_seeds(numbers[own], seed=0),
         }
 
     return division.elements(batch, 0, -(-end // batch_size))
@@ -255,14 +266,23 @@ def _hash32(x: tf.Tensor) -> tf.Tensor:
     return xor(x, shift(x, tf.constant(16, tf.uint32)))
 
 
-def add_features(rows: Batch) -> Batch:
-    """Add what follows from the segments: `positions` and `loss_weights`."""
-    segment_ids = rows["segment_ids"]
-    return {
-        **rows,
-        "positions": positions_from_segments(segment_ids),
-        "loss_weights": tf.cast(segment_ids > 0, tf.float32),
+def add_loss_weights(rows: Batch) -> Batch:
+    """Add `loss_weights`, float32 [R, T]: 1 for tokens, 0 for padding."""
+    return {**rows, "loss_weights": tf.cast(rows["segment_ids"] > 0, tf.float32)}
+
+
+def _features(
+    rows: Batch,
+    seeds: tf.Tensor,
+    layout: RowLayout,
+    transform: Transform,
+    longest: dict[str, tf.Tensor | None],
+) -> Batch:
+    """Rows as they were read -> the features of a batch, trimmed."""
+    positions = {
+        f"{side}positions": positions_from_segments(rows[f"{side}segment_ids"]) for side, _ in layout.sides
     }
+    return trim(transform({**rows, **positions, "row_seeds": seeds}), longest, layout)
 
 
 def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
@@ -287,6 +307,9 @@ def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
 
 
 def _finished(numbers: tf.data.Dataset, element: Callable[[tf.Tensor], Batch]) -> tf.data.Dataset:
+    element = tf.autograph.experimental.do_not_convert(
+        element
+    )  # it has no Python to convert, and that takes seconds
     options = tf.data.Options()
     options.deterministic = True
     # Every worker can make every step's batch: tf.distribute shares out rows, as there are no files to share.
@@ -295,10 +318,20 @@ def _finished(numbers: tf.data.Dataset, element: Callable[[tf.Tensor], Batch]) -
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _lengths(store: AnyRows, buckets: Sequence[int] | None) -> tuple[int, ...]:
-    if buckets is None:
-        return (store.seq_len,) if store.packing else default_buckets(store.seq_len)
-    return checked_buckets(buckets, store.seq_len)
+def _lengths(store: AnyRows, buckets: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
+    """The lengths that each side of a batch may be trimmed to."""
+    if buckets is not None:
+        return {side: checked_buckets(buckets, length) for side, length in store.layout.sides}
+    return {
+        side: (length,) if store.packing else default_buckets(length) for side, length in store.layout.sides
+    }
+
+
+def _longest(
+    store: AnyRows, source_ids: tf.Tensor, row_ids: tf.Tensor, lengths: dict[str, tuple[int, ...]]
+) -> dict[str, tf.Tensor | None]:
+    """The length that each side of these rows is trimmed to."""
+    return {side: trimmed_length(store, source_ids, row_ids, each, side) for side, each in lengths.items()}
 
 
 def _word(seed: int) -> tf.Tensor:

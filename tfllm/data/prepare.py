@@ -1,4 +1,4 @@
-"""Text → tokenised rows on disk: streamed, in parallel, and gone on with where it was interrupted."""
+"""Records → tokenised rows on disk: streamed, in parallel, and gone on with where it was interrupted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ import numpy as np
 
 from tfllm.config.home import expand_home
 from tfllm.data.errors import DataError
-from tfllm.data.piece import FEATURES, Piece, PieceCounts, PieceTokenizer, pieces_of
+from tfllm.data.examples import ExampleMaker
+from tfllm.data.next_tokens import NextTokens
+from tfllm.data.piece import Piece, PieceCounts, PieceTokenizer, pieces_of
 from tfllm.data.processes import ProcessError, TokenizingProcesses, available_cores
+from tfllm.data.record import Record
 from tfllm.data.sources.source import Source, settings_digest
 from tfllm.data.split import split_of
 from tfllm.data.store import (
@@ -42,6 +45,7 @@ def prepare_rows(
     tokenizer: Any,
     seq_len: int,
     packing: bool = True,
+    maker: ExampleMaker | None = None,
     cache_dir: str | Path | None = None,
     split: tuple[str, float, int] | None = None,
     require_full_row: bool | None = None,
@@ -58,10 +62,11 @@ def prepare_rows(
     again, with a one-line warning.
 
     Args:
-        source: The documents. A single document is held in memory, and so are its tokens.
+        source: The records. A single document is held in memory, and so are its tokens.
         tokenizer: Anything with `encode_batch`, `bos_id`, `eos_id`, `pad_id`, `vocab_size`, `fingerprint`.
         seq_len: Tokens in a row.
-        packing: Whether rows hold several documents (see `RowPacker`).
+        packing: Whether rows hold several documents or examples.
+        maker: The task's, that makes examples of records; `None` is next-token prediction (see `NextTokens`).
         cache_dir: Where rows are kept; default `$TFLLM_CACHE`, else `~/.cache/tfllm`.
         split: `("train" | "validation", fraction, seed)` keeps one side of the source (see `split_of`).
         require_full_row: With packing, refuse text that does not fill one row. Default: yes, but not for the
@@ -77,7 +82,8 @@ def prepare_rows(
     """
     if split is not None and split[0] not in ("train", "validation"):
         raise DataError(f"split={split!r} must start with 'train' or 'validation'")
-    job = _Job(source, tokenizer, seq_len, packing, split)
+    maker = maker or NextTokens(tokenizer, seq_len=seq_len, packing=packing)
+    job = _Job(source, tokenizer, maker, seq_len, packing, split)
     root = expand_home(cache_dir, "data.cache_dir") if cache_dir is not None else default_cache_dir()
     key = job.key()
     folder = root / "rows" / key[:32]
@@ -87,7 +93,7 @@ def prepare_rows(
     if require_full_row is None:
         require_full_row = split is None or split[0] == "train"
     if store.num_rows or require_rows:
-        _check_size(store, job, require_full_row)
+        _check_size(store, job, require_full_row and isinstance(maker, NextTokens))
     return store
 
 
@@ -97,6 +103,7 @@ class _Job:
 
     source: Source
     tokenizer: Any
+    maker: ExampleMaker
     seq_len: int
     packing: bool
     split: tuple[str, float, int] | None
@@ -106,55 +113,35 @@ class _Job:
             format=FORMAT_VERSION,
             source=self.source.fingerprint(),
             tokenizer=str(self.tokenizer.fingerprint),
-            ids=[int(number) for number in self.special_ids().values()],
-            dtype=self.dtype,
-            seq_len=self.seq_len,
-            packing=self.packing,
+            dtype=self.maker.layout.dtype,
             split=self.split,
+            **self.maker.settings,
         )
-
-    @property
-    def dtype(self) -> str:
-        return "uint16" if max(self.tokenizer.vocab_size - 1, self.seq_len) < 1 << 16 else "int32"
 
     @property
     def row_bytes(self) -> int:
-        return len(FEATURES) * self.seq_len * np.dtype(self.dtype).itemsize
-
-    def special_ids(self) -> dict[str, int]:
-        """Without a begin token documents start with the end token; without a pad token any id pads."""
-        eos = self.tokenizer.eos_id
-        if eos is None:
-            raise DataError("the tokenizer has no eos_id, which ends each document; add an end token to it")
-        bos, pad = self.tokenizer.bos_id, self.tokenizer.pad_id
-        return {"bos_id": eos if bos is None else bos, "eos_id": eos, "pad_id": 0 if pad is None else pad}
-
-    def piece_tokenizer(self) -> PieceTokenizer:
-        return PieceTokenizer(
-            self.tokenizer,
-            seq_len=self.seq_len,
-            packing=self.packing,
-            dtype=self.dtype,
-            **self.special_ids(),
-        )
+        return self.maker.layout.width * np.dtype(self.maker.layout.dtype).itemsize
 
     def pieces(self, num_done: int) -> Iterator[Piece]:
-        """The pieces that come after the first `num_done` documents of the source."""
-        documents = itertools.islice(self._documents(), num_done, None)
-        return pieces_of((text, bool(text) and self._is_ours(text)) for text in documents)
+        """The pieces that come after the first `num_done` records of the source."""
+        records = itertools.islice(self._records(), num_done, None)
+        return pieces_of(((record, self._is_ours(record)) for record in records), num_done)
 
-    def _documents(self) -> Iterator[str]:
+    def _records(self) -> Iterator[Record]:
         try:
-            yield from self.source.documents()
+            yield from self.source.records()
         except OSError as error:  # not to be taken for an error in writing rows
             raise DataError(
                 f"{self.source.describe()}: cannot be read ({error}); check the source"
             ) from error
 
-    def _is_ours(self, text: str) -> bool:
+    def _is_ours(self, record: Record) -> bool:
+        if not self.maker.keeps(record):
+            return False
         if self.split is None:
             return True
         side, fraction, seed = self.split
+        text = record.text(self.maker.split_column)
         return split_of(text, fraction=fraction, seed=seed) == side
 
     def store(self, folder: Path, key: str, pieces: list[PieceCounts]) -> RowStore:
@@ -163,9 +150,10 @@ class _Job:
             path=folder / ROWS_FILE,
             num_rows=sum(piece.rows for piece in pieces),
             seq_len=self.seq_len,
-            dtype=self.dtype,
+            dtype=self.maker.layout.dtype,
             packing=self.packing,
-            pad_id=self.special_ids()["pad_id"],
+            pad_id=int(self.maker.layout.features[0].fill),
+            layout=self.maker.layout,
             num_documents=sum(piece.documents for piece in pieces),
             num_tokens=sum(piece.tokens for piece in pieces),
             num_bytes=sum(piece.bytes for piece in pieces),
@@ -207,7 +195,7 @@ def _write(job: _Job, key: str, part: Path, num_workers: int, progress: Progress
             _tell(progress, writer.pieces)
             pieces = job.pieces(sum(piece.num_read for piece in writer.pieces))
             # Closed by name: an error's traceback would keep the processes alive.
-            with contextlib.closing(_tokenized(pieces, job.piece_tokenizer(), num_workers)) as tokenized:
+            with contextlib.closing(_tokenized(pieces, PieceTokenizer(job.maker), num_workers)) as tokenized:
                 for data, counts in tokenized:
                     writer.append(data, counts)
                     _tell(progress, writer.pieces)
@@ -267,7 +255,8 @@ def _check_size(store: RowStore, job: _Job, require_full_row: bool) -> None:
 def _mend(job: _Job) -> str:
     """What to do where one side of a split, or the whole source, has no document."""
     section = getattr(job.source, "section", "data.train")
-    read = sum(1 for _ in itertools.islice((text for text in job.source.documents() if text.strip()), 2))
+    texts = (record.text(job.maker.split_column) for record in job.source.records())
+    read = sum(1 for _ in itertools.islice((text for text in texts if text.strip()), 2))
     if read == 0:
         return f"it holds no text; check {section}.path"
     if job.split is None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from tfllm.data.layout import RowLayout
 from tfllm.data.mixture import RowMixture, stores_of
-from tfllm.data.piece import FEATURES
 from tfllm.data.store import RowStore
 
 AnyRows = RowStore | RowMixture
@@ -29,14 +29,19 @@ def read_rows(rows: AnyRows, source_ids: tf.Tensor, row_ids: tf.Tensor) -> Batch
         row_ids: int64 [B].
 
     Returns:
-        A dict of int32 [B, seq_len]: `token_ids`, `targets`, `segment_ids`.
+        The features of the rows' layout, int32 or float32: [B, T] with a value for each token of their side, or
+        [B, segments].
     """
 
     def read(mapped: tf.Tensor, row_ids: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.gather(mapped, row_ids), tf.int32)
 
-    features = gather_stores(rows, source_ids, row_ids, read)  # [B, 3, T]
-    return {name: features[:, part] for part, name in enumerate(FEATURES)}
+    numbers = gather_stores(rows, source_ids, row_ids, read)  # [B, width]
+    features = {}
+    for feature, start, stop in rows.layout.places():
+        values = numbers[:, start:stop]
+        features[feature.name] = tf.bitcast(values, tf.float32) if feature.dtype == "float32" else values
+    return features
 
 
 def gather_stores(
@@ -45,7 +50,7 @@ def gather_stores(
     row_ids: tf.Tensor,
     read: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
-    """Return what `read(mapped file [R, 3, T], row_ids [b])` gives for the rows of each component, put
+    """Return what `read(mapped file [R, width], row_ids [b])` gives for the rows of each component, put
     together in the order of the rows, [B, …]."""
     stores = stores_of(rows)
     if len(stores) == 1:
@@ -60,25 +65,25 @@ def gather_stores(
 
 @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and what Python's own files hold cannot be
 def mapped_rows(store: RowStore) -> tf.Tensor:
-    """Return the memory-mapped file, [R, 3, T] of the store's dtype, for C++ to gather from."""
+    """Return the memory-mapped file, [R, width] of the store's dtype, for C++ to gather from."""
     with tf.device("CPU:0"):
         return tf.raw_ops.ImmutableConst(
             dtype=tf.as_dtype(store.dtype),
-            shape=[store.num_rows, len(FEATURES), store.seq_len],
+            shape=[store.num_rows, store.layout.width],
             memory_region_name=os.fsencode(store.path),
         )
 
 
-def blank_rows(rows: Batch, real: tf.Tensor, pad_id: int) -> Batch:
+def blank_rows(rows: Batch, real: tf.Tensor, layout: RowLayout) -> Batch:
     """Make the rows where `real` (bool [B]) is false all padding."""
-    blanks = {"token_ids": pad_id, "targets": pad_id, "segment_ids": 0}
+    blanks = {feature.name: tf.constant(feature.fill, feature.dtype) for feature in layout.features}
     return {name: tf.where(real[:, None], rows[name], blank) for name, blank in blanks.items()}
 
 
 def trimmed_length(
-    rows: AnyRows, source_ids: tf.Tensor, row_ids: tf.Tensor, lengths: Sequence[int]
+    rows: AnyRows, source_ids: tf.Tensor, row_ids: tf.Tensor, lengths: Sequence[int], side: str = ""
 ) -> tf.Tensor | None:
-    """Return the smallest of `lengths` (sorted, up to T) that the longest of some rows fits in.
+    """Return the smallest of `lengths` (sorted, up to T) that a side of the longest of some rows fits in.
 
     Tokens come first in a row and padding last, so a row is longer than a length if the segment id at that
     place is not 0: one number is read for each row and length, and a share can look at its whole batch.
@@ -88,23 +93,40 @@ def trimmed_length(
         source_ids: int32 [B].
         row_ids: int64 [B].
         lengths: The lengths.
+        side: The side.
 
     Returns:
         int32 []; `None` where there is but one length.
     """
     if len(lengths) == 1:
         return None
+    start = rows.layout.start(f"{side}segment_ids")
 
     def is_longer(mapped: tf.Tensor, row_ids: tf.Tensor) -> tf.Tensor:
         row, place = tf.meshgrid(row_ids, tf.constant(lengths[:-1], tf.int64), indexing="ij")
-        segments = tf.fill(tf.shape(row), tf.constant(FEATURES.index("segment_ids"), tf.int64))
-        return tf.cast(tf.gather_nd(mapped, tf.stack([row, segments, place], axis=-1)) != 0, tf.int32)
+        return tf.cast(tf.gather_nd(mapped, tf.stack([row, start + place], axis=-1)) != 0, tf.int32)
 
     longer = gather_stores(rows, source_ids, row_ids, is_longer)  # [B, L - 1]
     exceeded = tf.reduce_sum(tf.reduce_max(longer, axis=0))
     return tf.gather(tf.constant(lengths, tf.int32), exceeded)
 
 
-def trim(rows: Batch, length: tf.Tensor | None) -> Batch:
-    """Cut [B, T] features to `length`, int32 []; `None` leaves them whole."""
-    return rows if length is None else {name: feature[:, :length] for name, feature in rows.items()}
+def trim(rows: Batch, lengths: dict[str, tf.Tensor | None], layout: RowLayout) -> Batch:
+    """Cut what goes with the tokens of a side to that side's length, int32 []; `None` leaves it whole.
+
+    Args:
+        rows: Features by name: those of the layout, and others that a task made of them.
+        lengths: A length for each side.
+        layout: Of the rows. A feature goes with a side's tokens if it begins with the side's name (the longest that
+            fits), has a second axis, and that is as long as the side.
+    """
+    sides = sorted(layout.sides, key=lambda side: -len(side[0]))
+
+    def cut(name: str, feature: tf.Tensor) -> tf.Tensor:
+        side, size = next((side for side in sides if name.startswith(side[0])), ("", 0))
+        length = lengths.get(side)
+        if length is None or feature.shape.rank < 2 or feature.shape[1] != size:
+            return feature
+        return feature[:, :length]
+
+    return {name: cut(name, feature) for name, feature in rows.items()}

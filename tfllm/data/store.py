@@ -18,8 +18,8 @@ import numpy as np
 
 from tfllm.config.home import expand_home
 from tfllm.data.errors import DataError
-from tfllm.data.packing import Rows
-from tfllm.data.piece import FEATURES, PieceCounts
+from tfllm.data.layout import RowLayout, Rows, next_token_layout
+from tfllm.data.piece import PieceCounts
 from tfllm.data.sources.source import settings_digest
 
 FORMAT_VERSION = 2
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RowStore:
-    """Rows of fixed byte length in one file: `token_ids`, `targets`, `segment_ids`, each `seq_len` numbers.
+    """Rows of fixed byte length in one file: the features of `layout`, one beside the other.
 
     It is one file however large, because it is read through a memory map: only the rows that are asked for are
     ever in memory, and each further file would cost a map and a gather in every batch.
@@ -43,18 +43,20 @@ class RowStore:
     Attributes:
         path: The file, `rows.bin`.
         num_rows: Rows in the file.
-        seq_len: Tokens in a row.
-        dtype: "uint16" where every id fits, else "int32".
-        packing: Whether rows hold several documents (see `RowPacker`).
+        seq_len: Tokens in a row, or in each side of it.
+        dtype: "uint16" where every value fits, else "int32".
+        packing: Whether rows hold several documents or examples.
         pad_id: The id in padded places.
-        num_documents: Documents with at least one token.
-        num_tokens: Targets with weight 1: the documents' tokens and an end each.
+        num_documents: Documents with at least one token, or records with an example.
+        num_tokens: Tokens of the examples; for next-token prediction targets with weight 1: the documents' tokens and
+            an end each.
         num_bytes: UTF-8 bytes of the documents' text.
         num_skipped: Lines or files of the whole source that could not be read and were skipped.
         key: The digest of everything that the rows depend on.
         identity: The digest of `key` and of the checksums of all rows: equal identities, equal rows.
         source: The source, in words.
         notices: What was strange about the source, in words.
+        layout: What a row holds; by default `token_ids`, `targets` and `segment_ids`, each `seq_len` numbers.
     """
 
     path: Path
@@ -71,6 +73,15 @@ class RowStore:
     identity: str = ""
     source: str = ""
     notices: tuple[str, ...] = ()
+    layout: RowLayout = None  # type: ignore[assignment]  # given below, where it is None
+
+    def __post_init__(self) -> None:
+        if self.layout is None:
+            object.__setattr__(self, "layout", self._next_token_layout())
+
+    def _next_token_layout(self) -> RowLayout:
+        limit = 1 << (16 if self.dtype == "uint16" else 31)
+        return next_token_layout(seq_len=self.seq_len, vocab_limit=limit, pad_id=self.pad_id)
 
     @property
     def summary(self) -> str:
@@ -94,16 +105,16 @@ class RowStore:
         numbers = [
             [piece.rows, piece.documents, piece.tokens, piece.bytes, piece.crc32] for piece in self.pieces
         ]
-        shape = [self.seq_len, self.dtype, self.packing, self.pad_id]
+        shape = [self.seq_len, self.dtype, self.packing, self.pad_id, *self._other_layout()]
         return settings_digest(shape=shape, pieces=[piece for piece in numbers if piece[0]])
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return len(FEATURES) * self.seq_len * np.dtype(self.dtype).itemsize
+        return self.layout.width * np.dtype(self.dtype).itemsize
 
     def read(self, indices: Sequence[int] | np.ndarray) -> Rows:
-        """Return rows by index: a dict of int32 arrays [N, seq_len].
+        """Return rows by index: a dict of int32 or float32 arrays, [N, seq_len] where tokens have a value each.
 
         Raises:
             IndexError: An index is not in [0, num_rows).
@@ -113,13 +124,17 @@ class RowStore:
             raise IndexError(
                 f"row indices must be in [0, {self.num_rows}), got {indices.min()}..{indices.max()}"
             )
-        rows = self._rows[indices].astype(np.int32)
-        return {name: rows[:, part] for part, name in enumerate(FEATURES)}
+        return self.layout.unpacked(self._rows[indices])
 
     @cached_property
     def _rows(self) -> np.ndarray:
-        shape = (self.num_rows, len(FEATURES), self.seq_len)
-        return np.memmap(self.path, self.dtype, "r", shape=shape)
+        return np.memmap(self.path, self.dtype, "r", shape=(self.num_rows, self.layout.width))
+
+    def _other_layout(self) -> list[Any]:
+        """The layout in JSON, where it is another than next-token prediction's, which needs no words."""
+        names = [(feature.name, feature.fill) for feature in self.layout.features]
+        usual = [(feature.name, feature.fill) for feature in self._next_token_layout().features]
+        return [] if names == usual else [self.layout.as_mapping()]
 
     @cached_property
     def pieces(self) -> list[PieceCounts]:
@@ -175,6 +190,8 @@ class RowStore:
                 raise ValueError("another format version")
             meta["notices"] = tuple(meta.get("notices", ()))
             modified = meta.pop("mtime_ns")
+            if "layout" in meta:
+                meta["layout"] = RowLayout.from_mapping(meta["layout"])
             store = cls(path=folder / ROWS_FILE, **meta)
             store._check_files(modified)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -206,7 +223,9 @@ def write_meta(store: RowStore) -> None:
         "mtime_ns": store.path.stat().st_mtime_ns,
         "format": FORMAT_VERSION,
     }
-    del meta["path"]
+    del meta["path"], meta["layout"]
+    for layout in store._other_layout():
+        meta["layout"] = layout
     part = store.path.with_name(f".{META_FILE}.{os.getpid()}")
     part.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     part.replace(store.path.with_name(META_FILE))

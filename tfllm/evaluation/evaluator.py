@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
+from tfllm.evaluation.predictions import Prediction, predictions_of_batch
+
+_PLACES = ("example_ids", "segment_ids")  # features that say whose a prediction is
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What came of a pass over a split.
+
+    Args:
+        metrics: By name.
+        predictions: What the model said of each example, in the order of the source; of tasks that have some.
+    """
+
+    metrics: dict[str, float]
+    predictions: list[Prediction]
+
 
 class Evaluator:
-    """Computes a task's metrics, each token counted once whatever the batch size and the devices.
+    """Computes a task's metrics, each token and example counted once whatever the batch size and the devices.
 
-    Sums are added in float64 on the host and divided once at the end.
+    Sums are added in float64 on the host and divided once at the end. Predictions are gathered from all replicas, put
+    in the order of the source, and rows that only fill up a batch are left out.
 
     Args:
         model: A model that keeps the features-to-outputs contract.
-        task: Gives `evaluation_sums` and `evaluation_metrics`.
+        task: Gives `evaluation_sums`, `predictions` and `evaluation_metrics` (see `tfllm.tasks.task.Task`).
         batches: Returns the (distributed) dataset of feature dicts, from the start. Every replica gets
             the same number of batches, the last one filled up with rows of weight 0.
         strategy: The strategy that the model was made under.
@@ -40,31 +59,52 @@ class Evaluator:
         strategy = strategy or tf.distribute.get_strategy()
         replicated = strategy.num_replicas_in_sync > 1
 
-        @tf.function(jit_compile=jit_compile, reduce_retracing=True)
-        def own_sums(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return task.evaluation_sums(model, features, model(features, training=False))
+        @tf.function(jit_compile=jit_compile, reduce_retracing=True, autograph=False)
+        def own(features: dict[str, tf.Tensor]) -> tuple[Any, Any]:
+            outputs = model(features, training=False)
+            predictions = task.predictions(model, features, outputs)
+            if predictions:
+                predictions = {**predictions, **{name: features[name] for name in _PLACES}}
+            return task.evaluation_sums(model, features, outputs), predictions
 
-        def all_sums(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            sums = own_sums(features)
+        def everybodys(features: dict[str, tf.Tensor]) -> tuple[Any, Any]:
+            sums, predictions = own(features)
+            context = tf.distribute.get_replica_context()
             with _own_device(strategy):
-                sums = {name: tf.identity(value) for name, value in sums.items()}
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+                sums, predictions = tf.nest.map_structure(tf.identity, (sums, predictions))
+            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+            return sums, context.all_gather(predictions, axis=0) if predictions else predictions
 
-        @tf.function(reduce_retracing=True)
-        def batch_sums(features: Any) -> dict[str, tf.Tensor]:
-            results = strategy.run(all_sums, args=(features,))
-            return {name: strategy.experimental_local_results(x)[0] for name, x in results.items()}
+        @tf.function(reduce_retracing=True, autograph=False)
+        def batch(features: Any) -> tuple[Any, Any]:
+            results = strategy.run(everybodys, args=(features,))
+            return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], results)
 
-        self._batch_sums = batch_sums if replicated else own_sums
+        self._batch = batch if replicated else own
 
     def evaluate(self) -> dict[str, float]:
         """Runs over the split and returns the task's metrics by name."""
+        return self.run().metrics
+
+    def run(self) -> Evaluation:
+        """Runs over the split."""
         totals: dict[str, float] = {}
+        predictions: list[Prediction] = []
         with self.averaged():
             for features in self.batches():
-                for name, value in self._batch_sums(features).items():
+                sums, said = self._batch(features)
+                for name, value in sums.items():
                     totals[name] = totals.get(name, 0.0) + float(value)
-        return self.task.evaluation_metrics(totals)
+                predictions += _of_batch(tf.nest.map_structure(lambda x: x.numpy(), said))
+        predictions.sort(key=lambda prediction: prediction.number)
+        return Evaluation(self.task.evaluation_metrics(totals, predictions), predictions)
+
+
+def _of_batch(said: dict[str, Any]) -> Iterator[Prediction]:
+    if said:
+        example_ids, segment_ids = (said[name] for name in _PLACES)
+        segments, tokens = said.get("segments", {}), said.get("tokens", {})
+        yield from predictions_of_batch(example_ids, segment_ids, segments, tokens)
 
 
 def _own_device(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextManager[Any]:

@@ -59,13 +59,16 @@ def make_evaluator(
     microbatch = config.training.microbatch_size
     size = microbatch * replicas if microbatch else config.training.global_batch_size
 
+    def of_rows(**shares: Any) -> tf.data.Dataset:
+        return evaluation_batches(rows, batch_size=size, transform=task.features, **shares)
+
     def batches() -> Any:
         def of_pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
             shares = shares_of(context, strategy)
-            return evaluation_batches(rows, batch_size=size, num_shares=replicas, shares=shares)
+            return of_rows(num_shares=replicas, shares=shares)
 
         if replicas == 1:
-            return evaluation_batches(rows, batch_size=size)
+            return of_rows()
         return strategy.distribute_datasets_from_function(of_pipeline)
 
     return Evaluator(

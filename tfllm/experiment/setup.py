@@ -176,6 +176,7 @@ class TrainingSetup:
             seed=self.config.seed,
             start_step=start_step,
             num_steps=num_steps,
+            transform=self.task.features,
             **shares,
         )
 

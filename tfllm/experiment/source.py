@@ -7,6 +7,7 @@ from typing import Any
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.data import MixtureConfig
+from tfllm.data.record import TEXT
 from tfllm.data.sources import Source
 from tfllm.data.split import split_of
 from tfllm.experiment.build import build
@@ -36,7 +37,8 @@ def split_side(config: ExperimentConfig, side: str) -> tuple[str, float, int] | 
 
 def documents_of(source: Source, split: tuple[str, float, int] | None) -> Iterator[str]:
     """Yields the documents of one side, from `split_side`."""
-    for text in source.documents():
+    for record in source.records():
+        text = record.text(TEXT)
         if split is None or split_of(text, fraction=split[1], seed=split[2]) == split[0]:
             yield text
 
@@ -45,4 +47,4 @@ def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
     """Yields the validation documents, as text."""
     if config.data.validation is None:
         return documents_of(make_source(config.data.train), split_side(config, "validation"))
-    return make_source(config.data.validation, "data.validation").documents()
+    return documents_of(make_source(config.data.validation, "data.validation"), None)

@@ -12,6 +12,7 @@ from tfllm.data.mixture import RowMixture
 from tfllm.data.prepare import prepare_rows
 from tfllm.data.sources import MixtureSource, Source, check_apart
 from tfllm.data.store import RowStore
+from tfllm.experiment.parts import make_task
 from tfllm.experiment.source import make_source, split_side
 from tfllm.experiment.tokenizer import make_tokenizer
 from tfllm.tokenizers import Tokenizer
@@ -74,14 +75,18 @@ def held_out_rows(
 
 
 def _rows_of(config: ExperimentConfig, tokenizer: Tokenizer, progress: Any) -> Callable[..., RowStore]:
+    data = config.data
+    maker = make_task(config, tokenizer).examples_of(tokenizer, seq_len=data.seq_len, packing=data.packing)
+
     def rows(name: str, source: Source, **settings: Any) -> RowStore:
         return prepare_rows(
             source=source,
             tokenizer=tokenizer,
-            seq_len=config.data.seq_len,
-            packing=config.data.packing,
-            cache_dir=config.data.cache_dir,
-            num_workers=config.data.num_workers,
+            seq_len=data.seq_len,
+            packing=data.packing,
+            maker=maker,
+            cache_dir=data.cache_dir,
+            num_workers=data.num_workers,
             progress=progress(name) if progress else None,
             **settings,
         )

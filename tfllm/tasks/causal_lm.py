@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from tfllm.data.next_tokens import NextTokens
+from tfllm.data.pipeline import add_loss_weights
 from tfllm.evaluation.metrics import bits_per_byte, perplexity
+from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.vocabulary_loss import cross_entropy_sum
 
 
@@ -20,33 +24,44 @@ class CausalLM:
         loss_chunk_tokens: Tokens whose logits exist at once; None is as many as fit in 64 MB.
     """
 
+    coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
+
     def __init__(self, *, token_byte_lengths: np.ndarray | None = None, loss_chunk_tokens: int | None = None):
         self.loss_chunk_tokens = loss_chunk_tokens
         self._byte_lengths = None
         if token_byte_lengths is not None:
             self._byte_lengths = np.asarray(token_byte_lengths, np.float32)
 
+    def examples_of(self, tokenizer: Any, *, seq_len: int, packing: bool) -> NextTokens:
+        """What tokenises documents, to be cut into rows."""
+        return NextTokens(tokenizer, seq_len=seq_len, packing=packing)
+
+    def features(self, rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Every token counts 1."""
+        return add_loss_weights(rows)
+
+    def weights(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The sum of `loss_weights`, float32 scalar, that the loss is divided by, once."""
+        return {"loss": tf.reduce_sum(features["loss_weights"])}
+
     def loss(
         self, model: Any, features: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The loss as two sums, to be divided once by the global weight.
+    ) -> dict[str, tf.Tensor]:
+        """The sum of weighted losses in nats, float32 scalar.
 
         Args:
             model: The model, for its `logits`.
             features: `targets` int32 [B, T] and `loss_weights` float32 [B, T].
             outputs: What the model returned for `features`; only `hidden_states` are read.
-
-        Returns:
-            Sum of weighted losses in nats, and sum of weights; float32 scalars.
         """
-        return self._sums(model, features, outputs, differentiable=True)
+        return {"loss": self._loss_sum(model, features, outputs, differentiable=True)}
 
     def evaluation_sums(
         self, model: Any, features: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
         """Sums over a batch, float32 scalars: `loss`, `weight` and, where known, `bytes`."""
-        loss_sum, weight_sum = self._sums(model, features, outputs, differentiable=False)
-        sums = {"loss": loss_sum, "weight": weight_sum}
+        loss = self._loss_sum(model, features, outputs, differentiable=False)
+        sums = {"loss": loss, "weight": tf.reduce_sum(features["loss_weights"])}
         if self._byte_lengths is not None:
             lengths = tf.gather(tf.constant(self._byte_lengths), features["targets"])
             sums["bytes"] = tf.reduce_sum(lengths * features["loss_weights"])
@@ -58,7 +73,15 @@ class CausalLM:
         modes = {"loss": "min", "perplexity": "min"}
         return modes if self._byte_lengths is None else {**modes, "bits_per_byte": "min"}
 
-    def evaluation_metrics(self, sums: dict[str, float]) -> dict[str, float]:
+    def predictions(
+        self, model: Any, features: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor]
+    ) -> dict[str, dict[str, tf.Tensor]]:
+        """None: sums say all."""
+        return {}
+
+    def evaluation_metrics(
+        self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
+    ) -> dict[str, float]:
         """Metrics of a whole split: `loss` (nats a token), `perplexity`, `tokens`, `bits_per_byte`."""
         loss = sums["loss"] / sums["weight"]
         metrics = {"loss": loss, "perplexity": perplexity(loss), "tokens": sums["weight"]}
@@ -66,16 +89,14 @@ class CausalLM:
             metrics["bits_per_byte"] = bits_per_byte(sums["loss"], sums["bytes"])
         return metrics
 
-    def _sums(
+    def _loss_sum(
         self, model: Any, features: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor], differentiable: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        weights = features["loss_weights"]
-        loss = cross_entropy_sum(
+    ) -> tf.Tensor:
+        return cross_entropy_sum(
             model.logits,
             outputs["hidden_states"],
             features["targets"],
-            weights,
+            features["loss_weights"],
             chunk_tokens=self.loss_chunk_tokens,
             differentiable=differentiable,
         )
-        return loss, tf.reduce_sum(weights)

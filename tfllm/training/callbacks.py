@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -49,11 +49,11 @@ class TrainerState:
     steps: int = 0
     saved_step: int = -1
 
-    def add(self, rows: np.ndarray) -> None:
-        """Counts a call's steps: float32 [n, 11] in the order of `train_step.METRICS`."""
+    def add(self, rows: np.ndarray, terms: Sequence[str] = ()) -> None:
+        """Counts a call's steps: float32 [n, M] in the order of `train_step.metric_names(terms)`."""
         if not len(rows):
             return
-        numbers = metrics_by_name(rows)
+        numbers = metrics_by_name(rows, terms)
         numbers["grad_norm"] = np.where(np.isfinite(numbers["grad_norm"]), numbers["grad_norm"], 0.0)
         for name in (
             "loss_sum",
@@ -63,6 +63,7 @@ class TrainerState:
             "grad_norm",
             "update_ratio",
             "skipped",
+            *(name for name in numbers if "_sum/" in name),
         ):
             self.window[name] = self.window.get(name, 0.0) + float(numbers[name].sum())
         self.window["steps"] = self.window.get("steps", 0) + len(rows)
@@ -135,6 +136,7 @@ class Log:
             "step": state.step,
             "split": "train",
             "loss": window["loss_sum"] / weight if weight else 0.0,
+            **term_losses(window),
             "learning_rate": state.learning_rate,
             "grad_norm": window["grad_norm"] / steps,
             "update_ratio": window["update_ratio"] / steps,
@@ -327,3 +329,13 @@ def _write_scalars(writer: Writer, entry: dict[str, Any], step: int) -> None:
         for name, value in entry.items():
             if name not in ("step", "split") and value is not None:
                 tf.summary.scalar(f"{entry['split']}/{name}", value)
+
+
+def term_losses(window: dict[str, float]) -> dict[str, float]:
+    """The mean of each term of a loss that has several."""
+    terms = [name.partition("/")[2] for name in window if name.startswith("loss_sum/")]
+    means = {}
+    for term in terms:
+        weight = window[f"weight_sum/{term}"]
+        means[f"{term}_loss"] = window[f"loss_sum/{term}"] / weight if weight else 0.0
+    return means

@@ -34,7 +34,7 @@ class LossScale:
         The scale is made for means; a power of two keeps the division by it exact.
 
         Args:
-            num_tokens: int32 scalar, positions that the sum goes over.
+            num_tokens: int32 or float32 scalar, positions that the sum goes over.
 
         Returns:
             float32 scalar.

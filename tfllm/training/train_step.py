@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from tfllm.training.loss_scale import SMALLEST, LossScale
 from tfllm.training.norms import global_norm
 from tfllm.training.optimizers import Optimizer
 
-# A step's numbers, in the order of the vector that it returns. Sums are over the global batch.
+# A step's numbers, in the order of the vector that it returns. Sums are over the global batch. Behind them, of a loss
+# of several terms, stand the terms' own sums: see `metric_names`.
 METRICS = (
-    "loss_sum",
-    "weight_sum",
+    "loss_sum",  # of the terms, each brought to the weight below
+    "weight_sum",  # of the heaviest term
     "real_tokens",  # positions that hold text
     "positions",  # positions computed, padding included
     "stop",  # replicas whose process was asked to stop
@@ -25,28 +27,33 @@ METRICS = (
     "skipped",  # 1: the weights stayed as they were, on purpose
     "failed",  # 1: the weights stayed as they were, because a number was not finite
 )
-_NUM_SUMS = 5
 
 
 class TrainStep:
-    """Forward, loss as sum and weight, gradients, one reduction, clip, update.
+    """Forward, loss as sums and weights, gradients, one reduction, clip, update.
 
     The order matters: gradients of the loss SUM are added over microbatches and replicas, divided once by
     the global weight, and only then clipped. So N replicas or k microbatches compute what one device
     with the whole batch would, with clipping on and uneven weights.
+
+    A loss of several terms is the sum of their means, each times its coefficient. Every term has a global weight of
+    its own; those follow from the features alone, so they are summed first, and each term is brought to the weight of
+    the heaviest before the gradient is taken: one backward pass and one division serve all.
 
     A step whose gradient is not finite, or larger than `skip_above`, leaves weights and optimizer as they
     are, on every replica alike.
 
     Args:
         model: A model that keeps the features-to-outputs contract.
-        task: Gives `loss(model, features, outputs) -> (loss_sum, weight_sum)`.
+        task: Gives `coefficients`, `weights` and `loss` (see `tfllm.tasks.task.Task`).
         optimizer: From `make_optimizer`: it neither clips nor sums over replicas.
         strategy: The strategy the model and the optimizer were made under.
         clip_norm: Largest global gradient norm; None does not clip.
         skip_above: Largest global gradient norm that is applied at all; None applies every finite one.
         num_microbatches: Parts a replica's share of the batch is computed in.
         loss_scale: For float16: scales the loss, and makes an overflow a skipped step.
+        penalty: A term that no data goes into, float32 scalar, of the variables alone: added once a step to the
+            mean loss' gradient, after the reduction and before clipping. It is no part of `loss_sum`.
         jit_compile: Compile with XLA: the whole step on one device, what comes before and after the sum
             over replicas on several.
     """
@@ -62,6 +69,7 @@ class TrainStep:
         skip_above: float | None = None,
         num_microbatches: int = 1,
         loss_scale: LossScale | None = None,
+        penalty: Callable[[], tf.Tensor] | None = None,
         jit_compile: bool = True,
     ):
         self.model = model
@@ -72,13 +80,19 @@ class TrainStep:
         self.skip_above = skip_above
         self.num_microbatches = num_microbatches
         self.loss_scale = loss_scale
+        self.penalty = penalty
+        self.terms = tuple(task.coefficients)
         self._replicated = strategy.num_replicas_in_sync > 1
         parts = (self._accumulate, self._update)
         if jit_compile and self._replicated:
-            parts = tuple(tf.function(part, jit_compile=True) for part in parts)
+            parts = tuple(tf.function(part, jit_compile=True, autograph=False) for part in parts)
         self._compute, self._apply = parts
         whole = jit_compile and not self._replicated
-        self._step = tf.function(self._replica_step, jit_compile=True) if whole else self._replica_step
+        self._step = (
+            tf.function(self._replica_step, jit_compile=True, autograph=False)
+            if whole
+            else self._replica_step
+        )
 
     def __call__(self, features: Any, stop: tf.Tensor | float = 0.0) -> tf.Tensor:
         """Takes one step, in a graph.
@@ -88,44 +102,56 @@ class TrainStep:
             stop: float32, 1 when this process was asked to stop; the sum tells every other one.
 
         Returns:
-            float32 [11], in the order of `METRICS`.
+            float32 [M], in the order of `metric_names(terms)`.
         """
         metrics = self.strategy.run(self._step, args=(features, tf.convert_to_tensor(stop)))
         return self.strategy.experimental_local_results(metrics)[0]
 
     def _replica_step(self, features: dict[str, tf.Tensor], stop: tf.Tensor) -> tf.Tensor:
-        sums, gradients = self._compute(features)
+        shares = self._shares(features)
+        sums, gradients = self._compute(features, shares)
         sums = tf.concat([sums, [stop]], axis=0)
         sums, *gradients = self._sum_over_replicas([sums, *gradients])
         return self._apply(sums, gradients)
 
-    def _accumulate(self, features: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Sums over this replica's microbatches: float32 [4] as in `METRICS`, and the gradients."""
+    def _shares(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
+        """What each term's sum is multiplied by, float32 [terms]: one term needs to know no other's weight."""
+        weights = _stacked(self.terms, self.task.weights(features))
+        if len(self.terms) > 1:
+            [weights] = self._sum_over_replicas([weights])
+        return shares_of(self.task.coefficients, weights)
+
+    def _accumulate(
+        self, features: dict[str, tf.Tensor], shares: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Sums over this replica's microbatches: the terms' losses and weights, tokens and positions; and gradients."""
         count = self.num_microbatches
         if count == 1:
-            return self._gradients(features)
+            return self._gradients(features, shares)
         parts = {name: _split(x, count) for name, x in features.items()}
         zeros = [tf.zeros(v.shape, tf.float32) for v in self.optimizer.trainable]
 
         def body(index, sums, totals):
-            more, gradients = self._gradients({name: x[index] for name, x in parts.items()})
+            more, gradients = self._gradients({name: x[index] for name, x in parts.items()}, shares)
             totals = [total + gradient for total, gradient in zip(totals, gradients, strict=True)]
             return index + 1, sums + more, totals
 
-        start = (tf.constant(0), tf.zeros([_NUM_SUMS - 1]), zeros)
+        start = (tf.constant(0), tf.zeros([2 * len(self.terms) + 2]), zeros)
         _, sums, totals = tf.while_loop(
             lambda index, *_: index < count, body, start, maximum_iterations=count
         )
         return sums, totals
 
-    def _gradients(self, features: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        multiplier = None
-        if self.loss_scale is not None:
-            multiplier = self.loss_scale.multiplier(tf.size(features["token_ids"]))
+    def _gradients(
+        self, features: dict[str, tf.Tensor], shares: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        tokens, positions = _count_tokens(features)
+        multiplier = None if self.loss_scale is None else self.loss_scale.multiplier(positions)
         with tf.GradientTape() as tape:
             outputs = self.model(features, training=True)
-            loss_sum, weight_sum = self.task.loss(self.model, features, outputs)
-            target = loss_sum if multiplier is None else loss_sum * multiplier
+            losses = _stacked(self.terms, self.task.loss(self.model, features, outputs))
+            target = tf.reduce_sum(shares * losses)
+            target = target if multiplier is None else target * multiplier
         gradients = tape.gradient(
             target,
             [v.value for v in self.optimizer.trainable],
@@ -134,7 +160,8 @@ class TrainStep:
         gradients = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
         if multiplier is not None:
             gradients = [gradient / multiplier for gradient in gradients]
-        return tf.stack([loss_sum, weight_sum, *_count_tokens(features)]), gradients
+        weights = _stacked(self.terms, self.task.weights(features))
+        return tf.concat([losses, weights, [tokens, positions]], axis=0), gradients
 
     def _sum_over_replicas(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
         if not self._replicated:
@@ -148,11 +175,20 @@ class TrainStep:
 
     def _update(self, sums: tf.Tensor, gradients: list[tf.Tensor]) -> tf.Tensor:
         """Divides, clips and applies what was summed over all replicas; the same on each of them."""
-        weight_sum = sums[METRICS.index("weight_sum")]
+        count = len(self.terms)
+        losses, weights, counts = sums[:count], sums[count : 2 * count], sums[2 * count :]
+        weight_sum = tf.reduce_max(weights)
+        loss_sum = tf.reduce_sum(shares_of(self.task.coefficients, weights) * losses)
         scale = tf.math.reciprocal_no_nan(weight_sum)
+        if self.penalty is not None:
+            gradients = [
+                gradient * scale + more
+                for gradient, more in zip(gradients, self._penalty_gradients(), strict=True)
+            ]
+            scale = tf.constant(1.0)
         norm = global_norm(gradients) * scale
         finite = tf.math.is_finite(norm)
-        good_loss = tf.math.is_finite(sums[METRICS.index("loss_sum")])
+        good_loss = tf.math.is_finite(loss_sum)
         applied = finite & good_loss
         applied = applied if self.skip_above is None else applied & (norm <= self.skip_above)
         rate = tf.cast(self.optimizer.learning_rate, tf.float32)
@@ -169,22 +205,68 @@ class TrainStep:
             loss_scale = self.loss_scale.update(finite)
             failed = failed | (loss_scale < SMALLEST)
         flags = [tf.cast(flag, tf.float32) for flag in (~applied & ~failed, failed)]
-        return tf.concat([sums, tf.stack([norm, rate, ratio, loss_scale, *flags])], axis=0)
+        own = [losses, weights] if count > 1 else []
+        numbers = tf.stack([norm, rate, ratio, loss_scale, *flags])
+        return tf.concat([[loss_sum, weight_sum], counts, numbers, *own], axis=0)
+
+    def _penalty_gradients(self) -> list[tf.Tensor]:
+        assert self.penalty is not None
+        with tf.GradientTape() as tape:
+            penalty = self.penalty()
+        gradients = tape.gradient(
+            penalty,
+            [v.value for v in self.optimizer.trainable],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        return [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
 
 
-def metrics_by_name(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Names the columns of float [n, 11]: a float64 [n] for each of `METRICS`."""
-    return dict(zip(METRICS, np.asarray(rows, np.float64).T, strict=True))
+def metric_names(terms: Sequence[str]) -> tuple[str, ...]:
+    """The names of a step's numbers: `METRICS`, and of several terms each one's loss and weight."""
+    if len(terms) < 2:
+        return METRICS
+    return (*METRICS, *(f"loss_sum/{term}" for term in terms), *(f"weight_sum/{term}" for term in terms))
+
+
+def metrics_by_name(rows: np.ndarray, terms: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Names the columns of float [n, M]: a float64 [n] for each of `metric_names(terms)`."""
+    return dict(zip(metric_names(terms), np.asarray(rows, np.float64).T, strict=True))
+
+
+def shares_of(coefficients: Mapping[str, float], weights: tf.Tensor) -> tf.Tensor:
+    """What each term's sum is multiplied by, to count by its own mean over the weight of the heaviest.
+
+    Args:
+        coefficients: Of each term, in order.
+        weights: float32 [terms], over the global batch; of a single term any.
+
+    Returns:
+        float32 [terms]; 0 for a term that no example has.
+    """
+    factors = tf.constant(list(coefficients.values()), tf.float32)
+    if len(coefficients) == 1:
+        return factors
+    return factors * tf.math.divide_no_nan(tf.reduce_max(weights), weights)
+
+
+def _stacked(terms: Sequence[str], sums: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    assert tuple(sums) == tuple(terms), f"the task names {tuple(sums)} where its coefficients name {terms}"
+    return tf.stack(list(sums.values()))
 
 
 def _count_tokens(features: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Positions that hold text, and all positions, float32; a batch without segments or mask is all text."""
-    positions = tf.cast(tf.size(features["token_ids"]), tf.float32)
-    if "segment_ids" in features:
-        return tf.cast(tf.math.count_nonzero(features["segment_ids"]), tf.float32), positions
-    if "padding_mask" in features:
-        return tf.cast(tf.math.count_nonzero(features["padding_mask"]), tf.float32), positions
-    return positions, positions
+    """Positions that hold text, and all positions, float32, over every side; one without segments or mask is all
+    text."""
+    tokens = positions = tf.zeros([])
+    for name, ids in features.items():
+        if not name.endswith("token_ids"):
+            continue
+        side = name.removesuffix("token_ids")
+        whole = tf.cast(tf.size(ids), tf.float32)
+        masks = [features[side + mask] for mask in ("segment_ids", "padding_mask") if side + mask in features]
+        positions += whole
+        tokens += tf.cast(tf.math.count_nonzero(masks[0]), tf.float32) if masks else whole
+    return tokens, positions
 
 
 def _split(x: tf.Tensor, count: int) -> tf.Tensor:

@@ -13,7 +13,7 @@ from tfllm.training.callbacks import Callback, Save, TrainerState
 from tfllm.training.distribution import num_workers
 from tfllm.training.errors import TrainingError
 from tfllm.training.stop_request import StopRequest
-from tfllm.training.train_step import METRICS, TrainStep, metrics_by_name
+from tfllm.training.train_step import METRICS, TrainStep, metric_names, metrics_by_name
 
 _FAILED = METRICS.index("failed")
 _CALL_SECONDS = (
@@ -69,7 +69,7 @@ class Trainer:
         # Calls of another length on each worker would hear of a request to stop at different steps.
         self._adapts = num_workers(train_step.strategy) == 1
         self._clock = _clock()
-        self._loop = tf.function(self._run_steps, reduce_retracing=True)
+        self._loop = tf.function(self._run_steps, reduce_retracing=True, autograph=False)
 
     def run(self, state: TrainerState) -> str | None:
         """Trains from `state.step` to the end.
@@ -134,16 +134,17 @@ class Trainer:
         failed = rows[:, _FAILED] > 0
         good = int(np.argmax(failed)) if failed.any() else len(rows)
         seconds = time.perf_counter() - start
-        state.add(rows[:good])
+        state.add(rows[:good], self.train_step.terms)
         state.spend("input", waited)
         state.spend("step", seconds - waited)
         if failed.any():
             self._stop_failed(state, rows[good])
         self._step_seconds = seconds / count
-        return bool(metrics_by_name(rows)["stop"].any())
+        return bool(rows[:, METRICS.index("stop")].any())
 
     def _run_steps(self, iterator: Any, count: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(METRICS)])
+        width = len(metric_names(self.train_step.terms))
+        rows = tf.TensorArray(tf.float32, size=count, element_shape=[width])
 
         def body(index, going, waited, rows):
             before = self._clock()
@@ -174,7 +175,9 @@ class Trainer:
         return every or state.step == self.steps or state.step in callback.at
 
     def _stop_failed(self, state: TrainerState, row: np.ndarray) -> None:
-        numbers = dict(zip(METRICS, row, strict=True))
+        numbers = {
+            name: column[0] for name, column in metrics_by_name(row[None], self.train_step.terms).items()
+        }
         weight = numbers["weight_sum"]
         loss = numbers["loss_sum"] / weight if weight else numbers["loss_sum"]
         self.save.wait()

@@ -18,12 +18,12 @@ from tfllm.data.sources.files import (
     matching_files,
     opened,
 )
-from tfllm.data.sources.source import settings_digest
+from tfllm.data.sources.source import TextSource, settings_digest
 
 _WORDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text"}
 
 
-class JsonlSource:
+class JsonlSource(TextSource):
     """Files of JSON objects, one a line, plain or gzip; one document an object. Blank lines are passed over.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tfllm.data.errors import DataError
+from tfllm.data.record import Record
 from tfllm.data.sources.source import Source, settings_digest
 
 
@@ -28,10 +29,10 @@ class MixtureSource:
         self.sources = list(sources)
         self.weights = list(weights)
 
-    def documents(self) -> Iterator[str]:
-        """Yield each component's documents."""
+    def records(self) -> Iterator[Record]:
+        """Yield each component's records."""
         for source in self.sources:
-            yield from source.documents()
+            yield from source.records()
 
     def describe(self) -> str:
         """Return the components, in words."""

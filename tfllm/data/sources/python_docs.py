@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tfllm.data.errors import DataError, check_choice
-from tfllm.data.sources.source import settings_digest
+from tfllm.data.sources.source import TextSource, settings_digest
 
 PARTS = ("topics", "docstrings")
 
@@ -24,7 +24,7 @@ _SKIPPED_FOLDERS = frozenset(
 )
 
 
-class PythonDocsSource:
+class PythonDocsSource(TextSource):
     """The documentation inside the running Python: about 2 MB of technical English, with nothing to download.
 
     Modules are read with `ast` and never imported. The text differs a little between Python versions.

@@ -1,27 +1,50 @@
-"""What every source of documents can do, and how its identity is hashed."""
+"""What every source of records can do, and how its identity is hashed."""
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from tfllm.data.record import Record, text_record
+
 
 class Source(Protocol):
-    """A repeatable stream of documents in a fixed order."""
+    """A repeatable stream of records in a fixed order."""
 
-    def documents(self) -> Iterator[str]:
-        """Yield the documents' text. Every call starts again and yields the same texts in the same order."""
+    def records(self) -> Iterator[Record]:
+        """Yield the records. Every call starts again and yields the same ones in the same order."""
         ...
 
     def describe(self) -> str:
-        """Return one line for logs and errors that says where the text comes from."""
+        """Return one line for logs and errors that says where the records come from."""
         ...
 
     def fingerprint(self) -> str:
-        """Return a sha256 hex digest over the settings and the content: equal digests, equal documents."""
+        """Return a sha256 hex digest over the settings and the content: equal digests, equal records."""
         ...
+
+
+class TextSource(abc.ABC):
+    """A source of documents, whose records have the one column `text`."""
+
+    @abc.abstractmethod
+    def documents(self) -> Iterator[str]:
+        """Yield the documents' text. Every call starts again and yields the same texts in the same order."""
+
+    def records(self) -> Iterator[Record]:
+        """Yield a record for each document."""
+        return map(text_record, self.documents())
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """Return one line for logs and errors that says where the text comes from."""
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Return a sha256 hex digest over the settings and the content: equal digests, equal documents."""
 
 
 def settings_digest(**settings: Any) -> str:

@@ -16,12 +16,12 @@ from tfllm.data.sources.files import (
     matching_files,
     opened,
 )
-from tfllm.data.sources.source import settings_digest
+from tfllm.data.sources.source import TextSource, settings_digest
 
 _BINARY = 100  # characters: one NUL in so many or fewer is no accident any more
 
 
-class TextFilesSource:
+class TextFilesSource(TextSource):
     r"""Text files, plain or gzip, one document a file in the order of their paths.
 
     Each file is read whole. Files and pieces without any text but white space are left out. What a file is, its

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfllm.data.errors import DataError
-from tfllm.data.sources.source import settings_digest
+from tfllm.data.sources.source import TextSource, settings_digest
 
 
-class TfdsSource:
+class TfdsSource(TextSource):
     """Any TensorFlow Datasets data set with a text feature, read in the order it was written.
 
     TensorFlow is imported on the first use, not with the module. Nothing is ever downloaded.

@@ -11,14 +11,14 @@ from pathlib import Path
 from tfllm.data.errors import DataError, check_choice
 from tfllm.data.sources.file_kind import GZIP, is_tfrecord, is_zlib, kind_of
 from tfllm.data.sources.files import content_digest, head_of, matching_files, opened
-from tfllm.data.sources.source import settings_digest
+from tfllm.data.sources.source import TextSource, settings_digest
 
 _OVERHEAD = (
     16  # bytes around a record: its length (8), and checksums of the length and of the record (4 each)
 )
 
 
-class TfRecordSource:
+class TfRecordSource(TextSource):
     """TFRecord files of `tf.train.Example`, one document an example.
 
     TensorFlow is imported on the first use, not with the module.

@@ -1,0 +1,141 @@
+"""What a task makes of a source's records before training: examples, as named arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from tfllm.data.layout import RowLayout, Rows
+from tfllm.data.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What becomes one segment of a row, or, of a document to be cut, several.
+
+    Attributes:
+        number: The place of its record in the source, from 0: by it a prediction finds its way back.
+        arrays: Features: [n] with a value for each token of their side, or a single value.
+        num_tokens: Tokens that it puts into rows.
+        num_bytes: UTF-8 bytes of text that it stands for.
+    """
+
+    number: int
+    arrays: Mapping[str, Any]
+    num_tokens: int
+    num_bytes: int
+
+
+class Packer(Protocol):
+    """Puts examples into rows."""
+
+    def add(self, examples: Sequence[Example]) -> Rows:
+        """Return the rows that are full with these, perhaps none."""
+        ...
+
+    def finish(self) -> Rows:
+        """Return the rows that are left."""
+        ...
+
+
+class ExampleMaker(Protocol):
+    """A task's work before training. It runs in processes of its own: it can be pickled and imports no TensorFlow."""
+
+    @property
+    def layout(self) -> RowLayout:
+        """What its rows hold."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All that the examples depend on, beside records and tokenizer; JSON values."""
+        ...
+
+    @property
+    def split_column(self) -> str:
+        """The column whose text says on which side of a split a record falls."""
+        ...
+
+    def keeps(self, record: Record) -> bool:
+        """Return whether anything is made of a record."""
+        ...
+
+    def examples(self, records: Sequence[Record], numbers: Sequence[int]) -> Iterator[Example]:
+        """Yield the examples of records, in their order.
+
+        Raises:
+            DataError: A record is not what the task needs.
+        """
+        ...
+
+    def packer(self) -> Packer:
+        """Return what puts the examples of one piece into rows."""
+        ...
+
+
+class WholeSegments:
+    """Puts whole examples into rows: several to a row where there is room, or one.
+
+    The longest come first and each goes where it fits most tightly, as "best fit decreasing" has it, which needs at
+    most 11/9 of the fewest rows possible (Johnson 1974). The examples of a row, and the rows, are then put in the
+    order of the source. No example is divided.
+
+    Args:
+        layout: The rows; with `packing` of one side.
+        packing: Several examples to a row.
+    """
+
+    def __init__(self, layout: RowLayout, *, packing: bool):
+        self.layout, self.packing = layout, packing
+
+    def add(self, examples: Sequence[Example]) -> Rows:
+        """Return the rows of these examples, the last ones not full."""
+        groups = self._groups(examples) if self.packing else [[example] for example in examples]
+        rows = self.layout.empty(len(groups))
+        for index, group in enumerate(groups):
+            self._write(rows, index, group)
+        return rows
+
+    def finish(self) -> Rows:
+        """Return no row: `add` leaves none open."""
+        return self.layout.empty(0)
+
+    def _groups(self, examples: Sequence[Example]) -> list[list[Example]]:
+        [(_, length)] = self.layout.sides
+        open_rows: list[list[int]] = [[] for _ in range(length + 1)]  # by the room that is left
+        rooms = 0  # bit r: a row with room r is open
+        rows: list[list[Example]] = []
+        for example in sorted(examples, key=lambda each: -each.num_tokens):
+            size = example.num_tokens
+            fitting = rooms >> size
+            if fitting:
+                room = size + (fitting & -fitting).bit_length() - 1  # the smallest
+                row = open_rows[room].pop()
+                rooms &= ~(0 if open_rows[room] else 1 << room)
+            else:
+                rows.append([])
+                row, room = len(rows) - 1, length
+            rows[row].append(example)
+            if len(rows[row]) < self.layout.segments:
+                open_rows[room - size].append(row)
+                rooms |= 1 << (room - size)
+        rows = [sorted(row, key=lambda each: each.number) for row in rows]
+        return sorted(rows, key=lambda row: row[0].number)
+
+    def _write(self, rows: Rows, index: int, group: Sequence[Example]) -> None:
+        filled = {side: 0 for side, _ in self.layout.sides}
+        for segment, example in enumerate(group):
+            starts, filled = filled, dict(filled)
+            for feature in self.layout.features:
+                if feature.side is None:
+                    rows[feature.name][index, segment] = example.arrays[feature.name]
+                elif feature.name != f"{feature.side}segment_ids":
+                    values = np.asarray(example.arrays[feature.name])
+                    start = starts[feature.side]
+                    filled[feature.side] = start + len(values)
+                    rows[feature.name][index, start : start + len(values)] = values
+            for side, stop in filled.items():
+                rows[f"{side}segment_ids"][index, starts[side] : stop] = segment + 1
