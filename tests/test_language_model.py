@@ -114,7 +114,9 @@ def test_generation_settings_come_from_the_checkpoint(lm, folders, tmp_path):
         tfllm.load(folder)
 
 
-@pytest.mark.parametrize("name", ["bert", "t5", pytest.param("bart", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "bart"))]
+)
 def test_encoders_and_encoder_decoders(name, tmp_path):
     folder = write_checkpoint(tmp_path / "there", name)
     write_tokenizer(folder)

@@ -21,7 +21,10 @@ from tests.promises.runs import documents
 from tfllm.commands.main import main
 from tfllm.config import config_from_mapping, load_config
 
-each_page = pytest.mark.parametrize("page", PAGES)
+# The guides take long; every command of the front door is run each time.
+each_page = pytest.mark.parametrize(
+    "page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in PAGES]
+)
 
 # Lines that no test runs, and why.
 NOT_RUN = {

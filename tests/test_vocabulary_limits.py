@@ -68,6 +68,7 @@ def test_a_prompt_with_a_token_that_the_model_has_not_is_refused_by_name(lm):
         lm.generate("hello", chat=True)
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_loaded_and_exported_and_converted(lm, tmp_path):
     expected = answers(lm)
     lm.save(tmp_path / "saved")

@@ -53,6 +53,7 @@ def test_a_run_is_trained_gone_on_with_and_loaded(config_file, tmp_path, tfllm):
     assert answers[1] == lm.generate("b", max_new_tokens=4, temperature=0.0)
 
 
+@pytest.mark.slow
 def test_a_preset_is_the_start(config_file, tmp_path, tfllm):
     llama = written(config_file, tmp_path, backbone="LlamaBackbone", arguments=LLAMA)
     model = make_model(load_config(llama), 259)

@@ -27,6 +27,7 @@ REQUIRED = {
     "keras_nlp": {"backbone": "GPT2Backbone", "arguments": {"num_layers": 2}},
     "text_files": {"path": "a.txt"},
     "jsonl": {"path": ["a.jsonl", "b.jsonl"]},
+    "csv": {"path": "a.csv"},
     "tfds": {"name": "imdb_reviews"},
     "tfrecord": {"path": "a.tfrecord"},
     "mixture": {
@@ -59,6 +60,8 @@ def problems_of(mapping, overrides=()):
 
 def with_type(path, kind):
     section = {"type": kind, **REQUIRED.get(kind, {})}
+    if path == "task" and kind == "masked_lm":
+        return minimal(task=section, model="encoder")
     if path == "optimizer.schedule":
         return minimal(optimizer={"schedule": section})
     if "." in path:
@@ -337,7 +340,9 @@ def test_what_the_rules_allow_is_allowed():
 def test_missing_sections_are_told_with_what_to_write():
     problems, message = problems_of({"name": "x", "data": {}})
     assert list(problems) == ["data.train"]
-    assert "data.train is required; write data.train.type as one of jsonl, mixture, python_docs" in message
+    assert (
+        "data.train is required; write data.train.type as one of csv, jsonl, mixture, python_docs" in message
+    )
     problems, _ = problems_of({})
     assert set(problems) == {"name", "data.train"}
     problems, _ = problems_of({"name": "x", "data": {"train": {"path": "a.txt"}}})

@@ -192,17 +192,19 @@ def test_batches_have_the_features_a_task_makes(tmp_path, maker, shares):
     def transform(rows):
         seen.append({name: x.shape.as_list() for name, x in rows.items()})
         noise = tf.cast(rows["row_seeds"] % 1000, tf.float32)
-        return {**rows, "noise": noise, "twice": 2.0 * rows["scores"]}
+        extra = tf.stack([rows[f"{side}token_ids"], rows[f"{side}vowels"]], axis=-1)
+        return {**rows, "noise": noise, "twice": 2.0 * rows["scores"], "extra": extra}
 
-    settings = {"num_shares": shares, "transform": transform}
+    side = maker.sides[0]
+    settings = {"num_shares": shares, "transform": transform, "aligned": {"extra": side}}
     dataset = evaluation_batches(store, batch_size=2, buckets=[8, 16, 24], **settings)
     found = numpy_batches(dataset)
-    side = maker.sides[0]
     lengths = {features[f"{side}token_ids"].shape[1] for features in found}
     assert lengths <= {8, 16, 24} and (len(lengths) > 1 or maker.packing)
     merged = {}
     for features in found:
         np.testing.assert_array_equal(features["twice"], 2 * features["scores"])
+        np.testing.assert_array_equal(features["extra"][..., 0], features[f"{side}token_ids"])
         assert features["scores"].dtype == np.float32 and features["labels"].shape == (
             2 // shares,
             maker.layout.segments,

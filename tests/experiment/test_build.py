@@ -17,7 +17,7 @@ from tfllm.config.sections import DISTRIBUTIONS, TASKS, TOKENIZERS
 from tfllm.data.sources import MixtureSource
 from tfllm.experiment.build import arguments_of, build, builder_of, check_builders
 from tfllm.language_model import LanguageModel
-from tfllm.tokenizers import ByteTokenizer, Tokenizer
+from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer
 from tfllm.training.errors import TrainingError
 from tfllm.training.optimizers import Optimizer
 from tfllm.training.schedules import Schedule
@@ -36,6 +36,7 @@ def place(tmp_path_factory):
     """A folder with a text of each kind, and a saved model."""
     folder = tmp_path_factory.mktemp("build")
     (folder / "a.txt").write_text("one two three")
+    (folder / "a.csv").write_text("text,label\none two three,1\n")
     (folder / "a.jsonl").write_text('{"text": "one two three"}\n')
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"one two three"]))
     record = tf.train.Example(features=tf.train.Features(feature={"text": feature})).SerializeToString()
@@ -52,6 +53,7 @@ def test_every_source(kind, place, data_dir):
     keys = {
         "text_files": {"path": str(place / "a.txt")},
         "jsonl": {"path": str(place / "a.jsonl")},
+        "csv": {"path": str(place / "a.csv")},
         "tfrecord": {"path": str(place / "a.tfrecord")},
         "tfds": {"name": "tiny_texts", "data_dir": data_dir},
         "mixture": {"sources": [{"weight": 2, "source": text}, {"weight": 1, "source": "python_docs"}]},
@@ -113,9 +115,13 @@ def test_every_stretching_of_positions_reaches_the_model(kind):
 
 @pytest.mark.parametrize("kind", TASKS.names())
 def test_every_task(kind):
-    task = experiment.make_task(experiment_of(task=kind), ByteTokenizer())
-    assert isinstance(task, builder_of(experiment_of(task=kind).task, "task"))
+    config = experiment_of(task=kind, model={"masked_lm": "encoder"}.get(kind, "decoder"))
+    tokenizer = ByteBPETokenizer.train(["a b"], vocab_size=260, other_roles={"mask_token": "<|mask|>"})
+    task = experiment.make_task(config, tokenizer)
+    assert type(task).__name__.lower() == kind.replace("_", "")
     assert "loss" in task.metric_modes
+    maker = task.examples_of(tokenizer, seq_len=16, packing=True)
+    assert maker.layout.width > 16
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.names())

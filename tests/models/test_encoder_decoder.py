@@ -111,6 +111,14 @@ def model(request):
     return randomized(EncoderDecoder(**{**SMALL, **KINDS[request.param]}))
 
 
+@pytest.fixture(
+    scope="module",
+    params=["bart", "rotary", *(pytest.param(k, marks=pytest.mark.slow) for k in ("t5", "marian"))],
+)
+def generating(request):
+    return randomized(EncoderDecoder(**{**SMALL, **KINDS[request.param]}))
+
+
 def tokens(rows, length, seed=0):
     return tf.constant(np.random.default_rng(seed).integers(1, 17, [rows, length]), tf.int32)
 
@@ -240,6 +248,7 @@ def test_remat_changes_no_gradient(kind):
             np.testing.assert_allclose(one, again, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_grouped_rotary_windowed_and_recomputed_it_learns_to_copy():
     model = EncoderDecoder(**{**SMALL, **KINDS["rotary"], "dropout": 0.1, "hidden_dim": 32})
     model.build()
@@ -287,7 +296,8 @@ def test_attention_scores(model):
         model(given, attention_scores=["block_00"])
 
 
-def test_greedy_answers_are_the_argmax_of_the_uncached_model(model):
+def test_greedy_answers_are_the_argmax_of_the_uncached_model(generating):
+    model = generating
     generator = Generator(model, stop_ids=[], pad_id=0, jit_compile=False)
     rows = generator(SOURCES, max_new_tokens=NEW, temperature=0.0)
     for source, row in zip(SOURCES, rows, strict=True):

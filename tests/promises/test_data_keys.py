@@ -79,6 +79,9 @@ def _write_texts(folder):
     lines = [json.dumps({"text": "plain", "body": "the body"}), "{broken", json.dumps({"text": "last"})]
     (folder / "lines.jsonl").write_text("\n".join(lines))
     (folder / "good.jsonl").write_text("\n".join([lines[0], lines[2].replace("}", ', "body": "end"}')]))
+    (folder / "table.csv").write_text('text,body\n"one, two",the body\nthree,its end\n')
+    (folder / "semicolons.csv").write_text("text;body\nfour;x\nfive;y\n")
+    (folder / "ragged.csv").write_text("text,body\nsix,x\nseven\n")
     records = [{"text": [b"a record"], "body": [b"its body"]}]
     for name, compression in (("plain", ""), ("packed", "GZIP")):
         write_records(folder / f"{name}.tfrecord", records, compression)
@@ -149,6 +152,23 @@ SOURCES = {
     "data source:jsonl.on_error": of_source(
         "jsonl", "on_error", "skip", ["plain", "last"], path="{folder}/lines.jsonl"
     ),
+    "data source:csv": Case(
+        trains_on("one, two", "three"),
+        source(type="csv", path="{folder}/table.csv"),
+        source(type="text_files", path="{folder}/table.csv"),
+    ),
+    "data source:csv.path": Case(
+        trains_on("one, two", "three"),
+        source(type="csv", path="{folder}/table.csv"),
+        source(type="csv", path="{folder}/none.csv"),
+    ),
+    "data source:csv.columns": of_source(
+        "csv", "columns", {"text": "body"}, ["the body", "its end"], path="{folder}/table.csv"
+    ),
+    "data source:csv.delimiter": of_source(
+        "csv", "delimiter", ";", ["four", "five"], path="{folder}/semicolons.csv"
+    ),
+    "data source:csv.on_error": of_source("csv", "on_error", "skip", ["six"], path="{folder}/ragged.csv"),
     "data source:tfrecord": Case(
         trains_on("a record"),
         source(type="tfrecord", path="{folder}/plain.tfrecord"),

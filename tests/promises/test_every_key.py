@@ -10,6 +10,7 @@ from tests.promises import (
     test_optimizer_keys,
     test_plugin_keys,
     test_source_keys,
+    test_task_keys,
     test_training_keys,
 )
 from tests.promises.keys import all_keys
@@ -22,6 +23,7 @@ MODULES = (
     test_optimizer_keys,
     test_plugin_keys,
     test_source_keys,
+    test_task_keys,
     test_training_keys,
 )
 CASES = {key: case for module in MODULES for key, case in module.CASES.items()}

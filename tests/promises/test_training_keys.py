@@ -53,12 +53,13 @@ COMPUTES = {
 MIRRORED = {"distribution.type": "mirrored", "distribution.num_devices": 2}
 EVALUATES = {"training.evaluate_every": 2, "training.keep_checkpoints": 1}
 
-# Each of these takes two whole trainings of its own.
-SLOW = {
+# Each of these takes a whole training of its own, or several, or one that XLA compiles.
+SLOW = {"export.max_new_tokens"} | {
     f"training.{name}"
     for name in (
-        *("checkpoint_every", "sample_every", "best_metric"),
+        *("checkpoint_every", "keep_checkpoints", "profile", "sample_every", "best_metric"),
         *("preemption_notice", "on_save_error", "loss_chunk_tokens"),
+        *("attention_block_size", "remat", "jit_compile", "steps_per_call"),
     )
 }
 
@@ -188,7 +189,11 @@ def test_how_it_is_computed(key, runs):
     hold(COMPUTED[key], runs)
 
 
-@pytest.mark.parametrize("values", [COMPUTES, MIRRORED], ids=["in parts, by XLA", "mirrored"])
+@pytest.mark.parametrize(
+    "values",
+    [pytest.param(COMPUTES, marks=pytest.mark.slow), MIRRORED],
+    ids=["in parts, by XLA", "mirrored"],
+)
 def test_the_numbers_are_those_of_the_base_run(values, runs):
     for name in ("loss", "grad_norm", "update_ratio"):
         numbers = [run.lines("train")[-1][name] for run in (runs(values), runs(BASE))]

@@ -7,7 +7,8 @@ import tensorflow as tf
 from tests.training.toy import batch, run_steps, toy_model, toy_step
 from tfllm.tasks.vocabulary_loss import cross_entropy_sum
 from tfllm.training.callbacks import TrainerState, term_losses
-from tfllm.training.train_step import METRICS, metric_names, metrics_by_name, shares_of
+from tfllm.training.gradients import shares_of
+from tfllm.training.train_step import METRICS, metric_names, metrics_by_name
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.1}
 STEPS = 3
@@ -70,7 +71,11 @@ def test_each_term_is_divided_by_its_own_weight(whole):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"replicas": 2}, {"num_microbatches": 4}, {"replicas": 2, "num_microbatches": 2}],
+    [
+        pytest.param({"replicas": 2}, marks=pytest.mark.slow),
+        {"num_microbatches": 4},
+        {"replicas": 2, "num_microbatches": 2},
+    ],
     ids=["2 replicas", "4 microbatches", "2 x 2"],
 )
 def test_replicas_and_microbatches_equal_one_device(whole, arguments):

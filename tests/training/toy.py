@@ -53,12 +53,13 @@ def toy_step(
     precision="float32",
     strategy=None,
     task=None,
+    make=toy_model,
     **arguments,
 ):
     strategy = strategy or one_device() if replicas == 1 else mirrored(replicas)
     with strategy.scope():
         made = {name: arguments.pop(name) for name in MODEL_ARGUMENTS if name in arguments}
-        model = model or toy_model(**{"dropout": 0.25, **made})
+        model = model or make(**{"dropout": 0.25, **made})
         settings = {"learning_rate": 0.5, **arguments}
         built = optimizer_of(optimizer, variables=model.trainable_variables, **settings)
         loss_scale = LossScale() if precision == "mixed_float16" else None

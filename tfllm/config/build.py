@@ -118,7 +118,11 @@ def _convert(hint: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
         values = [_convert(inner, item, f"{path}[{i}]", problems) for i, item in enumerate(items)]
         return BAD if any(v is BAD for v in values) else tuple(values)
     if typing.get_origin(hint) is dict and isinstance(raw, Mapping):
-        return as_guessed(dict(raw))
+        if typing.get_args(hint)[1] is Any:
+            return as_guessed(dict(raw))
+        inner = typing.get_args(hint)[1]
+        named = {str(k): _convert(inner, value, f"{path}.{k}", problems) for k, value in raw.items()}
+        return BAD if any(value is BAD for value in named.values()) else named
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), raw, path, problems)
     read = _READ.get(hint)

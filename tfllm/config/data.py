@@ -48,6 +48,30 @@ class JsonlConfig:
     on_error: str = setting("raise", "what to do with broken lines and files", choices=_ON_ERROR)
 
 
+@SOURCES.register("csv", builds="tfllm.data.sources:CsvSource")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CsvConfig:
+    """CSV or TSV files, a record a line, with the names of the columns in the first."""
+
+    type: str = "csv"
+    path: tuple[str, ...] = setting(help="file that exists, else a glob; or a list of them")
+    columns: dict[str, str] = setting(
+        {}, "what the files call a column, by its name here, e.g. {text: review}"
+    )
+    delimiter: str | None = setting(None, "between fields; null: a tab in .tsv files, else a comma")
+    on_error: str = setting("raise", "what to do with broken lines and files", choices=_ON_ERROR)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            rule = "is not one character that can stand between fields"
+            yield Problem(f"{path}.delimiter", self.delimiter, rule, 'write for example "," or "\\t"')
+        theirs = list(self.columns.values())
+        for name in sorted({name for name in theirs if theirs.count(name) > 1}):
+            rule = f"names the column {name!r} twice"
+            yield Problem(f"{path}.columns", self.columns, rule, "give each of our columns one of its own")
+
+
 @SOURCES.register("tfds", builds="tfllm.data.sources:TfdsSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsConfig:

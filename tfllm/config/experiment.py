@@ -44,11 +44,17 @@ class ExperimentConfig:
 
     @classmethod
     def expand(cls, mapping: Mapping[str, Any], path: str, problems: list[Problem]) -> Mapping[str, Any]:
-        """A pretrained model comes with its tokenizer, where no other is named."""
+        """A pretrained model comes with its tokenizer, where no other is named; an encoder has the head of its task."""
         del path, problems
-        model = mapping.get("model")
-        kind = model.get("type") if isinstance(model, Mapping) else model
-        return {"tokenizer": "pretrained", **mapping} if kind == "pretrained" else mapping
+        model, task = mapping.get("model"), mapping.get("task", TASKS.default)
+        kind, name = (part.get("type") if isinstance(part, Mapping) else part for part in (model, task))
+        if kind == "pretrained":
+            return {"tokenizer": "pretrained", **mapping}
+        head = getattr(TASKS.get(name), "head", None)
+        if kind == "encoder" and head is not None:
+            keys = model if isinstance(model, Mapping) else {"type": kind}
+            return {**mapping, "model": {"head": head, **keys}}
+        return mapping
 
     @property
     def context_length(self) -> int:
@@ -57,14 +63,40 @@ class ExperimentConfig:
 
     def check_for_training(self) -> Iterator[Problem]:
         """Yields what is wrong about a config that is to be trained, and not about one that a model came with."""
-        if isinstance(self.model, (EncoderConfig, EncoderDecoderConfig)):
-            rule = f"is not trained by task.type={self.task.type}, which needs a decoder"
-            yield Problem("model.type", self.model.type, rule, "take a decoder, or a source that is one")
+        needed = self.task.trains
+        if self._model_kind != needed and self.model.type != "pretrained":
+            article = "an" if needed.startswith("e") else "a"
+            rule = f"is not trained by task.type={self.task.type}, which needs {article} {needed}"
+            yield Problem(
+                "model.type", self.model.type, rule, f"take {article} {needed}, or a source that is one"
+            )
+        elif self.task.head not in (None, getattr(self.model, "head", self.task.head)):
+            rule = f"is not trained by task.type={self.task.type}, which needs {self.task.head}"
+            yield Problem("model.head", self.model.head, rule, "leave it out: the task knows")
+        if self._model_kind == "encoder":
+            yield from self._check_encoder()
         if self.data.packing and not getattr(self.model, "reads_segments", True):
             rule = f"puts several documents in a row, which model.type={self.model.type} cannot tell apart"
             yield Problem("data.packing", True, rule, "write data.packing=false")
         if getattr(self.model, "new_head", False):
             yield from self._check_new_head()
+
+    @property
+    def _model_kind(self) -> str:
+        """What the model is to a task; a type of a plug-in, or of KerasHub, is a decoder."""
+        if isinstance(self.model, EncoderConfig):
+            return "encoder"
+        return "encoder_decoder" if isinstance(self.model, EncoderDecoderConfig) else "decoder"
+
+    def _check_encoder(self) -> Iterator[Problem]:
+        """What only a model that generates can do."""
+        for path, value in (
+            ("generation.prompts", list(self.generation.prompts)),
+            ("export.at_end", self.export.at_end),
+        ):
+            if value:
+                rule = "is for models that generate, and an encoder does not"
+                yield Problem(path, value, rule, "leave it out")
 
     def _check_new_head(self) -> Iterator[Problem]:
         if self.model.source is None:
@@ -90,7 +122,7 @@ class ExperimentConfig:
         if self.data.seq_len > self.context_length:
             rule = f"exceeds model.max_seq_len={self.model.max_seq_len}"
             yield Problem("data.seq_len", self.data.seq_len, rule, "lower it, or raise model.max_seq_len")
-        if self.generation.max_new_tokens >= self.context_length:
+        if self._model_kind != "encoder" and self.generation.max_new_tokens >= self.context_length:
             rule = f"leaves no room for a prompt in a context of {self.context_length}"
             mend = f"write at most {self.context_length - 1}"
             yield Problem("generation.max_new_tokens", self.generation.max_new_tokens, rule, mend)

@@ -6,7 +6,7 @@ sees exactly the batches that it would have seen. `training_batches` is the orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -34,6 +34,7 @@ def training_batches(
     num_shares: int = 1,
     shares: range | None = None,
     transform: Transform | None = None,
+    aligned: Mapping[str, str] | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of steps `start_step`, …, `num_steps - 1` of one endless, shuffled sequence.
 
@@ -61,6 +62,7 @@ def training_batches(
         shares: Those that this dataset yields; `None` is all.
         transform: The task's: rows of full length, with `row_seeds` and `positions`, -> the features of a batch.
             What it draws must follow from `row_seeds` alone. Default: `add_loss_weights`.
+        aligned: The side of each feature that `transform` adds and that goes with tokens, [R, T, …].
 
     Returns:
         A dataset that yields, for each step, an element for each of `shares` in order: a dict whose every
@@ -79,7 +81,7 @@ def training_batches(
         raise DataError(f"start_step={start_step} must lie between 0 and the number of steps, {num_steps}")
     row_seed = seed if row_seed is None else row_seed
     lengths = _lengths(store, buckets)
-    transform = transform or add_loss_weights
+    made = _Features(store.layout, transform, aligned)
 
     def batch(numbers: tf.Tensor, own: slice) -> Batch:
         if all(len(each) == 1 for each in lengths.values()):  # nothing depends on the other shares
@@ -89,7 +91,7 @@ def training_batches(
         rows = read_rows(store, source_ids[own], row_ids[own])
         seeds = row_seeds(numbers[own], seed=row_seed)
         return {
-            **_features(rows, seeds, store.layout, transform, longest),
+            **made(rows, seeds, longest),
             "row_ids": row_ids[own],
             "source_ids": source_ids[own],
         }
@@ -106,6 +108,7 @@ def evaluation_batches(
     num_shares: int = 1,
     shares: range | None = None,
     transform: Transform | None = None,
+    aligned: Mapping[str, str] | None = None,
 ) -> tf.data.Dataset:
     """Return every row of the store once, in order; the last batch is filled up with rows of weight 0.
 
@@ -119,6 +122,7 @@ def evaluation_batches(
         num_shares: As in `training_batches`.
         shares: As in `training_batches`.
         transform: As in `training_batches`; a row's seed follows from its place alone.
+        aligned: As in `training_batches`.
 
     Returns:
         A dataset of dicts as from `training_batches`. Rows that fill up have `row_ids` and `source_ids`
@@ -132,7 +136,7 @@ def evaluation_batches(
     _check_positive("num_rows", store.num_rows if num_rows is None else num_rows)
     end = min(store.num_rows, store.num_rows if num_rows is None else num_rows)
     lengths = _lengths(store, buckets)
-    transform = transform or add_loss_weights
+    made = _Features(store.layout, transform, aligned)
 
     def batch(numbers: tf.Tensor, own: slice) -> Batch:
         real = numbers < end
@@ -141,7 +145,7 @@ def evaluation_batches(
         longest = _longest(store, source_ids, row_ids, lengths)
         rows = blank_rows(read_rows(store, source_ids[own], row_ids[own]), real[own], store.layout)
         return {
-            **_features(rows, row_seeds(numbers[own], seed=0), store.layout, transform, longest),
+            **made(rows, row_seeds(numbers[own], seed=0), longest),
             "row_ids": tf.where(real, row_ids, -1)[own],
             "source_ids": tf.where(real, source_ids, -1)[own],
         }
@@ -271,18 +275,21 @@ def add_loss_weights(rows: Batch) -> Batch:
     return {**rows, "loss_weights": tf.cast(rows["segment_ids"] > 0, tf.float32)}
 
 
-def _features(
-    rows: Batch,
-    seeds: tf.Tensor,
-    layout: RowLayout,
-    transform: Transform,
-    longest: dict[str, tf.Tensor | None],
-) -> Batch:
-    """Rows as they were read -> the features of a batch, trimmed."""
-    positions = {
-        f"{side}positions": positions_from_segments(rows[f"{side}segment_ids"]) for side, _ in layout.sides
-    }
-    return trim(transform({**rows, **positions, "row_seeds": seeds}), longest, layout)
+class _Features:
+    """Rows as they were read, of full length -> the features of a batch, trimmed."""
+
+    def __init__(self, layout: RowLayout, transform: Transform | None, aligned: Mapping[str, str] | None):
+        self.sides = [side for side, _ in layout.sides]
+        self.transform = transform or add_loss_weights
+        held = {feature.name: feature.side for feature in layout.features if feature.side is not None}
+        added = {"loss_weights": ""} if transform is None else dict(aligned or {})
+        self.side_of = {**held, **{f"{side}positions": side for side in self.sides}, **added}
+
+    def __call__(self, rows: Batch, seeds: tf.Tensor, lengths: Mapping[str, tf.Tensor | None]) -> Batch:
+        positions = {
+            f"{side}positions": positions_from_segments(rows[f"{side}segment_ids"]) for side in self.sides
+        }
+        return trim(self.transform({**rows, **positions, "row_seeds": seeds}), lengths, self.side_of)
 
 
 def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -111,22 +111,17 @@ def trimmed_length(
     return tf.gather(tf.constant(lengths, tf.int32), exceeded)
 
 
-def trim(rows: Batch, lengths: dict[str, tf.Tensor | None], layout: RowLayout) -> Batch:
-    """Cut what goes with the tokens of a side to that side's length, int32 []; `None` leaves it whole.
+def trim(features: Batch, lengths: Mapping[str, tf.Tensor | None], sides: Mapping[str, str]) -> Batch:
+    """Cut what goes with the tokens of a side, [B, T, …], to that side's length, int32 []; `None` leaves it whole.
 
     Args:
-        rows: Features by name: those of the layout, and others that a task made of them.
+        features: By name.
         lengths: A length for each side.
-        layout: Of the rows. A feature goes with a side's tokens if it begins with the side's name (the longest that
-            fits), has a second axis, and that is as long as the side.
+        sides: The side of each feature that goes with tokens; others are left whole.
     """
-    sides = sorted(layout.sides, key=lambda side: -len(side[0]))
 
     def cut(name: str, feature: tf.Tensor) -> tf.Tensor:
-        side, size = next((side for side in sides if name.startswith(side[0])), ("", 0))
-        length = lengths.get(side)
-        if length is None or feature.shape.rank < 2 or feature.shape[1] != size:
-            return feature
-        return feature[:, :length]
+        length = lengths[sides[name]] if name in sides else None
+        return feature if length is None else feature[:, :length]
 
-    return {name: cut(name, feature) for name, feature in rows.items()}
+    return {name: cut(name, feature) for name, feature in features.items()}

@@ -18,10 +18,12 @@ class Record:
     Attributes:
         fields: Texts, numbers or lists, by column.
         place: Where it stands, for messages: the file and its line. Empty where nobody needs to know.
+        columns_key: The key of the config that says which column is which, where there is one.
     """
 
     fields: Mapping[str, Any]
     place: str = ""
+    columns_key: str = ""
 
     def text(self, column: str) -> str:
         """Return a column's text.
@@ -42,7 +44,8 @@ class Record:
         """
         if column not in self.fields:
             there = ", ".join(map(repr, list(self.fields)[:20])) or "none"
-            raise DataError(f"{self.at}no column {column!r}; the columns are {there}")
+            mend = f"; say which it is: {self.columns_key}: {{{column}: ...}}" if self.columns_key else ""
+            raise DataError(f"{self.at}no column {column!r}; the columns are {there}{mend}")
         return self.fields[column]
 
     @property

@@ -36,7 +36,7 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
     own = config.tokenizer.type == "pretrained" and config.tokenizer.source in (None, asked.source)
     if own and not mapping["generation"]["stop_tokens"]:  # texts of this training end where the source's do
         mapping["generation"]["stop_tokens"] = origin.stop_tokens()
-    mapping["model"] = _as_asked(theirs, asked)
+    mapping["model"] = _with_head(_as_asked(theirs, asked), config.task.head)
     if theirs.get("preset") is None:  # whose tokens are as many as they are
         mapping["model"]["vocab_size"] = _vocab_size(config, theirs)
     if own and theirs["source"] is None:  # which the tokenizer's would stand for
@@ -92,6 +92,13 @@ def _as_asked(theirs: dict[str, Any], asked: Any) -> dict[str, Any]:
         return {**model, "arguments": {**model.get("arguments", {}), **dropped}}
     model.update(new_head=asked.new_head, dropout=asked.dropout)
     return {**model, "tie_embeddings": False} if asked.new_head else model
+
+
+def _with_head(model: dict[str, Any], head: str | None) -> dict[str, Any]:
+    """An encoder with the head of its task, drawn anew where the source has another, or none."""
+    if model["type"] != "encoder" or head is None or model["head"] == head:
+        return model
+    return {**model, "head": head, "num_classes": None, "class_names": None, "new_head": True}
 
 
 def _vocab_size(config: ExperimentConfig, theirs: dict[str, Any]) -> int | None:

@@ -30,7 +30,7 @@ def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
     return build(
         config.task,
         at="task",
-        token_byte_lengths=tokenizer.token_byte_lengths(),
+        tokenizer=tokenizer,
         loss_chunk_tokens=config.training.loss_chunk_tokens,
     )
 
@@ -60,7 +60,9 @@ def make_evaluator(
     size = microbatch * replicas if microbatch else config.training.global_batch_size
 
     def of_rows(**shares: Any) -> tf.data.Dataset:
-        return evaluation_batches(rows, batch_size=size, transform=task.features, **shares)
+        return evaluation_batches(
+            rows, batch_size=size, transform=task.features, aligned=task.aligned, **shares
+        )
 
     def batches() -> Any:
         def of_pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:

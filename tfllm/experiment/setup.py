@@ -177,6 +177,7 @@ class TrainingSetup:
             start_step=start_step,
             num_steps=num_steps,
             transform=self.task.features,
+            aligned=self.task.aligned,
             **shares,
         )
 

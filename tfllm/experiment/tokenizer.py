@@ -61,10 +61,13 @@ def byte_bpe(
     cache = expand_home(named, "data.cache_dir") if named else default_cache_dir()
     split = split_side(config, "train")
     budget = train_megabytes * 1_000_000
+    roles = dict(config.task.special_tokens)
     identity = f"byte_bpe 3 {vocab_size} {budget} {split} {source.fingerprint()}"
+    identity += f" {sorted(roles.items())}" if roles else ""
     folder = cache / "tokenizers" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     if not folder.exists():
-        trained = ByteBPETokenizer.train(_sample(source, split, budget), vocab_size=vocab_size)
+        texts = _sample(source, split, budget)
+        trained = ByteBPETokenizer.train(texts, vocab_size=vocab_size, other_roles=roles)
         part = folder.with_suffix(f".part{time.time_ns()}")
         trained.save(part)
         try:

@@ -17,6 +17,7 @@ from tfllm.layers.normalization import NormOptions
 from tfllm.layers.positions.position_layer import Angles
 from tfllm.layers.positions.rotary import rotate
 from tfllm.layers.projection import Projection
+from tfllm.layers.sizes import sizes
 from tfllm.layers.sliced_attention import sliced_attention
 
 
@@ -199,8 +200,8 @@ class Attention(keras.layers.Layer):
         return key if self.key_norm is None else self.key_norm(key), value
 
     def _heads(self, x: tf.Tensor, count: int) -> tf.Tensor:
-        shape = [size if size is not None else tf.shape(x)[axis] for axis, size in enumerate(x.shape[:2])]
-        return tf.reshape(x, [*shape, count, self.head_dim])  # [B, T, N * H] -> [B, T, N, H]
+        rows, places, _ = sizes(x)
+        return tf.reshape(x, [rows, places, count, self.head_dim])  # [B, T, N * H] -> [B, T, N, H]
 
     def _lean(
         self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, context: AttentionContext
@@ -217,12 +218,12 @@ class Attention(keras.layers.Layer):
         key, value = tf.transpose(key, [0, 2, 1, 3]), tf.transpose(value, [0, 2, 1, 3])
         mask = context.mask
         if isinstance(mask, Mask):
-            mask = mask.dense(tf.shape(query)[1])
+            mask = mask.dense(sizes(query)[1])
         return dense_attention(query, key, value, mask, bias=context.bias, **self._rule)
 
     def _result(
         self, x: tf.Tensor, mixed: tf.Tensor, scores: tf.Tensor | None, cache: KVPair | None
     ) -> AttentionOutput:
-        shape = tf.shape(x)
-        mixed = tf.reshape(mixed, [shape[0], shape[1], self.num_heads * self.head_dim])
+        rows, places, _ = sizes(x)
+        mixed = tf.reshape(mixed, [rows, places, self.num_heads * self.head_dim])
         return AttentionOutput(self._output(mixed), scores, cache)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfllm.layers.masks import Mask
+from tfllm.layers.sizes import sizes
 from tfllm.layers.soft_cap import MASKED, SoftCap
 
 _Three = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
@@ -146,17 +147,17 @@ class _Blocks:
 
 def _product(x: tf.Tensor, y: tf.Tensor, *, transpose: bool = False) -> tf.Tensor:
     """[B, K, G, t, a] times [B, K, 1, a, b] (or its transpose), with the G t rows as one matrix."""
-    shape, y = tf.shape(x), y[:, :, 0]
-    rows = tf.reshape(x, [shape[0], shape[1], -1, x.shape[-1] or shape[4]])
+    shape, y = sizes(x), y[:, :, 0]
+    rows = tf.reshape(x, [shape[0], shape[1], -1, shape[4]])
     result = tf.matmul(rows, y, transpose_b=transpose)
-    return tf.reshape(result, [shape[0], shape[1], shape[2], shape[3], tf.shape(result)[3]])
+    return tf.reshape(result, [shape[0], shape[1], shape[2], shape[3], sizes(result)[3]])
 
 
 def _over_queries(x: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """[B, K, G, t, H] and [B, K, G, t, s] -> float32 [B, K, H, s], summed over G and t."""
-    shape = tf.shape(x)
+    shape = sizes(x)
     flat = tf.reshape(x, [shape[0], shape[1], -1, x.shape[-1]])
-    rows = tf.reshape(weights, [shape[0], shape[1], -1, tf.shape(weights)[4]])
+    rows = tf.reshape(weights, [shape[0], shape[1], -1, sizes(weights)[4]])
     return _float(tf.matmul(flat, rows, transpose_a=True))
 
 
@@ -164,13 +165,13 @@ def _cut(x: tf.Tensor, num_kv_heads: int, extra: tf.Tensor, size: int) -> tf.Ten
     """[B, T, N, H] -> [n, B, K, G, block, H]; the last block is filled up with zeros."""
     heads, width = x.shape[2:]
     x = tf.pad(x, [[0, 0], [0, extra], [0, 0], [0, 0]])
-    x = tf.reshape(x, [tf.shape(x)[0], -1, size, num_kv_heads, heads // num_kv_heads, width])
+    x = tf.reshape(x, [sizes(x)[0], -1, size, num_kv_heads, heads // num_kv_heads, width])
     return tf.transpose(x, [1, 0, 3, 4, 2, 5])
 
 
 def _join(x: tf.Tensor, length: tf.Tensor, heads: int, width: int) -> tf.Tensor:
     """[n, B, K, G, block, H] -> [B, T, N, H]."""
-    shape = tf.shape(x)
+    shape = sizes(x)
     x = tf.reshape(tf.transpose(x, [1, 0, 4, 2, 3, 5]), [shape[1], shape[0] * shape[4], heads, width])
     return x[:, :length]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfllm.layers.sizes import sizes
 from tfllm.layers.soft_cap import MASKED, SoftCap
 
 
@@ -31,15 +32,15 @@ def dense_attention(
     Returns:
         float [B, T, K, N / K, H], and the attention scores float32 [B, N, T, S].
     """
-    shape, kv_heads = tf.shape(query), key.shape[1]
+    shape, kv_heads = sizes(query), key.shape[1]
     num_heads, head_dim = query.shape[2:]
     query = tf.reshape(query, [shape[0], shape[1], kv_heads, num_heads // kv_heads, head_dim])
     query = query * tf.cast(scale, query.dtype)
     logits = tf.cast(tf.einsum("BTKGH,BKSH->BKGTS", query, key), tf.float32)
     if bias is not None:
-        rows, _, *places = tf.unstack(tf.shape(bias))
+        rows, _, *places = sizes(bias)
         logits = logits + tf.reshape(bias, [rows, kv_heads, num_heads // kv_heads, *places])
     logits = SoftCap(soft_cap)(logits)
     scores = tf.nn.softmax(tf.where(mask[:, None, None], logits, MASKED), axis=-1)
     mixed = tf.einsum("BKGTS,BKSH->BTKGH", tf.cast(scores, value.dtype), value)
-    return mixed, tf.reshape(scores, [shape[0], num_heads, shape[1], tf.shape(key)[2]])
+    return mixed, tf.reshape(scores, [shape[0], num_heads, shape[1], sizes(key)[2]])

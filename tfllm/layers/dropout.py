@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import zlib
 
 import keras
 import tensorflow as tf
 
 from tfllm.layers import stateless_random
+from tfllm.layers.sizes import sizes
 
 
 class Dropout(keras.layers.Layer):
@@ -39,9 +42,9 @@ class Dropout(keras.layers.Layer):
             return x
         # Not Python's hash(), which changes from process to process.
         purpose = tf.bitcast(tf.constant(zlib.crc32(self.path.encode()), tf.uint32), tf.int32)
-        shape = tf.shape(x)
+        shape = sizes(x)
         numbers = stateless_random.uniform(
-            stateless_random.fold_in(row_seeds, purpose), tf.reduce_prod(shape[1:])
+            stateless_random.fold_in(row_seeds, purpose), functools.reduce(operator.mul, shape[1:])
         )
         kept = tf.reshape(numbers, shape) >= self.rate
         return tf.where(kept, x / (1.0 - self.rate), tf.zeros_like(x))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+SEGMENT_POOLINGS = ("first", "mean", "last")
+
 
 def mean_pool(hidden_states: tf.Tensor, padding_mask: tf.Tensor | None = None) -> tf.Tensor:
     """The mean over real tokens; divided by its length, the sentence embedding of Reimers & Gurevych 2019.
@@ -38,3 +40,38 @@ def first_token(hidden_states: tf.Tensor, padding_mask: tf.Tensor | None = None)
         return hidden_states[:, 0]
     place = tf.argmax(tf.cast(padding_mask, tf.int32), axis=1, output_type=tf.int32)
     return tf.gather(hidden_states, place, batch_dims=1)
+
+
+def segment_vectors(
+    hidden_states: tf.Tensor, segment_ids: tf.Tensor, num_segments: int, pooling: str
+) -> tf.Tensor:
+    """One vector for each segment of packed rows, as `mean_pool` and its like give of a row that is it alone.
+
+    Args:
+        hidden_states: float [B, T, D].
+        segment_ids: int32 [B, T], from 1; 0 is padding, wherever it stands.
+        num_segments: Segments S in a row, at most.
+        pooling: first, mean or last: token of the segment.
+
+    Returns:
+        float [B, S, D] of the dtype of `hidden_states`, means summed in float32; zeros where there is no segment.
+
+    Raises:
+        ValueError: when `pooling` is not known.
+    """
+    if pooling not in SEGMENT_POOLINGS:
+        raise ValueError(f"pooling={pooling!r} is not known; use {', '.join(SEGMENT_POOLINGS)}")
+    own = segment_ids[:, None, :] == tf.range(1, num_segments + 1)[None, :, None]  # bool [B, S, T]
+    if pooling == "mean":
+        # Not a product with zero: what stands in padding need not be finite.
+        states = tf.where(segment_ids[:, :, None] > 0, tf.cast(hidden_states, tf.float32), 0.0)
+        mask = tf.cast(own, tf.float32)
+        count = tf.maximum(tf.reduce_sum(mask, axis=-1, keepdims=True), 1.0)
+        return tf.cast(tf.einsum("BST,BTD->BSD", mask, states) / count, hidden_states.dtype)
+    places = tf.cast(own, tf.int32)
+    if pooling == "first":
+        place = tf.argmax(places, axis=-1, output_type=tf.int32)
+    else:
+        place = tf.reduce_max(places * tf.range(tf.shape(segment_ids)[1]), axis=-1)
+    chosen = tf.gather(hidden_states, place, batch_dims=1)
+    return tf.where(tf.reduce_any(own, axis=-1, keepdims=True), chosen, tf.zeros_like(chosen))

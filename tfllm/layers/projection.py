@@ -7,6 +7,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from tfllm.layers.sizes import sizes
+
 
 def project(
     x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, *, transpose_kernel: bool = False
@@ -28,11 +30,11 @@ def project(
     Returns:
         float [B, T, F].
     """
-    shape = tf.shape(x)
+    rows, places, _ = sizes(x)
     width = kernel.shape[0 if transpose_kernel else 1]
     flat = tf.reshape(x, [-1, x.shape[-1]])
     product = _product(flat, kernel, bias, transpose_kernel=transpose_kernel)
-    return tf.reshape(product, [shape[0], shape[1], width])
+    return tf.reshape(product, [rows, places, width])
 
 
 def _product(
@@ -59,7 +61,7 @@ def _product(
 
 def _sum_of_rows(x: tf.Tensor) -> tf.Tensor:
     """float [N, F] -> [F]. As a product of matrices, for XLA on CPU takes five times as long over the reduction."""
-    return tf.matmul(tf.ones([2, tf.shape(x)[0]], x.dtype), x)[0]
+    return tf.matmul(tf.ones([2, sizes(x)[0]], x.dtype), x)[0]
 
 
 def new_weights(initializer_range: float) -> keras.initializers.Initializer | str:

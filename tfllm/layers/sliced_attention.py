@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfllm.layers.masks import Mask, Range
 from tfllm.layers.recompute import not_before
+from tfllm.layers.sizes import sizes
 from tfllm.layers.soft_cap import MASKED, SoftCap
 
 _LARGE_TABLE = 2**18  # entries of a mask; a smaller one the compiler may store, which is a little faster
@@ -150,7 +151,7 @@ def _seen(mask: Mask, queries: Range, keys: Range, groups: int, query: tf.Tensor
 
 def _queries(x: tf.Tensor, groups: int) -> tf.Tensor:
     """[B, t, N, H] -> [B, K, G t, H]: the queries of one key-value head together."""
-    batch = tf.shape(x)[0]
+    batch = sizes(x)[0]
     length, heads, width = x.shape[1:]
     x = tf.reshape(x, [batch, length, heads // groups, groups, width])
     return tf.reshape(tf.transpose(x, [0, 2, 3, 1, 4]), [batch, heads // groups, groups * length, width])
@@ -158,7 +159,7 @@ def _queries(x: tf.Tensor, groups: int) -> tf.Tensor:
 
 def _queries_transposed(x: tf.Tensor, groups: int) -> tf.Tensor:
     """[B, t, N, H] -> [B, K, H, G t]."""
-    batch = tf.shape(x)[0]
+    batch = sizes(x)[0]
     length, heads, width = x.shape[1:]
     x = tf.reshape(x, [batch, length, heads // groups, groups, width])
     return tf.reshape(tf.transpose(x, [0, 2, 4, 3, 1]), [batch, heads // groups, width, groups * length])
@@ -170,7 +171,7 @@ def _transposed(x: tf.Tensor) -> tf.Tensor:
 
 def _back(x: tf.Tensor, length: int, groups: int) -> tf.Tensor:
     """[B, K, G t, H] -> [B, t, N, H]."""
-    batch = tf.shape(x)[0]
+    batch = sizes(x)[0]
     heads, _, width = x.shape[1:]
     x = tf.reshape(x, [batch, heads, groups, length, width])
     return tf.reshape(tf.transpose(x, [0, 3, 1, 2, 4]), [batch, length, heads * groups, width])

@@ -15,6 +15,11 @@ from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.vocabulary_loss import cross_entropy_sum
 
 
+def causal_lm(*, tokenizer: Any, loss_chunk_tokens: int | None = None) -> CausalLM:
+    """The task for a tokenizer, which says how many bytes its tokens stand for."""
+    return CausalLM(token_byte_lengths=tokenizer.token_byte_lengths(), loss_chunk_tokens=loss_chunk_tokens)
+
+
 class CausalLM:
     """Next-token cross-entropy.
 
@@ -25,6 +30,7 @@ class CausalLM:
     """
 
     coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
+    aligned: ClassVar[Mapping[str, str]] = {"loss_weights": ""}
 
     def __init__(self, *, token_byte_lengths: np.ndarray | None = None, loss_chunk_tokens: int | None = None):
         self.loss_chunk_tokens = loss_chunk_tokens

@@ -31,6 +31,11 @@ class Task(Protocol):
         """The metrics that say how good a model is, and whether the smallest, `min`, or the largest, `max`, is best."""
         ...
 
+    @property
+    def aligned(self) -> Mapping[str, str]:
+        """The side of each feature that `features` adds and that goes with tokens, [B, T, …]."""
+        ...
+
     def examples_of(self, tokenizer: Any, *, seq_len: int, packing: bool) -> ExampleMaker:
         """Return what makes examples of records, offline and without TensorFlow."""
         ...

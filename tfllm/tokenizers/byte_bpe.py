@@ -116,6 +116,7 @@ class ByteBPETokenizer(LibraryTokenizer):
         eos_token: str = EOS,
         pad_token: str = PAD,
         extra_special_tokens: Sequence[str] = (),
+        other_roles: Mapping[str, str] | None = None,
         split: str = "gpt2",
     ) -> ByteBPETokenizer:
         """Learn merges from `texts`; the same texts in the same order give the same tokenizer.
@@ -130,12 +131,15 @@ class ByteBPETokenizer(LibraryTokenizer):
             pad_token: name of the token that fills a row.
             extra_special_tokens: further names, such as those of a chat template. Special ids are the
                 highest.
+            other_roles: names of further special tokens, by what they are for, such as `mask_token`.
             split: how texts are split, one of `SPLITS`.
 
         Raises:
             TokenizerError: `vocab_size` is below 256 + the special tokens, a special name was learned from
                 the text, or the split is not known.
         """
+        others = dict(other_roles or {})
+        extra_special_tokens = [*extra_special_tokens, *others.values()]
         num_special = len(numbered_special_tokens(0, bos_token, eos_token, pad_token, extra_special_tokens))
         if vocab_size < 256 + num_special:
             raise TokenizerError(
@@ -159,6 +163,7 @@ class ByteBPETokenizer(LibraryTokenizer):
             bos_token=bos_token,
             eos_token=eos_token,
             pad_token=pad_token,
+            other_roles=others,
             split=split,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfllm.training.train_step import shares_of
+from tfllm.training.gradients import loss_of_batch
 
 _SHOWN = 5
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -55,14 +55,11 @@ def explain_step(
 
 def _forward_and_backward(model, task, variables, features):
     with tf.GradientTape() as tape:
-        outputs = model(features, training=True)
-        losses = tf.stack(list(task.loss(model, features, outputs).values()))
-        weights = tf.stack(list(task.weights(features).values()))
-        loss_sum = tf.reduce_sum(shares_of(task.coefficients, weights) * losses)
+        loss_sum, weight_sum = loss_of_batch(model, task, features)
     gradients = tape.gradient(
         loss_sum, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
-    return loss_sum, tf.reduce_max(weights), [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
+    return loss_sum, weight_sum, [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
 
 
 def _describe_gradients(variables: list[Any], gradients: list[tf.Tensor], weight: float) -> Iterator[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfllm.training.gradients import ComparesExamples, Gradients, shares_of, stacked
 from tfllm.training.loss_scale import SMALLEST, LossScale
 from tfllm.training.norms import global_norm
 from tfllm.training.optimizers import Optimizer
@@ -38,7 +40,8 @@ class TrainStep:
 
     A loss of several terms is the sum of their means, each times its coefficient. Every term has a global weight of
     its own; those follow from the features alone, so they are summed first, and each term is brought to the weight of
-    the heaviest before the gradient is taken: one backward pass and one division serve all.
+    the heaviest before the gradient is taken: one backward pass and one division serve all. A loss that compares
+    all examples of the global batch takes two passes (see `ComparesExamples`).
 
     A step whose gradient is not finite, or larger than `skip_above`, leaves weights and optimizer as they
     are, on every replica alike.
@@ -83,16 +86,26 @@ class TrainStep:
         self.penalty = penalty
         self.terms = tuple(task.coefficients)
         self._replicated = strategy.num_replicas_in_sync > 1
-        parts = (self._accumulate, self._update)
-        if jit_compile and self._replicated:
-            parts = tuple(tf.function(part, jit_compile=True, autograph=False) for part in parts)
-        self._compute, self._apply = parts
-        whole = jit_compile and not self._replicated
-        self._step = (
-            tf.function(self._replica_step, jit_compile=True, autograph=False)
-            if whole
-            else self._replica_step
+
+        def compiled(part: Callable[..., Any], where: bool) -> Callable[..., Any]:
+            return tf.function(part, jit_compile=True, autograph=False) if jit_compile and where else part
+
+        gradients = Gradients(
+            model=model,
+            task=task,
+            optimizer=optimizer,
+            num_microbatches=num_microbatches,
+            loss_scale=loss_scale,
         )
+        self._of_sums = compiled(gradients.of_sums, self._replicated)
+        self._vectors = compiled(gradients.vectors, self._replicated)
+        self._by_vectors = compiled(
+            functools.partial(gradients.by_vectors, num_replicas=strategy.num_replicas_in_sync),
+            self._replicated,
+        )
+        self._of_vectors = compiled(gradients.of_vectors, self._replicated)
+        self._apply = compiled(self._update, self._replicated)
+        self._step = compiled(self._replica_step, not self._replicated)
 
     def __call__(self, features: Any, stop: tf.Tensor | float = 0.0) -> tf.Tensor:
         """Takes one step, in a graph.
@@ -108,70 +121,50 @@ class TrainStep:
         return self.strategy.experimental_local_results(metrics)[0]
 
     def _replica_step(self, features: dict[str, tf.Tensor], stop: tf.Tensor) -> tf.Tensor:
-        shares = self._shares(features)
-        sums, gradients = self._compute(features, shares)
+        if isinstance(self.task, ComparesExamples):
+            sums, gradients = self._compared(features)
+        else:
+            sums, gradients = self._of_sums(features, self._shares(features))
         sums = tf.concat([sums, [stop]], axis=0)
         sums, *gradients = self._sum_over_replicas([sums, *gradients])
         return self._apply(sums, gradients)
 
+    def _compared(self, features: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Two passes: the vectors of every replica's rows first, then the gradients of this one's."""
+        vectors = self._vectors(features)
+        seen = {name: features[name] for name in self.task.compared}
+        vectors, seen = self._of_all_replicas((vectors, seen))
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        sums, by = self._by_vectors(vectors, seen, tf.convert_to_tensor(replica, tf.int32))
+        return self._of_vectors(features, by, sums)
+
     def _shares(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
         """What each term's sum is multiplied by, float32 [terms]: one term needs to know no other's weight."""
-        weights = _stacked(self.terms, self.task.weights(features))
+        weights = stacked(self.terms, self.task.weights(features))
         if len(self.terms) > 1:
             [weights] = self._sum_over_replicas([weights])
         return shares_of(self.task.coefficients, weights)
 
-    def _accumulate(
-        self, features: dict[str, tf.Tensor], shares: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Sums over this replica's microbatches: the terms' losses and weights, tokens and positions; and gradients."""
-        count = self.num_microbatches
-        if count == 1:
-            return self._gradients(features, shares)
-        parts = {name: _split(x, count) for name, x in features.items()}
-        zeros = [tf.zeros(v.shape, tf.float32) for v in self.optimizer.trainable]
-
-        def body(index, sums, totals):
-            more, gradients = self._gradients({name: x[index] for name, x in parts.items()}, shares)
-            totals = [total + gradient for total, gradient in zip(totals, gradients, strict=True)]
-            return index + 1, sums + more, totals
-
-        start = (tf.constant(0), tf.zeros([2 * len(self.terms) + 2]), zeros)
-        _, sums, totals = tf.while_loop(
-            lambda index, *_: index < count, body, start, maximum_iterations=count
-        )
-        return sums, totals
-
-    def _gradients(
-        self, features: dict[str, tf.Tensor], shares: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        tokens, positions = _count_tokens(features)
-        multiplier = None if self.loss_scale is None else self.loss_scale.multiplier(positions)
-        with tf.GradientTape() as tape:
-            outputs = self.model(features, training=True)
-            losses = _stacked(self.terms, self.task.loss(self.model, features, outputs))
-            target = tf.reduce_sum(shares * losses)
-            target = target if multiplier is None else target * multiplier
-        gradients = tape.gradient(
-            target,
-            [v.value for v in self.optimizer.trainable],
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        gradients = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
-        if multiplier is not None:
-            gradients = [gradient / multiplier for gradient in gradients]
-        weights = _stacked(self.terms, self.task.weights(features))
-        return tf.concat([losses, weights, [tokens, positions]], axis=0), gradients
-
     def _sum_over_replicas(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
         if not self._replicated:
             return tensors
-        # Tensors that carry no device have no destination to be reduced to.
+        return tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, self._placed(tensors)
+        )
+
+    def _of_all_replicas(self, tensors: Any) -> Any:
+        """Tensors [b, …] of every replica, one after the other; XLA has no such operation on every device."""
+        if not self._replicated:
+            return tensors
+        return tf.distribute.get_replica_context().all_gather(self._placed(tensors), axis=0)
+
+    def _placed(self, tensors: Any) -> Any:
+        """Tensors that carry no device have no destination to be reduced to."""
         devices = self.strategy.extended.worker_devices
-        if len(devices) == 1:
-            with tf.device(devices[0]):
-                tensors = [tf.identity(tensor) for tensor in tensors]
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+        if len(devices) != 1:
+            return tensors
+        with tf.device(devices[0]):
+            return tf.nest.map_structure(tf.identity, tensors)
 
     def _update(self, sums: tf.Tensor, gradients: list[tf.Tensor]) -> tf.Tensor:
         """Divides, clips and applies what was summed over all replicas; the same on each of them."""
@@ -231,44 +224,3 @@ def metric_names(terms: Sequence[str]) -> tuple[str, ...]:
 def metrics_by_name(rows: np.ndarray, terms: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Names the columns of float [n, M]: a float64 [n] for each of `metric_names(terms)`."""
     return dict(zip(metric_names(terms), np.asarray(rows, np.float64).T, strict=True))
-
-
-def shares_of(coefficients: Mapping[str, float], weights: tf.Tensor) -> tf.Tensor:
-    """What each term's sum is multiplied by, to count by its own mean over the weight of the heaviest.
-
-    Args:
-        coefficients: Of each term, in order.
-        weights: float32 [terms], over the global batch; of a single term any.
-
-    Returns:
-        float32 [terms]; 0 for a term that no example has.
-    """
-    factors = tf.constant(list(coefficients.values()), tf.float32)
-    if len(coefficients) == 1:
-        return factors
-    return factors * tf.math.divide_no_nan(tf.reduce_max(weights), weights)
-
-
-def _stacked(terms: Sequence[str], sums: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    assert tuple(sums) == tuple(terms), f"the task names {tuple(sums)} where its coefficients name {terms}"
-    return tf.stack(list(sums.values()))
-
-
-def _count_tokens(features: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Positions that hold text, and all positions, float32, over every side; one without segments or mask is all
-    text."""
-    tokens = positions = tf.zeros([])
-    for name, ids in features.items():
-        if not name.endswith("token_ids"):
-            continue
-        side = name.removesuffix("token_ids")
-        whole = tf.cast(tf.size(ids), tf.float32)
-        masks = [features[side + mask] for mask in ("segment_ids", "padding_mask") if side + mask in features]
-        positions += whole
-        tokens += tf.cast(tf.math.count_nonzero(masks[0]), tf.float32) if masks else whole
-    return tokens, positions
-
-
-def _split(x: tf.Tensor, count: int) -> tf.Tensor:
-    shape = tf.shape(x)  # [B, ...] -> [count, B / count, ...]
-    return tf.reshape(x, tf.concat([[count, shape[0] // count], shape[1:]], axis=0))

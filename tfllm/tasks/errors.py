@@ -1,0 +1,5 @@
+"""Errors of tasks."""
+
+
+class TaskError(ValueError):
+    """A task that cannot be done as asked."""
