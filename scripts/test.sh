@@ -11,5 +11,5 @@ echo "environment ready after ${SECONDS} s"
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 echo "lint and types done after ${SECONDS} s"
-.venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
 echo "all done after ${SECONDS} s"

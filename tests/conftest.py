@@ -14,6 +14,29 @@ tf.config.set_logical_device_configuration(
 )
 
 
+# Files whose tests take long go first: one that is begun at the end keeps all other workers waiting.
+LONG = (
+    "promises",
+    "commands",
+    "training/test_trainer",
+    "models",
+    "test_readme",
+    "export",
+    "notebooks",
+    "experiment",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts by the place in `LONG`; what is not there comes behind, in its order."""
+
+    def place(item):
+        name = item.nodeid.removeprefix("tests/")
+        return next((index for index, start in enumerate(LONG) if name.startswith(start)), len(LONG))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _private_cache(tmp_path_factory):
     """Rows and tokenizers go to a temporary folder, never to the user's cache."""

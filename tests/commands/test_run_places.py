@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from tests.marks import mostly_slow
 from tfllm.commands.evaluate import are_own
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.training.checkpoint import checkpoint_paths
@@ -48,7 +49,7 @@ def copy(place, tmp_path):
     hidden.rename(place)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, NAMES[::3]))
 def test_a_run_folder_may_have_any_name(tfllm, run_dir, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exp v").mkdir()

@@ -31,9 +31,9 @@ def texts(outputs):
     [
         {"temperature": 0.0},
         {"temperature": 0.0, "repetition_penalty": 1.3, "max_new_tokens": LIMIT},
-        {"seed": 0, "repetition_penalty": 1.0},
+        pytest.param({"seed": 0, "repetition_penalty": 1.0}, marks=pytest.mark.slow),
         {"seed": 1, "top_k": 20, "top_p": 1.0, "temperature": 1.5},
-        {"seed": 2**31 - 1, "top_p": 0.5, "top_k": 40},
+        pytest.param({"seed": 2**31 - 1, "top_p": 0.5, "top_k": 40}, marks=pytest.mark.slow),
     ],
 )
 def test_texts_are_those_of_the_live_model(case, loaded, settings):

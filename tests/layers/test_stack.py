@@ -69,7 +69,11 @@ def test_cached_is_uncached(kind, reads):
         np.testing.assert_allclose(hidden[:, 0], whole[:, slot], atol=1e-5)
 
 
-@pytest.mark.parametrize("mask", [CausalMask(), BidirectionalMask()], ids=["causal", "both ways"])
+@pytest.mark.parametrize(
+    "mask",
+    [CausalMask(), pytest.param(BidirectionalMask(), marks=pytest.mark.slow)],
+    ids=["causal", "both ways"],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_computed_again_is_the_same(kind, mask):
     reads = isinstance(mask, CausalMask)

@@ -182,7 +182,7 @@ def test_scores_and_caches_are_as_without(remat):
     ("remat", "arguments"),
     [
         pytest.param("block", {"num_microbatches": 2}, id="block, microbatches"),
-        pytest.param("attention", {"replicas": 2}, id="attention, replicas"),
+        pytest.param("attention", {"replicas": 2}, id="attention, replicas", marks=pytest.mark.slow),
         pytest.param(
             "block",
             {"num_microbatches": 2, "replicas": 2, "jit_compile": True},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.marks import mostly_slow
 from tests.promises.case import Case, hold
 from tests.promises.optimizer_reference import RULES, trained
 from tests.promises.runs import mapping
@@ -204,7 +205,10 @@ def step_taken(runs):
     return lambda section: take(tuple(section.items()))
 
 
-@pytest.mark.parametrize("key", STEPS_TAKEN)
+QUICK = [f"optimizer:{kind}.clip_norm" for kind in ("adamw", "muon")] + ["optimizer:adamw.skip_above"]
+
+
+@pytest.mark.parametrize("key", mostly_slow(STEPS_TAKEN, QUICK))
 def test_the_step_clips_and_skips(key, step_taken):
     hold(STEPS_TAKEN[key], step_taken)
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import tfllm
 from tests.data.fakes import ListSource
+from tests.marks import mostly_slow
 from tests.tiny import randomized
 from tests.training.toy import run_steps, toy_step
 from tfllm.commands.main import main
@@ -153,7 +154,7 @@ def test_packed_segments_are_as_they_are_alone(tokenizer, store):
         np.testing.assert_allclose(together[own], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("packing", mostly_slow([True, False], [False]))
 def test_metrics_do_not_depend_on_the_batch_size(task, tokenizer, tmp_path, packing):
     store = rows_of(tokenizer, tmp_path, packing)
     model = encoder(tokenizer, 0.0)

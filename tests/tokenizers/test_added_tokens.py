@@ -10,6 +10,7 @@ import tensorflow as tf
 import tokenizers
 from hard_texts import HARD_CASES, random_texts
 
+from tests.marks import mostly_slow
 from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, TokenizerError, read_tokenizer
 from tfllm.tokenizers.added_token import AddedToken
 from tfllm.tokenizers.repair import repair_text
@@ -63,7 +64,7 @@ def rules(request):
     return {"split": request.param[0], **request.param[1]}
 
 
-@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("normalized", mostly_slow([False, True], [True]))
 def test_they_are_cut_out_as_the_library_does(byte_bpe, rules, normalized, tmp_path):
     roles = {role: byte_bpe.roles[role] for role in ("bos_token", "eos_token", "pad_token")}
     tokenizer = ByteBPETokenizer(

@@ -15,6 +15,7 @@ from make_goldens import FRAMED, texts
 from reference import Reference, hard_texts
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from tests.marks import mostly_slow
 from tfllm.tokenizers import TokenizerError, read_tokenizer
 from tfllm.tokenizers.sentencepiece_model import parsed_model
 
@@ -135,7 +136,18 @@ def any_ids(tokenizer, count=300):
     return [rng.choices(source, k=rng.randrange(10)) for source in sources]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = [
+    "first",
+    "always, unknown",
+    "first, split",
+    "prepend",
+    "gemma, retrained",
+    "t5, precompiled",
+    "deberta",
+]
+
+
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, QUICK))
 def test_ids_and_texts_are_those_of_the_library(kind, tmp_path):
     content = KINDS[kind]()
     tokenizer, reference = read(tmp_path / "it", content), Reference(content)

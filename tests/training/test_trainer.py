@@ -204,7 +204,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "reason"),
-    [(signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1"), (signal.SIGHUP, "SIGHUP")],
+    [
+        (signal.SIGTERM, "SIGTERM"),
+        pytest.param(signal.SIGUSR1, "SIGUSR1", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, "SIGHUP", marks=pytest.mark.slow),
+    ],
     ids=lambda v: str(v),
 )
 def test_a_scheduler_that_ends_the_process_gets_a_checkpoint(tmp_path, number, reason):
@@ -299,7 +303,9 @@ def test_a_stop_is_saved_before_the_side_shows(tmp_path):
     assert trainer.save.checkpointer.paths()[-1].name == "step_00000006"
 
 
-@pytest.mark.parametrize(("fails_at", "ends"), [((4,), True), ((6,), False), ((4, 6), False)])
+@pytest.mark.parametrize(
+    ("fails_at", "ends"), [((4,), True), ((6,), False), pytest.param((4, 6), False, marks=pytest.mark.slow)]
+)
 def test_a_last_save_that_fails_is_not_let_go(tmp_path, monkeypatch, fails_at, ends):
     real = Checkpointer._write
 

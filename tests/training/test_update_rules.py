@@ -62,7 +62,14 @@ def test_sgd(momentum, nesterov):
     assert_as_keras(keras.optimizers.SGD(schedule(), weight_decay=0.2, **arguments), "sgd", **arguments)
 
 
-@pytest.mark.parametrize(("rate", "relative_step"), [(0.1, False), (0.1, True), (5.0, True)])
+@pytest.mark.parametrize(
+    ("rate", "relative_step"),
+    [
+        pytest.param(0.1, False, marks=pytest.mark.slow),
+        (0.1, True),
+        pytest.param(5.0, True, marks=pytest.mark.slow),
+    ],
+)
 def test_adafactor(rate, relative_step):
     """Keras never takes a rate above 1/√t; so 5.0 tells whether `relative_step` does anything."""
     theirs = keras.optimizers.Adafactor(schedule(rate), weight_decay=0.02)
