@@ -9,13 +9,16 @@ import tensorflow as tf
 import tfllm
 from tests.data.fakes import ListSource
 from tests.marks import mostly_slow
-from tests.tiny import randomized
+from tests.tiny import randomized, weights
 from tests.training.toy import run_steps, toy_step
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import prepare_rows
 from tfllm.data.pipeline import evaluation_batches, training_batches
 from tfllm.evaluation.evaluator import Evaluator
+from tfllm.experiment import make_model
+from tfllm.experiment.model_source import expand, start_from_source
+from tfllm.language_model import LanguageModel
 from tfllm.models.encoder import Encoder
 from tfllm.tasks.errors import TaskError
 from tfllm.tasks.masked_lm import MaskedLM
@@ -245,3 +248,23 @@ def test_what_does_not_fit_is_told_at_once(changes, words):
     config_from_mapping(mapping)
     with pytest.raises(ConfigError, match=words):
         config_from_mapping(mapping, changes)
+
+
+def test_an_encoder_of_another_task_gets_the_head(tmp_path, tokenizer):
+    """The trunk is the source's; the head that it lacks is drawn."""
+    sizes = {"num_layers": 1, "hidden_dim": 8, "num_heads": 2, "max_seq_len": T}
+    there = randomized(Encoder(vocab_size=tokenizer.vocab_size, pooler="tanh", **sizes))
+    section = {"type": "encoder", "pooler": "tanh", **sizes}
+    data = {"train": "python_docs", "seq_len": T}
+    saved = config_from_mapping({"name": "s", "model": section, "data": data}, for_training=False)
+    LanguageModel(there, tokenizer, saved).save(tmp_path / "source")
+    model = {"type": "pretrained", "source": str(tmp_path / "source")}
+    config = expand(config_from_mapping({"name": "m", "task": "masked_lm", "model": model, "data": data}))
+    assert (config.model.head, config.model.new_head) == ("masked_lm", True)
+    mine = make_model(config, tokenizer.vocab_size, training=True)
+    start_from_source(config, mine, notify=lambda words: None)
+    theirs = weights(there)
+    for path, value in weights(mine).items():
+        if "masked_lm_head" not in path:
+            np.testing.assert_array_equal(value, theirs[path], path)
+    assert any("masked_lm_head" in path for path in weights(mine))

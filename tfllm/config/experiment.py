@@ -102,7 +102,7 @@ class ExperimentConfig:
         if self.model.source is None:
             rule, mend = "means nothing without model.source", "name a source, or leave it out"
             yield Problem("model.new_head", True, rule, mend)
-        elif getattr(self.model, "tie_embeddings", False):
+        elif self._model_kind != "encoder" and getattr(self.model, "tie_embeddings", False):
             rule = "has no output layer to draw: model.tie_embeddings shares it with the token embedding"
             yield Problem("model.new_head", True, rule, "write model.tie_embeddings: false")
 
