@@ -122,7 +122,8 @@ class ExperimentConfig:
         if self.data.seq_len > self.context_length:
             rule = f"exceeds model.max_seq_len={self.model.max_seq_len}"
             yield Problem("data.seq_len", self.data.seq_len, rule, "lower it, or raise model.max_seq_len")
-        if self._model_kind != "encoder" and self.generation.max_new_tokens >= self.context_length:
+        generates = self._model_kind != "encoder" and self.task.trains != "encoder"
+        if generates and self.generation.max_new_tokens >= self.context_length:
             rule = f"leaves no room for a prompt in a context of {self.context_length}"
             mend = f"write at most {self.context_length - 1}"
             yield Problem("generation.max_new_tokens", self.generation.max_new_tokens, rule, mend)
