@@ -145,7 +145,9 @@ def test_a_name_that_is_taken_is_said(module):
 def test_a_type_without_what_all_have_is_said(module):
     text = GOOD.format(name="plain", builds="a:B").replace("data import SOURCES", "model import MODELS")
     module("plain_plugin", text.replace("SOURCES", "MODELS"))
-    assert "lacks source, vocab_size, max_seq_len, which every model has" in problem_of(["plain_plugin"])
+    assert "lacks source, vocab_size, max_seq_len, kind, which every model has" in problem_of(
+        ["plain_plugin"]
+    )
 
 
 def test_one_that_failed_leaves_nothing_and_may_be_mended(module):

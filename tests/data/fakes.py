@@ -5,7 +5,7 @@ import numpy as np
 from tfllm.data.examples import Example, WholeSegments
 from tfllm.data.layout import Feature, RowLayout
 from tfllm.data.record import Record
-from tfllm.data.sources.source import TextSource, settings_digest
+from tfllm.data.sources.source import Source, TextSource, settings_digest
 from tfllm.data.store import RowStore
 
 
@@ -108,7 +108,7 @@ class Labelled:
         return WholeSegments(self.layout, packing=self.packing)
 
 
-class LabelledSource:
+class LabelledSource(Source):
     """Records of texts of 3 to 24 bytes with a label; every tenth is empty."""
 
     def __init__(self, count=60, seed=0):

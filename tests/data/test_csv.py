@@ -89,7 +89,7 @@ def test_a_field_may_be_long(tmp_path):
         ('text,label\n"a,1\nb,2\n', {}, 'a.csv:2: a quote " is opened and never closed'),
         ('text,label\n"a"b,1\n', {}, 'a.csv:2: a closing quote " is followed by other text'),
         ("text,label\na,1\n", {"columns": {"text": "review"}},
-         "a.csv:2: no column 'review', which data.train.columns.text names; the columns are 'text', 'label'"),
+         "a.csv:1: no column 'review', which data.train.columns.text names; the columns are 'text', 'label'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_line(tmp_path, text, settings, words):

@@ -11,7 +11,7 @@ from tfllm.commands.prepare import Bars
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import DataError, MixtureSource, RowMixture
 from tfllm.data.pipeline import training_batches
-from tfllm.data.sources import jsonl
+from tfllm.data.sources import file_source
 from tfllm.experiment import tokenizer
 from tfllm.experiment.setup import set_up
 from tfllm.training.display import Display
@@ -78,8 +78,8 @@ def test_given_validation_text_is_taken(files):
 
 
 def test_a_start_reads_each_file_once_for_its_digest(files, tmp_path, monkeypatch):
-    hashed, digest = [], jsonl.content_digest
-    monkeypatch.setattr(jsonl, "content_digest", lambda paths: hashed.extend(paths) or digest(paths))
+    hashed, digest = [], file_source.content_digest
+    monkeypatch.setattr(file_source, "content_digest", lambda paths: hashed.extend(paths) or digest(paths))
     sections = mapping(files, {"a": 1, "b": 1}, cache_dir=str(tmp_path / "cache"))
     sections |= {
         "tokenizer": {"type": "byte_bpe", "vocab_size": 300},

@@ -32,6 +32,7 @@ class SignsConfig(OptimizerConfig):
 class FadingConfig:
     """A model that remembers a token the less, the longer ago it was."""
 
+    kind: ClassVar[str | None] = "decoder"
     reads_segments: ClassVar[bool] = False
 
     type: str = "fading"

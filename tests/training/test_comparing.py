@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.training.toy import BATCH, batch, run_steps, toy_model, toy_step
+from tests.marks import mostly_slow
+from tests.training.toy import BATCH, DIVISIONS, batch, run_steps, toy_model, toy_step
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.training.gradients import ComparesExamples, loss_of_batch
 from tfllm.training.train_step import metrics_by_name
@@ -70,17 +71,9 @@ def test_it_is_the_loss_of_the_whole_batch(whole):
     assert first["real_tokens"] == features["token_ids"].size
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        pytest.param({"replicas": 2}, marks=pytest.mark.slow),
-        {"num_microbatches": 4},
-        {"replicas": 2, "num_microbatches": 2},
-    ],
-    ids=["2 replicas", "4 microbatches", "2 x 2"],
-)
-def test_replicas_and_microbatches_equal_one_device(whole, arguments):
-    assert_same(steps(**arguments), whole)
+@pytest.mark.parametrize("division", mostly_slow(DIVISIONS, ["4 microbatches", "2 x 2"]))
+def test_replicas_and_microbatches_equal_one_device(whole, division):
+    assert_same(steps(**DIVISIONS[division]), whole)
 
 
 @pytest.mark.slow

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.training.toy import batch, run_steps, toy_model, toy_step
+from tests.marks import mostly_slow
+from tests.training.toy import DIVISIONS, batch, run_steps, toy_model, toy_step
 from tfllm.tasks.vocabulary_loss import cross_entropy_sum
 from tfllm.training.callbacks import TrainerState, term_losses
 from tfllm.training.gradients import shares_of
@@ -69,17 +70,9 @@ def test_each_term_is_divided_by_its_own_weight(whole):
     assert heavy > 5 * light, "one denominator for both would show"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        pytest.param({"replicas": 2}, marks=pytest.mark.slow),
-        {"num_microbatches": 4},
-        {"replicas": 2, "num_microbatches": 2},
-    ],
-    ids=["2 replicas", "4 microbatches", "2 x 2"],
-)
-def test_replicas_and_microbatches_equal_one_device(whole, arguments):
-    metrics, weights = two_terms(**arguments)
+@pytest.mark.parametrize("division", mostly_slow(DIVISIONS, ["4 microbatches", "2 x 2"]))
+def test_replicas_and_microbatches_equal_one_device(whole, division):
+    metrics, weights = two_terms(**DIVISIONS[division])
     for name in metrics:
         np.testing.assert_allclose(metrics[name], whole[0][name], rtol=3e-6, atol=1e-6, err_msg=name)
     for one, other in zip(weights, whole[1], strict=True):

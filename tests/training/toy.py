@@ -12,6 +12,12 @@ from tfllm.training.loss_scale import LossScale
 from tfllm.training.train_step import TrainStep
 
 VOCAB, LENGTH, BATCH = 17, 6, 8
+# How a global batch may be divided: each must train as one device with the whole of it does.
+DIVISIONS = {
+    "2 replicas": {"replicas": 2},
+    "4 microbatches": {"num_microbatches": 4},
+    "2 x 2": {"replicas": 2, "num_microbatches": 2},
+}
 MODEL_ARGUMENTS = ("dropout", "dtype", "remat", "tie_embeddings")
 
 

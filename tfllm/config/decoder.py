@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from tfllm.config.attention import head_problems, rotary_problems, window_problems
 from tfllm.config.errors import Problem
@@ -60,6 +60,8 @@ DECODER_SIZES: dict[str, dict[str, Any]] = {
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """A causal Transformer; `size` fills in what is not written."""
+
+    kind: ClassVar[str | None] = "decoder"
 
     type: str = "decoder"
     size: str | None = setting(None, "a named size", choices=tuple(DECODER_SIZES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from tfllm.config.attention import head_problems, relative_problems, rotary_problems, window_problems
 from tfllm.config.errors import Problem
@@ -20,6 +20,8 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """A Transformer in which every token sees every other: BERT and its like."""
+
+    kind: ClassVar[str | None] = "encoder"
 
     type: str = "encoder"
     source: str | None = setting(None, "a run folder or checkpoint whose weights are the start")

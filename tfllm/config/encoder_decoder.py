@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from tfllm.config.attention import head_problems, relative_problems, rotary_problems, window_problems
 from tfllm.config.encoder import ACTIVATIONS
@@ -18,6 +18,8 @@ from tfllm.config.setting import setting
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderDecoderConfig:
     """An encoder that reads a text, and a decoder that writes another: T5, BART, Marian."""
+
+    kind: ClassVar[str | None] = "encoder_decoder"
 
     type: str = "encoder_decoder"
     source: str | None = setting(None, "a run folder or checkpoint whose weights are the start")

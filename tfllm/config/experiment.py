@@ -7,10 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tfllm.config import decoder  # noqa: F401  enters its type into MODELS
+from tfllm.config import decoder, encoder, encoder_decoder  # noqa: F401  enter their types into MODELS
 from tfllm.config.data import DataConfig
-from tfllm.config.encoder import EncoderConfig
-from tfllm.config.encoder_decoder import EncoderDecoderConfig
 from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS
 from tfllm.config.optimizer import OPTIMIZERS
@@ -50,7 +48,7 @@ class ExperimentConfig:
         kind, name = (part.get("type") if isinstance(part, Mapping) else part for part in (model, task))
         if kind == "pretrained":
             return {"tokenizer": "pretrained", **mapping}
-        head = getattr(TASKS.get(name), "head", None)
+        head = getattr(TASKS.get(name), "head", None)  # a task that is not known is reported where it stands
         if kind == "encoder" and head is not None:
             keys = model if isinstance(model, Mapping) else {"type": kind}
             return {**mapping, "model": {"head": head, **keys}}
@@ -63,30 +61,23 @@ class ExperimentConfig:
 
     def check_for_training(self) -> Iterator[Problem]:
         """Yields what is wrong about a config that is to be trained, and not about one that a model came with."""
-        needed = self.task.trains
-        if self._model_kind != needed and self.model.type != "pretrained":
+        needed, kind = self.task.trains, self.model.kind
+        if kind not in (needed, None):
             article = "an" if needed.startswith("e") else "a"
             rule = f"is not trained by task.type={self.task.type}, which needs {article} {needed}"
             yield Problem(
                 "model.type", self.model.type, rule, f"take {article} {needed}, or a source that is one"
             )
-        elif self.task.head not in (None, getattr(self.model, "head", self.task.head)):
+        elif kind == "encoder" and self.model.head != self.task.head:
             rule = f"is not trained by task.type={self.task.type}, which needs {self.task.head}"
             yield Problem("model.head", self.model.head, rule, "leave it out: the task knows")
-        if self._model_kind == "encoder":
+        if kind == "encoder":
             yield from self._check_encoder()
         if self.data.packing and not getattr(self.model, "reads_segments", True):
             rule = f"puts several documents in a row, which model.type={self.model.type} cannot tell apart"
             yield Problem("data.packing", True, rule, "write data.packing=false")
         if getattr(self.model, "new_head", False):
             yield from self._check_new_head()
-
-    @property
-    def _model_kind(self) -> str:
-        """What the model is to a task; a type of a plug-in, or of KerasHub, is a decoder."""
-        if isinstance(self.model, EncoderConfig):
-            return "encoder"
-        return "encoder_decoder" if isinstance(self.model, EncoderDecoderConfig) else "decoder"
 
     def _check_encoder(self) -> Iterator[Problem]:
         """What only a model that generates can do."""
@@ -102,7 +93,7 @@ class ExperimentConfig:
         if self.model.source is None:
             rule, mend = "means nothing without model.source", "name a source, or leave it out"
             yield Problem("model.new_head", True, rule, mend)
-        elif self._model_kind != "encoder" and getattr(self.model, "tie_embeddings", False):
+        elif self.model.kind != "encoder" and getattr(self.model, "tie_embeddings", False):
             rule = "has no output layer to draw: model.tie_embeddings shares it with the token embedding"
             yield Problem("model.new_head", True, rule, "write model.tie_embeddings: false")
 
@@ -122,7 +113,7 @@ class ExperimentConfig:
         if self.data.seq_len > self.context_length:
             rule = f"exceeds model.max_seq_len={self.model.max_seq_len}"
             yield Problem("data.seq_len", self.data.seq_len, rule, "lower it, or raise model.max_seq_len")
-        generates = self._model_kind != "encoder" and self.task.trains != "encoder"
+        generates = "encoder" not in (self.model.kind, self.task.trains)
         if generates and self.generation.max_new_tokens >= self.context_length:
             rule = f"leaves no room for a prompt in a context of {self.context_length}"
             mend = f"write at most {self.context_length - 1}"

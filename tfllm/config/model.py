@@ -10,7 +10,7 @@ from tfllm.config.errors import Problem
 from tfllm.config.registry import Registry
 from tfllm.config.setting import setting
 
-MODELS = Registry("model", default="decoder", needs=("source", "vocab_size", "max_seq_len"))
+MODELS = Registry("model", default="decoder", needs=("source", "vocab_size", "max_seq_len", "kind"))
 
 
 @MODELS.register("keras_nlp", builds="tfllm.experiment.model:keras_nlp_model")
@@ -18,6 +18,7 @@ MODELS = Registry("model", default="decoder", needs=("source", "vocab_size", "ma
 class KerasNlpConfig:
     """A causal or masked language model of KerasHub: a preset, or a backbone with new weights."""
 
+    kind: ClassVar[str | None] = "decoder"
     reads_segments: ClassVar[bool] = False  # it would see from one document of a packed row into another
 
     type: str = "keras_nlp"
@@ -53,6 +54,8 @@ class KerasNlpConfig:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedConfig:
     """The model of a checkpoint, and its weights as the start; in a run's config it stands as the model it is."""
+
+    kind: ClassVar[str | None] = None  # that of its source
 
     type: str = "pretrained"
     source: str = setting(

@@ -79,9 +79,9 @@ class ExampleMaker(Protocol):
 class WholeSegments:
     """Puts whole examples into rows: several to a row where there is room, or one.
 
-    The longest come first and each goes where it fits most tightly, as "best fit decreasing" has it, which needs at
-    most 11/9 of the fewest rows possible (Johnson 1974). The examples of a row, and the rows, are then put in the
-    order of the source. No example is divided.
+    The longest come first and each goes where it fits most tightly, as "best fit decreasing" has it, which needs
+    hardly more than 11/9 of the fewest rows possible (Johnson 1974), where the number of segments is not the limit.
+    The examples of a row, and the rows, are then put in the order of the source. No example is divided.
 
     Args:
         layout: The rows; with `packing` of one side.

@@ -157,11 +157,11 @@ class _Job:
             num_documents=sum(piece.documents for piece in pieces),
             num_tokens=sum(piece.tokens for piece in pieces),
             num_bytes=sum(piece.bytes for piece in pieces),
-            num_skipped=getattr(self.source, "skipped", 0),
+            num_skipped=self.source.skipped,
             key=key,
             identity=store_identity(key, folder / PIECES_FILE),
             source=self.source.describe(),
-            notices=tuple(getattr(self.source, "notices", ())),
+            notices=tuple(self.source.notices),
         )
 
 
@@ -254,7 +254,7 @@ def _check_size(store: RowStore, job: _Job, require_full_row: bool) -> None:
 
 def _mend(job: _Job) -> str:
     """What to do where one side of a split, or the whole source, has no document."""
-    section = getattr(job.source, "section", "data.train")
+    section = job.source.section
     texts = (record.text(job.maker.split_column) for record in job.source.records())
     read = sum(1 for _ in itertools.islice((text for text in texts if text.strip()), 2))
     if read == 0:

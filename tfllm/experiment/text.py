@@ -51,22 +51,21 @@ def prepare(
     tokenizer = tokenizer or make_tokenizer(config, source)
     rows = _rows_of(config, tokenizer, progress)
     train = _all_rows(rows, "train", source, split=split_side(config, "train"))
-    held_out = held_out_rows(config, tokenizer, source=source, progress=progress)
-    return Prepared(tokenizer, train, held_out)
+    return Prepared(tokenizer, train, _held_out(config, rows, source))
 
 
-def held_out_rows(
-    config: ExperimentConfig,
-    tokenizer: Tokenizer,
-    *,
-    source: Source | None = None,
-    progress: Callable[[str], Callable[[int, int], None]] | None = None,
-) -> RowStore | RowMixture:
+def held_out_rows(config: ExperimentConfig, tokenizer: Tokenizer) -> RowStore | RowMixture:
     """The validation side of `prepare` alone; text to train on is not needed where `data.validation` is given."""
-    rows = _rows_of(config, tokenizer, progress)
     if config.data.validation is None and config.data.train is None:
         rule, mend = "is required: this model came without text", "write data.validation.type and .path"
         raise ConfigError([Problem("data.validation", Problem.ABSENT, rule, mend)], "the config")
+    return _held_out(config, _rows_of(config, tokenizer, None), None)
+
+
+def _held_out(
+    config: ExperimentConfig, rows: Callable[..., RowStore], source: Source | None
+) -> RowStore | RowMixture:
+    """Takes the text to train on where it was made already."""
     if config.data.validation is not None:
         given = make_source(config.data.validation, "data.validation")
         return rows("validation", given, require_full_row=False)

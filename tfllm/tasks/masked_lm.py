@@ -13,7 +13,7 @@ from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.errors import TaskError
 from tfllm.tasks.examples.masked_lm import MaskedLMExamples
 from tfllm.tasks.masking import mask
-from tfllm.tasks.vocabulary_loss import cross_entropy_sum
+from tfllm.tasks.vocabulary_loss import cross_entropy_sum, evaluated_sums
 
 Features = dict[str, tf.Tensor]
 
@@ -98,15 +98,14 @@ class MaskedLM:
 
     def evaluation_sums(self, model: Any, features: Features, outputs: Features) -> Features:
         """Sums over a batch, float32 scalars: `loss`, `weight`, and `right`, how many were predicted."""
-        logits = model.logits(_hidden(features, outputs))  # [B, M, V]
-        targets, weights = features["masked_targets"], features["masked_weights"]
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-        right = tf.cast(tf.argmax(logits, -1, tf.int32) == targets, tf.float32)
-        return {
-            "loss": tf.reduce_sum(losses * weights),
-            "weight": tf.reduce_sum(weights),
-            "right": tf.reduce_sum(right * weights),
-        }
+        loss, right = evaluated_sums(
+            model.logits,
+            _hidden(features, outputs),
+            features["masked_targets"],
+            features["masked_weights"],
+            chunk_tokens=self.loss_chunk_tokens,
+        )
+        return {"loss": loss, "weight": tf.reduce_sum(features["masked_weights"]), "right": right}
 
     def predictions(self, model: Any, features: Features, outputs: Features) -> dict[str, Features]:
         """None: sums say all."""

@@ -66,13 +66,52 @@ def cross_entropy_sum(
     return attach(hidden_states, *map(tf.convert_to_tensor, variables))
 
 
+def evaluated_sums(
+    project: Project,
+    hidden_states: tf.Tensor,
+    targets: tf.Tensor,
+    weights: tf.Tensor,
+    *,
+    chunk_tokens: int | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The weighted sums of cross-entropies and of targets that are the likeliest token, a chunk of tokens at a time.
+
+    Args:
+        project: As in `cross_entropy_sum`.
+        hidden_states: float [B, T, D].
+        targets: int32 [B, T].
+        weights: float32 [B, T].
+        chunk_tokens: As in `cross_entropy_sum`.
+
+    Returns:
+        float32 scalars: the loss in nats, and how many were right. No gradient is kept.
+    """
+    vocab_size = project(hidden_states[:1, :1]).shape[-1]
+    chunks = _cut([hidden_states, targets, weights], chunk_tokens or chunk_tokens_for(vocab_size))
+
+    def sums(states: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tuple[list[tf.Tensor], list[Any]]:
+        logits = _logits(project, states)
+        right = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == targets, tf.float32)
+        return [_loss_of(logits, targets, weights), tf.reduce_sum(right * weights)], []
+
+    (loss, right), _ = _fold(sums, chunks, [tf.zeros([]), tf.zeros([])], [])
+    return loss, right
+
+
 def chunk_tokens_for(vocab_size: int) -> int:
     """Tokens whose float32 logits `CHUNK_BYTES` hold."""
     return max(1, CHUNK_BYTES // (4 * vocab_size))
 
 
 def _loss(project: Project, states: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    logits = tf.cast(project(states[None])[0], tf.float32)  # [C, D] -> [C, V]
+    return _loss_of(_logits(project, states), targets, weights)
+
+
+def _logits(project: Project, states: tf.Tensor) -> tf.Tensor:
+    return tf.cast(project(states[None])[0], tf.float32)  # [C, D] -> [C, V]
+
+
+def _loss_of(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits) * weights)
 
 

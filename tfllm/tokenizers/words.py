@@ -43,9 +43,7 @@ def word_starts(token_bytes: Sequence[bytes], ids: np.ndarray) -> np.ndarray:
     begins = (kinds == _BLANK) | (kinds == _ALONE)
     begins[1:] |= (kinds[1:] == _LETTER) & (kinds[:-1] != _LETTER)
     begins[:1] = True
-    at = np.zeros(
-        sum(map(len, parts)) + 1, bool
-    )  # by byte: whether a character that begins a word begins there
+    at = np.zeros(sum(map(len, parts)) + 1, bool)  # by byte: whether a word begins there
     escaped = (codes >= 0xDC80) & (codes <= 0xDCFF)
     sizes = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
     sizes[escaped] = 1

@@ -18,7 +18,8 @@ _BY = "gradient_by/"  # what a microbatch's rows are given, beside their feature
 
 @runtime_checkable
 class ComparesExamples(Protocol):
-    """A task whose loss compares every example with all others of the global batch, whatever it is divided into.
+    """A contrastive task: its loss compares every example with all others of the global batch, whatever it is divided
+    into, so that all of them are negatives of each other.
 
     It has no `loss` of its own; its `weights` are given the features `compared` of the whole batch.
 

@@ -140,9 +140,9 @@ class TrainStep:
 
     def _shares(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
         """What each term's sum is multiplied by, float32 [terms]: one term needs to know no other's weight."""
-        weights = stacked(self.terms, self.task.weights(features))
+        weights = tf.zeros([1])
         if len(self.terms) > 1:
-            [weights] = self._sum_over_replicas([weights])
+            [weights] = self._sum_over_replicas([stacked(self.terms, self.task.weights(features))])
         return shares_of(self.task.coefficients, weights)
 
     def _sum_over_replicas(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from tfllm.data.errors import DataError, check_choice
+from tfllm.data.errors import DataError
 from tfllm.data.record import Record
-from tfllm.data.sources.columns import renamed
 from tfllm.data.sources.file_kind import HEAD_BYTES
+from tfllm.data.sources.file_source import FileSource
 from tfllm.data.sources.files import (
     NotText,
     check_is_text,
-    content_digest,
     is_gzip,
-    matching_files,
     opened,
 )
 from tfllm.data.sources.source import settings_digest
@@ -27,7 +24,7 @@ _DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 _LONGEST_FIELD = 1 << 27  # characters; Python's own limit of 131,072 is less than many a document
 
 
-class CsvSource:
+class CsvSource(FileSource):
     """CSV and TSV files in UTF-8, plain or gzip, each with the names of its columns in the first line.
 
     Fields are quoted as RFC 4180 has it: `"` around a field that holds delimiters or line ends, and inside it `""` for
@@ -59,31 +56,17 @@ class CsvSource:
         on_error: str = "raise",
         section: str = "data.train",
     ):
-        self.path = path
+        super().__init__(path, section=section, on_error=on_error)
         self.columns = dict(columns or {})
         self.delimiter = delimiter
-        self.on_error = check_choice("on_error", on_error, ("raise", "skip"))
-        self.section = section
-        self.files = matching_files(path, key=f"{section}.path")
-        self.skipped = 0
-        self.notices: list[str] = []
 
     def records(self) -> Iterator[Record]:
         """Yield a record a line; every field is a text."""
-        self.skipped, self.notices = 0, []
-        for file in self.files:
-            try:
-                yield from self._records(file)
-            except NotText as error:
-                self._broken(str(error), error)
+        return self._of_each(self._records)
 
     def describe(self) -> str:
         """Return the path and how many files it matches."""
         return f"CSV {self.path} ({len(self.files)} files)"
-
-    @cached_property
-    def _content(self) -> str:
-        return content_digest(self.files)  # read once, whoever asks: the tokenizer and the rows of each split
 
     def fingerprint(self) -> str:
         """Return a digest of the files' contents and the settings."""
@@ -105,7 +88,7 @@ class CsvSource:
             try:
                 rows = _rows(csv.reader(text, delimiter=delimiter, strict=True))
                 header = self._header(file, next(rows, (1, []))[1], delimiter)
-                yield from self._below(file, header, rows)
+                yield from self._below(file, header, self._ours(file, header), rows)
             except UnicodeDecodeError as error:
                 byte = error.object[error.start]
                 raise NotText(
@@ -115,7 +98,11 @@ class CsvSource:
                 csv.field_size_limit(before)
 
     def _below(
-        self, file: Path, header: list[str], rows: Iterator[tuple[int, list[str] | str]]
+        self,
+        file: Path,
+        header: Sequence[str],
+        ours: Sequence[str],
+        rows: Iterator[tuple[int, list[str] | str]],
     ) -> Iterator[Record]:
         """Yield the records under a header."""
         for line, fields in rows:
@@ -125,8 +112,17 @@ class CsvSource:
             elif len(fields) != len(header):
                 self._broken(f"{place}: {_miscounted(fields, header)}")
             else:
-                named = renamed(dict(zip(header, fields, strict=True)), self.columns, place, self.section)
-                yield Record(named, place, f"{self.section}.columns")
+                yield Record(dict(zip(ours, fields, strict=True)), place, f"{self.section}.columns")
+
+    def _ours(self, file: Path, header: Sequence[str]) -> list[str]:
+        """What the columns are called here. One that keeps its name is hidden by another that is given that name."""
+        for ours, theirs in self.columns.items():
+            if theirs not in header:
+                key, there = f"{self.section}.columns.{ours}", ", ".join(map(repr, header[:20]))
+                raise DataError(f"{file}:1: no column {theirs!r}, which {key} names; the columns are {there}")
+        given = {theirs: ours for ours, theirs in self.columns.items()}
+        hidden = {name: f"{name} of the file" for name in self.columns if name not in given}
+        return [given.get(name, hidden.get(name, name)) for name in header]
 
     def _header(self, file: Path, names: list[str] | str, delimiter: str) -> list[str]:
         if isinstance(names, str):
@@ -155,13 +151,6 @@ class CsvSource:
             return self.delimiter
         name = file.name.lower().removesuffix(".gz")
         return "\t" if name.endswith((".tsv", ".tab")) else ","
-
-    def _broken(self, message: str, error: Exception | None = None) -> None:
-        if self.on_error == "raise":
-            raise DataError(f"{message}; or write {self.section}.on_error: skip") from error
-        if not self.skipped:
-            self.notices.append(f"skipped: {message}")
-        self.skipped += 1
 
 
 def _rows(reader: Any) -> Iterator[tuple[int, list[str] | str]]:

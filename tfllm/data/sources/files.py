@@ -13,10 +13,11 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from tfllm.data.errors import DataError
 from tfllm.data.sources.file_kind import GZIP, HEAD_BYTES, encoding_mark, kind_of
+from tfllm.data.sources.source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def _nothing_matches(pattern: str, key: str) -> str:
     return f"{message}; check the spelling, or give an absolute path"
 
 
-def check_apart(train: Any, validation: Any) -> None:
+def check_apart(train: Source, validation: Source) -> None:
     """See that held-out text is not that which is trained on, whatever it is called.
 
     Args:
@@ -135,10 +136,7 @@ def check_apart(train: Any, validation: Any) -> None:
     Raises:
         DataError: All files of the one are also files of the other. Where it is some, a warning says so.
     """
-    training = {
-        _identity(file) for part in getattr(train, "sources", [train]) for file in getattr(part, "files", [])
-    }
-    held_out = getattr(validation, "files", [])
+    training, held_out = {_identity(file) for file in train.files}, validation.files
     both = [file for file in held_out if _identity(file) in training]
     if both and len(both) == len(held_out):
         raise DataError(

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tfllm.data.errors import DataError, check_choice
 from tfllm.data.sources.file_kind import HEAD_BYTES
+from tfllm.data.sources.file_source import FileSource
 from tfllm.data.sources.files import (
-    NotText,
     check_is_text,
-    content_digest,
     is_gzip,
-    matching_files,
     opened,
 )
 from tfllm.data.sources.source import TextSource, settings_digest
@@ -23,7 +19,7 @@ from tfllm.data.sources.source import TextSource, settings_digest
 _WORDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text"}
 
 
-class JsonlSource(TextSource):
+class JsonlSource(FileSource, TextSource):
     """Files of JSON objects, one a line, plain or gzip; one document an object. Blank lines are passed over.
 
     Args:
@@ -49,30 +45,16 @@ class JsonlSource(TextSource):
         on_error: str = "raise",
         section: str = "data.train",
     ):
-        self.path = path
+        super().__init__(path, section=section, on_error=on_error)
         self.text_key = text_key
-        self.on_error = check_choice("on_error", on_error, ("raise", "skip"))
-        self.section = section
-        self.files = matching_files(path, key=f"{section}.path")
-        self.skipped = 0
-        self.notices: list[str] = []
 
     def documents(self) -> Iterator[str]:
         """Yield the text of each line."""
-        self.skipped, self.notices = 0, []
-        for file in self.files:
-            try:
-                yield from self._documents(file)
-            except NotText as error:
-                self._broken(str(error), error)
+        return self._of_each(self._documents)
 
     def describe(self) -> str:
         """Return the path, how many files it matches, and the key."""
         return f"JSON lines {self.path} ({len(self.files)} files), key {self.text_key!r}"
-
-    @cached_property
-    def _content(self) -> str:
-        return content_digest(self.files)  # read once, whoever asks: the tokenizer and the rows of each split
 
     def fingerprint(self) -> str:
         """Return a digest of the files' contents and the settings."""
@@ -92,13 +74,6 @@ class JsonlSource(TextSource):
                 yield self._text(line, whole=number == 1)
             except ValueError as error:
                 self._broken(f"{file}:{number}: {error}", error)
-
-    def _broken(self, message: str, error: Exception) -> None:
-        if self.on_error == "raise":
-            raise DataError(f"{message}; or write {self.section}.on_error: skip") from error
-        if not self.skipped:
-            self.notices.append(f"skipped: {message}")
-        self.skipped += 1
 
     def _text(self, line: bytes, *, whole: bool) -> str:
         record = _parsed(line, self.text_key, whole=whole)

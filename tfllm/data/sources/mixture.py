@@ -9,7 +9,7 @@ from tfllm.data.record import Record
 from tfllm.data.sources.source import Source, settings_digest
 
 
-class MixtureSource:
+class MixtureSource(Source):
     """Several sources, one after another. In which proportions rows are drawn is the rows' matter.
 
     Args:
@@ -27,6 +27,7 @@ class MixtureSource:
                 "and a weight each"
             )
         self.sources = list(sources)
+        self.files = [file for source in sources for file in source.files]
         self.weights = list(weights)
 
     def records(self) -> Iterator[Record]:

@@ -5,29 +5,42 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from tfllm.data.record import Record, text_record
 
 
-class Source(Protocol):
-    """A repeatable stream of records in a fixed order."""
+class Source(abc.ABC):
+    """A repeatable stream of records in a fixed order.
 
+    Attributes:
+        section: What messages call the settings: the section of the config.
+        files: Those that it reads, if it reads files.
+        skipped: Lines and files passed over by the last reading.
+        notices: What that found strange, in words.
+    """
+
+    section: str = "data.train"
+    files: Sequence[Path] = ()
+    skipped: int = 0
+    notices: Sequence[str] = ()
+
+    @abc.abstractmethod
     def records(self) -> Iterator[Record]:
         """Yield the records. Every call starts again and yields the same ones in the same order."""
-        ...
 
+    @abc.abstractmethod
     def describe(self) -> str:
         """Return one line for logs and errors that says where the records come from."""
-        ...
 
+    @abc.abstractmethod
     def fingerprint(self) -> str:
         """Return a sha256 hex digest over the settings and the content: equal digests, equal records."""
-        ...
 
 
-class TextSource(abc.ABC):
+class TextSource(Source):
     """A source of documents, whose records have the one column `text`."""
 
     @abc.abstractmethod
@@ -37,14 +50,6 @@ class TextSource(abc.ABC):
     def records(self) -> Iterator[Record]:
         """Yield a record for each document."""
         return map(text_record, self.documents())
-
-    @abc.abstractmethod
-    def describe(self) -> str:
-        """Return one line for logs and errors that says where the text comes from."""
-
-    @abc.abstractmethod
-    def fingerprint(self) -> str:
-        """Return a sha256 hex digest over the settings and the content: equal digests, equal documents."""
 
 
 def settings_digest(**settings: Any) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 
-from tfllm.data.errors import DataError, check_choice
+from tfllm.data.errors import DataError
 from tfllm.data.sources.file_kind import HEAD_BYTES
+from tfllm.data.sources.file_source import FileSource
 from tfllm.data.sources.files import (
     NotText,
     check_is_text,
-    content_digest,
     is_gzip,
-    matching_files,
     opened,
 )
 from tfllm.data.sources.source import TextSource, settings_digest
@@ -21,7 +19,7 @@ from tfllm.data.sources.source import TextSource, settings_digest
 _BINARY = 100  # characters: one NUL in so many or fewer is no accident any more
 
 
-class TextFilesSource(TextSource):
+class TextFilesSource(FileSource, TextSource):
     r"""Text files, plain or gzip, one document a file in the order of their paths.
 
     Each file is read whole. Files and pieces without any text but white space are left out. What a file is, its
@@ -62,18 +60,13 @@ class TextFilesSource(TextSource):
             raise DataError(
                 f"{section}.split_on='' would cut between all characters; leave it out to keep files whole"
             )
-        self.path = path
+        super().__init__(path, section=section, on_error=on_error, choices=("raise", "skip", "replace"))
         self.encoding = encoding
-        self.on_error = check_choice("on_error", on_error, ("raise", "skip", "replace"))
         self.split_on = split_on
-        self.section = section
-        self.files = matching_files(path, key=f"{section}.path")
-        self.skipped = 0
-        self.notices: list[str] = []
 
     def documents(self) -> Iterator[str]:
         """Yield each file's text, or its pieces between `split_on`."""
-        self.skipped, self.notices = 0, []
+        self._begin()
         cut = read = with_returns = 0
         for file in self.files:
             text = self._text(file)
@@ -88,10 +81,6 @@ class TextFilesSource(TextSource):
     def describe(self) -> str:
         """Return the path and how many files it matches."""
         return f"text files {self.path} ({len(self.files)} files)"
-
-    @cached_property
-    def _content(self) -> str:
-        return content_digest(self.files)  # read once, whoever asks: the tokenizer and the rows of each split
 
     def fingerprint(self) -> str:
         """Return a digest of the files' contents and the settings."""
@@ -146,11 +135,6 @@ class TextFilesSource(TextSource):
         if nulls:
             place = text.index("\0")
             self.notices.append(f"{file} holds {nulls} NUL characters, the first at character {place}")
-
-    def _skip(self, reason: str) -> None:
-        if not self.skipped:
-            self.notices.append(f"skipped: {reason}")
-        self.skipped += 1
 
     def _never_cut(self, read: int, with_returns: bool) -> str:
         assert self.split_on is not None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 
 from tfllm.data.errors import DataError, check_choice
 from tfllm.data.sources.file_kind import GZIP, is_tfrecord, is_zlib, kind_of
-from tfllm.data.sources.files import content_digest, head_of, matching_files, opened
+from tfllm.data.sources.file_source import FileSource
+from tfllm.data.sources.files import head_of, opened
 from tfllm.data.sources.source import TextSource, settings_digest
 
 _OVERHEAD = (
@@ -18,7 +18,7 @@ _OVERHEAD = (
 )
 
 
-class TfRecordSource(TextSource):
+class TfRecordSource(FileSource, TextSource):
     """TFRecord files of `tf.train.Example`, one document an example.
 
     TensorFlow is imported on the first use, not with the module.
@@ -44,11 +44,9 @@ class TfRecordSource(TextSource):
     ):
         if compression is not None:
             check_choice("compression", compression, ("GZIP", "ZLIB", ""))
-        self.path = path
+        super().__init__(path, section=section)
         self.text_key = text_key
         self.compression = compression
-        self.section = section
-        self.files = matching_files(path, key=f"{section}.path")
 
     def documents(self) -> Iterator[str]:
         """Yield the text of each record."""
@@ -59,10 +57,6 @@ class TfRecordSource(TextSource):
     def describe(self) -> str:
         """Return the path, how many files it matches, and the key."""
         return f"TFRecord {self.path} ({len(self.files)} files), key {self.text_key!r}"
-
-    @cached_property
-    def _content(self) -> str:
-        return content_digest(self.files)  # read once, whoever asks: the tokenizer and the rows of each split
 
     def fingerprint(self) -> str:
         """Return a digest of the files' contents and the settings."""
