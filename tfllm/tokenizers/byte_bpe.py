@@ -16,8 +16,10 @@ from tfllm.tokenizers.bpe_vocab import check_vocab, named_bytes, ordinary_bytes
 from tfllm.tokenizers.byte_alphabet import BYTE_CHARACTERS, bytes_to_token
 from tfllm.tokenizers.byte_bpe_rules import ByteBPERules
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.framing import framing_of
+from tfllm.tokenizers.learnable import learnable_texts
 from tfllm.tokenizers.library_tokenizer import LibraryTokenizer
-from tfllm.tokenizers.repair import repair_text
+from tfllm.tokenizers.roles import encoder_roles
 from tfllm.tokenizers.special_tokens import BOS, EOS, PAD, numbered_special_tokens
 from tfllm.tokenizers.word_encoder import WordEncoder
 from tfllm.tokenizers.word_split import GPT2, SPLITS, WordSplit
@@ -118,6 +120,7 @@ class ByteBPETokenizer(LibraryTokenizer):
         extra_special_tokens: Sequence[str] = (),
         other_roles: Mapping[str, str] | None = None,
         split: str = "gpt2",
+        frame: str = "bos",
     ) -> ByteBPETokenizer:
         """Learn merges from `texts`; the same texts in the same order give the same tokenizer.
 
@@ -133,12 +136,13 @@ class ByteBPETokenizer(LibraryTokenizer):
                 highest.
             other_roles: names of further special tokens, by what they are for, such as `mask_token`.
             split: how texts are split, one of `SPLITS`.
+            frame: what stands around a text (see `framing_of`); with `bos_eos` these tokens are also its CLS and SEP.
 
         Raises:
             TokenizerError: `vocab_size` is below 256 + the special tokens, a special name was learned from
                 the text, or the split is not known.
         """
-        others = dict(other_roles or {})
+        others = {**dict(other_roles or {}), **encoder_roles(frame, bos_token, eos_token)}
         extra_special_tokens = [*extra_special_tokens, *others.values()]
         num_special = len(numbered_special_tokens(0, bos_token, eos_token, pad_token, extra_special_tokens))
         if vocab_size < 256 + num_special:
@@ -153,7 +157,7 @@ class ByteBPETokenizer(LibraryTokenizer):
             initial_alphabet=BYTE_CHARACTERS,
             show_progress=False,
         )
-        library.train_from_iterator(map(repair_text, texts), trainer)
+        library.train_from_iterator(learnable_texts(texts), trainer)
         vocab, merges = _vocab_and_merges(library)
         special = numbered_special_tokens(len(vocab), bos_token, eos_token, pad_token, extra_special_tokens)
         return cls(
@@ -165,6 +169,7 @@ class ByteBPETokenizer(LibraryTokenizer):
             pad_token=pad_token,
             other_roles=others,
             split=split,
+            framing=framing_of(frame, bos=special[bos_token], eos=special[eos_token]),
         )
 
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tfllm.tokenizers.errors import TokenizerError
 
+FRAMES = ("bos", "bos_eos", "eos")
+
 _KNOWN = "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel or a Sequence of them"
 
 
@@ -44,6 +46,22 @@ class Framing:
             "pair": [*before, first, *between, second, *after],
             "special_tokens": tokens,
         }
+
+
+def framing_of(frame: str, *, bos: int, eos: int) -> Framing:
+    """Return what a tokenizer that is learned here puts around a text.
+
+    Args:
+        frame: One of `FRAMES`: `bos` before a text (decoders), `bos_eos` around it (encoders, as [CLS] and [SEP]), or
+            `eos` behind it (encoder-decoders).
+        bos: The token that begins a text.
+        eos: The token that ends one, and stands between two.
+    """
+    return {
+        "bos": Framing((bos,), (), ()),
+        "bos_eos": Framing((bos,), (eos,), (eos,)),
+        "eos": Framing((), (eos,), (eos,)),
+    }[frame]
 
 
 def read_framing(where: object, processor: Any) -> Framing:

@@ -112,6 +112,11 @@ def three_roles(roles: Mapping[str, str]) -> dict[str, Any]:
     return {**main, "other_roles": {role: name for role, name in roles.items() if role not in main}}
 
 
+def encoder_roles(frame: str, bos_token: str, eos_token: str) -> dict[str, str]:
+    """The further roles of the tokens around a text, where `frame` has both, as in BERT and RoBERTa."""
+    return {"cls_token": bos_token, "sep_token": eos_token} if frame == "bos_eos" else {}
+
+
 def _usual(roles: dict[str, str], role: str, known: frozenset[str]) -> None:
     found = next((name for name in _USUAL[role] if name in known), None)
     if found is not None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import sentencepiece
 
 from tfllm.tokenizers.added_token import AddedToken
 from tfllm.tokenizers.byte_runs import ByteRuns
+from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.framing import framing_of
+from tfllm.tokenizers.learnable import LONGEST_LINE, learnable_lines
 from tfllm.tokenizers.opening import Opening
 from tfllm.tokenizers.repair import repair_text
+from tfllm.tokenizers.roles import encoder_roles
 from tfllm.tokenizers.sentencepiece_as_json import model_to_json
 from tfllm.tokenizers.sentencepiece_model import (
     BLANK,
@@ -32,6 +39,10 @@ if TYPE_CHECKING:
     from tfllm.tokenizers.graph.sentencepiece import GraphSentencePieceTokenizer
 
 MODEL_FILE = "tokenizer.model"
+ALGORITHMS = ("unigram", "bpe")
+
+PAD, EOS, UNK, BOS = "<pad>", "</s>", "<unk>", "<s>"  # ids 0 to 3
+_THREADS = 4  # sums of the learning depend on their number, so it is the same everywhere
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -101,6 +112,74 @@ class SentencePieceTokenizer(Tokenizer):
         self._plain_cut = TextCut(self.added_tokens, special=False) if self.cut_tokens else None
         self._trusted_cut = TextCut(self.added_tokens, special=True)
 
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        vocab_size: int,
+        algorithm: str = "unigram",
+        extra_special_tokens: Sequence[str] = (),
+        other_roles: Mapping[str, str] | None = None,
+        frame: str = "eos",
+    ) -> SentencePieceTokenizer:
+        """Learn pieces from the lines of `texts`; the same texts give the same tokenizer.
+
+        Texts are had back exactly: nothing is normalized, digits are single, and what has no piece, line ends among
+        it, is written in tokens for bytes. Special tokens are <pad>, </s>, <unk> and <s>, ids 0 to 3, and those
+        asked for.
+
+        Args:
+            texts: texts, read once.
+            vocab_size: ids in all. Fewer are learned where the texts have no further pieces.
+            algorithm: unigram (Kudo 2018), or bpe.
+            extra_special_tokens: further names.
+            other_roles: names of further special tokens, by what they are for, such as `mask_token`.
+            frame: what stands around a text (see `framing_of`).
+
+        Raises:
+            TokenizerError: there is no text, or `vocab_size` has no room for special tokens, 256 bytes and the
+                characters of the texts.
+        """
+        others = {**dict(other_roles or {}), **encoder_roles(frame, BOS, EOS)}
+        own = (PAD, EOS, UNK, BOS)
+        control = [
+            name for name in dict.fromkeys([*others.values(), *extra_special_tokens]) if name not in own
+        ]
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=learnable_lines(texts),
+                model_writer=model,
+                vocab_size=vocab_size,
+                model_type=algorithm,
+                control_symbols=control,
+                hard_vocab_limit=False,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,
+                split_digits=True,
+                byte_fallback=True,
+                max_sentence_length=4 * LONGEST_LINE,
+                num_threads=_THREADS,
+                minloglevel=3,
+                pad_id=own.index(PAD),
+                eos_id=own.index(EOS),
+                unk_id=own.index(UNK),
+                bos_id=own.index(BOS),
+            )
+        except RuntimeError as error:
+            raise TokenizerError(_learning_problem(str(error), vocab_size)) from None
+        return cls(
+            model.getvalue(),
+            special_tokens={},
+            bos_token=BOS,
+            eos_token=EOS,
+            pad_token=PAD,
+            other_roles={"unk_token": UNK, **others},
+            framing=framing_of(frame, bos=own.index(BOS), eos=own.index(EOS)),
+        )
+
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
         if self._plain_cut is None:
             return [np.array(ids, np.int32) for ids in self._library.encode(texts)]
@@ -157,6 +236,19 @@ class SentencePieceTokenizer(Tokenizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.model = parsed_model("model", self.model_bytes)
+
+
+def _learning_problem(error: str, vocab_size: int) -> str:
+    """What the library says, in our words; it counts what is needed at least."""
+    needed = re.search(r"(\d+) vs (\d+)", error)
+    if "sentences_.empty()" in error:
+        return "there is no text to learn pieces from; give some"
+    if "required_chars" in error and needed is not None:
+        return (
+            f"vocab_size={vocab_size} must be at least {needed[2]}: special tokens, 256 bytes, and characters of the"
+            " text; raise it"
+        )
+    return f"vocab_size={vocab_size}: no pieces can be learned from this text ({error[-300:]}); take byte_bpe"
 
 
 def _decoded(model: Model, named: Mapping[str, int]) -> tuple[list[bytes], Opening | None]:

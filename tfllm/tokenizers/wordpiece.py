@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tfllm.tokenizers.added_token import AddedToken, written_names
 from tfllm.tokenizers.bpe_vocab import check_ids
 from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tokenizers.framing import framing_of
+from tfllm.tokenizers.learnable import learnable_texts
 from tfllm.tokenizers.library_tokenizer import LibraryTokenizer
 from tfllm.tokenizers.opening import Opening
+from tfllm.tokenizers.roles import encoder_roles
 from tfllm.tokenizers.special_tokens import check_special_name
 from tfllm.tokenizers.wordpiece_rules import BERT_RULES, WordPieceRules
 
 if TYPE_CHECKING:
     from tfllm.tokenizers.graph.wordpiece import GraphWordPieceTokenizer
+
+
+# BERT's special tokens, in its order, and the parts they play.
+PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+_MOST_CHARACTERS = 1000  # as BERT's vocabularies: what is rarer is unknown
+_FEWEST_CHARACTERS = 32
 
 
 class WordPieceTokenizer(LibraryTokenizer):
@@ -98,6 +109,71 @@ class WordPieceTokenizer(LibraryTokenizer):
         self._set_library()
         self._check_names()
 
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        vocab_size: int,
+        lowercase: bool = True,
+        min_frequency: int = 2,
+        extra_special_tokens: Sequence[str] = (),
+        frame: str = "bos_eos",
+    ) -> WordPieceTokenizer:
+        """Learn pieces from `texts`; the same texts give the same tokenizer.
+
+        Its special tokens are [PAD], [UNK], [CLS], [SEP] and [MASK], ids 0 to 4. Every letter of the alphabet is a
+        token at the start of a word and, where it can be, inside one; the alphabet is the 1,000 commonest characters,
+        or fewer where they would take half of a small vocabulary. What is rarer is unknown.
+
+        Args:
+            texts: texts, kept in memory.
+            vocab_size: ids in all. Fewer are learned where the texts have no further pair.
+            lowercase: letters become small and lose their accents, as in BERT's uncased vocabularies.
+            min_frequency: how often a pair must occur to be merged.
+            extra_special_tokens: further names.
+            frame: what stands around a text (see `framing_of`).
+
+        Raises:
+            TokenizerError: `vocab_size` has no room for special tokens and 32 characters.
+        """
+        special = list(dict.fromkeys([PAD, UNK, CLS, SEP, MASK, *extra_special_tokens]))
+        least = len(special) + 4 * _FEWEST_CHARACTERS
+        if vocab_size < least:
+            raise TokenizerError(
+                f"vocab_size={vocab_size} must be at least {least}: {len(special)} special tokens, and room for pieces;"
+                " raise it"
+            )
+        rules = dataclasses.replace(BERT_RULES, lowercase=lowercase, strip_accents=lowercase)
+        repaired = list(learnable_texts(texts))
+        most = min(_MOST_CHARACTERS, (vocab_size - len(special)) // 4)
+        # The library numbers what it meets inside words in an order that differs from call to call, and merges by
+        # these numbers where pairs are equally frequent: so all of it is numbered beforehand.
+        known = [*special, *_alphabet(repaired, rules, most)]
+        library = tokenizers.Tokenizer(models.WordPiece(unk_token=UNK))
+        library.normalizer = rules.normalizer()
+        library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size,
+            min_frequency=min_frequency,
+            special_tokens=known,
+            limit_alphabet=0,
+            continuing_subword_prefix=rules.subword_prefix,
+            show_progress=False,
+        )
+        library.train_from_iterator(repaired, trainer)
+        vocab = json.loads(library.to_str())["model"]["vocab"]
+        return cls(
+            vocab,
+            special_tokens={name: vocab[name] for name in special},
+            bos_token=CLS,
+            eos_token=SEP,
+            pad_token=PAD,
+            other_roles={"unk_token": UNK, "mask_token": MASK, **encoder_roles("bos_eos", CLS, SEP)},
+            rules=rules,
+            framing=framing_of(frame, bos=vocab[CLS], eos=vocab[SEP]),
+        )
+
     def normalized(self, text: str) -> str:  # noqa: D102
         return self.rules.normalizer().normalize_str(text)
 
@@ -153,6 +229,18 @@ class WordPieceTokenizer(LibraryTokenizer):
 
     def _encoding_rules(self) -> Any:
         return [self.vocab, dataclasses.asdict(self.rules)]
+
+
+def _alphabet(texts: Sequence[str], rules: WordPieceRules, most: int) -> list[str]:
+    """The commonest characters of texts, and what they are inside words, for those that are not words by themselves."""
+    normalizer, words = rules.normalizer(), pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(normalizer.normalize_str(text))
+    ordered = sorted(counts, key=lambda character: (-counts[character], character))
+    common = sorted([character for character in ordered if not character.isspace()][:most])
+    inside = [character for character in common if len(words.pre_tokenize_str(character + character)) == 1]
+    return [*common, *(rules.subword_prefix + character for character in inside)]
 
 
 def _decoded(names: Mapping[int, str], rules: WordPieceRules) -> tuple[list[bytes], Opening]:
