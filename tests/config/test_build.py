@@ -19,7 +19,8 @@ from tfllm.config.decoder import DECODER_SIZES
 from tfllm.config.model import MODELS
 from tfllm.config.optimizer import OPTIMIZERS, SCHEDULES
 from tfllm.config.registry import RegistryError
-from tfllm.config.sections import DISTRIBUTIONS, TASKS, TOKENIZERS
+from tfllm.config.sections import DISTRIBUTIONS, TOKENIZERS
+from tfllm.config.task import TASKS
 
 # What each registered type needs beside its name.
 REQUIRED = {
@@ -60,8 +61,8 @@ def problems_of(mapping, overrides=()):
 
 def with_type(path, kind):
     section = {"type": kind, **REQUIRED.get(kind, {})}
-    if path == "task" and kind == "masked_lm":
-        return minimal(task=section, model="encoder")
+    if path == "task":
+        return minimal(task=section, model=TASKS.get(kind).trains)
     if path == "optimizer.schedule":
         return minimal(optimizer={"schedule": section})
     if "." in path:

@@ -73,6 +73,8 @@ class Labelled:
 
     split_column = "text"
 
+    fewest_documents = 1
+
     def __init__(self, *, seq_len=24, packing=True, segments=4, sides=("",)):
         self.packing, self.seq_len, self.sides = packing, seq_len, sides
         features = [

@@ -98,7 +98,7 @@ def test_a_tokenizer_learns_from_every_source_by_its_weight(files, monkeypatch):
     monkeypatch.setattr(tokenizer, "sampled_texts", lambda texts, max_bytes: seen.append(max_bytes) or [])
     source = experiment.make_source(config_from_mapping(mapping(files, {"a": 0.25, "b": 0.75})).data.train)
     assert isinstance(source, MixtureSource) and len(list(source.records())) == 380
-    assert list(tokenizer._sample(source, None, 1000)) == [] and seen == [250, 750]
+    assert list(tokenizer._sample(source, None, 1000, ["text"])) == [] and seen == [250, 750]
 
 
 @pytest.mark.parametrize(

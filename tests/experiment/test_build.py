@@ -7,17 +7,19 @@ import tensorflow as tf
 
 from tests.commands.test_keras_nlp_run import GPT2
 from tests.config.minimal import minimal
+from tests.tasks.test_contrastive import Pairs
 from tfllm import experiment
 from tfllm.config import config_from_mapping
 from tfllm.config.data import SOURCES
 from tfllm.config.model import MODELS
 from tfllm.config.optimizer import OPTIMIZERS, SCHEDULES
 from tfllm.config.rope_scaling import ROPE_SCALINGS
-from tfllm.config.sections import DISTRIBUTIONS, TASKS, TOKENIZERS
+from tfllm.config.sections import DISTRIBUTIONS, TOKENIZERS
+from tfllm.config.task import TASKS
 from tfllm.data.sources import MixtureSource
 from tfllm.experiment.build import arguments_of, build, builder_of, check_builders
 from tfllm.language_model import LanguageModel
-from tfllm.tokenizers import ByteBPETokenizer, ByteTokenizer, Tokenizer
+from tfllm.tokenizers import ByteTokenizer, Tokenizer
 from tfllm.training.errors import TrainingError
 from tfllm.training.optimizers import Optimizer
 from tfllm.training.schedules import Schedule
@@ -115,8 +117,9 @@ def test_every_stretching_of_positions_reaches_the_model(kind):
 
 @pytest.mark.parametrize("kind", TASKS.names())
 def test_every_task(kind):
-    config = experiment_of(task=kind, model={"masked_lm": "encoder"}.get(kind, "decoder"))
-    tokenizer = ByteBPETokenizer.train(["a b"], vocab_size=260, other_roles={"mask_token": "<|mask|>"})
+    learned = {"type": "byte_bpe", "vocab_size": 400}
+    config = experiment_of(task=kind, model=TASKS.get(kind).trains, tokenizer=learned)
+    tokenizer = experiment.make_tokenizer(config, Pairs())
     task = experiment.make_task(config, tokenizer)
     assert type(task).__name__.lower() == kind.replace("_", "")
     assert "loss" in task.metric_modes

@@ -6,7 +6,8 @@ import sys
 from tfllm.config.data import SOURCES
 from tfllm.config.model import MODELS
 from tfllm.config.optimizer import OPTIMIZERS, SCHEDULES
-from tfllm.config.sections import DISTRIBUTIONS, TASKS, TOKENIZERS
+from tfllm.config.sections import DISTRIBUTIONS, TOKENIZERS
+from tfllm.config.task import TASKS
 
 REGISTRIES = (SOURCES, MODELS, OPTIMIZERS, SCHEDULES, DISTRIBUTIONS, TASKS, TOKENIZERS)
 TYPES = "tests.plugin_package.types"

@@ -15,7 +15,12 @@ from tfllm.config import config_from_mapping
 from tfllm.data import piece, processes
 from tfllm.data.errors import DataError
 from tfllm.data.mixture import stores_of
-from tfllm.tokenizers import TokenizerError
+from tfllm.tokenizers import (
+    ByteBPETokenizer,
+    SentencePieceTokenizer,
+    TokenizerError,
+    WordPieceTokenizer,
+)
 
 
 class Prepared:
@@ -74,6 +79,9 @@ def _write_texts(folder):
     (folder / "held.txt").write_text("held out")
     (folder / "many.txt").write_text("\n\n".join(documents(60)))
     (folder / "large.txt").write_text("\n\n".join([" ".join(documents(60))] * 60))  # of several pieces
+    syllables = [f"{a}{b}{c}" for a in "bdfghjklmnptvw" for b in "aeiou" for c in "rstx"]
+    (folder / "rich.txt").write_text("\n\n".join(" ".join(syllables[i::2]) for i in range(40)))
+    (folder / "capitals.txt").write_text("\n\n".join(f"A B a b {i}" for i in range(20)))
     (folder / "latin.txt").write_bytes("größer".encode("latin-1"))
     (folder / "broken.txt").write_bytes(b"good \xff bad")
     lines = [json.dumps({"text": "plain", "body": "the body"}), "{broken", json.dumps({"text": "last"})]
@@ -291,7 +299,24 @@ def _vocabulary(size):
     return shows
 
 
+def _kind(name):
+    def shows(prepared):
+        assert prepared.tokenizer.type == name, prepared.error
+
+    return shows
+
+
+def _keeps_capitals(prepared):
+    assert prepared.tokenizer.decode(prepared.tokenizer.encode("A B")) == "A B"
+
+
+def _merges(prepared):
+    assert prepared.tokenizer.model.trainer_spec.model_type == 2, "which is BPE in sentencepiece_model.proto"
+
+
 LARGE = {"type": "text_files", "path": "{folder}/large.txt", "split_on": "\n\n"}
+RICH = {"type": "text_files", "path": "{folder}/rich.txt", "split_on": "\n\n"}
+CAPITALS = {"type": "text_files", "path": "{folder}/capitals.txt", "split_on": "\n\n"}
 DATA = {
     "data.validation": Case(
         _held_out, many(validation={"type": "text_files", "path": "{folder}/held.txt"}), many()
@@ -308,6 +333,24 @@ DATA = {
     "tokenizer:byte": Case(_vocabulary(259), many("byte"), many({"type": "byte_bpe", "vocab_size": 300})),
     "tokenizer:byte_bpe.vocab_size": Case(
         _vocabulary(300), many({"type": "byte_bpe", "vocab_size": 300}), many({"type": "byte_bpe"})
+    ),
+    "tokenizer:wordpiece": Case(_kind("wordpiece"), many("wordpiece"), many()),
+    "tokenizer:wordpiece.vocab_size": Case(
+        _vocabulary(260),
+        many({"type": "wordpiece", "vocab_size": 260}, train=RICH),
+        many("wordpiece", train=RICH),
+    ),
+    "tokenizer:wordpiece.lowercase": Case(
+        _keeps_capitals,
+        many({"type": "wordpiece", "lowercase": False}, train=CAPITALS),
+        many("wordpiece", train=CAPITALS),
+    ),
+    "tokenizer:sentencepiece": Case(_kind("sentencepiece"), many("sentencepiece"), many()),
+    "tokenizer:sentencepiece.vocab_size": Case(
+        _vocabulary(320), many({"type": "sentencepiece", "vocab_size": 320}), many("sentencepiece")
+    ),
+    "tokenizer:sentencepiece.algorithm": Case(
+        _merges, many({"type": "sentencepiece", "algorithm": "bpe"}), many("sentencepiece")
     ),
 }
 
@@ -362,33 +405,37 @@ def _learned_from_a_part(budgets):
 
 
 BUDGETS = {
-    "tokenizer:byte_bpe.train_megabytes": Case(
-        _learned_from_a_part, {"train_megabytes": 1, "vocab_size": 270}, {"vocab_size": 270}
+    f"tokenizer:{kind}.train_megabytes": Case(
+        _learned_from_a_part, {"type": kind, "train_megabytes": 1}, {"type": kind}
     )
+    for kind in ("byte_bpe", "wordpiece", "sentencepiece")
 }
 
 
 @pytest.mark.parametrize("key", BUDGETS)
 def test_the_tokenizer_learns_from_so_much_text(key, tmp_path, monkeypatch):
     """What reaches the training of the tokenizer: of 1.6 MB, one."""
-    from tfllm.tokenizers.byte_bpe import ByteBPETokenizer
-
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(" ".join(documents(80, seed)) for seed in range(250)))
-    train = ByteBPETokenizer.train.__func__
 
     def made(keys):
-        seen = []
+        kinds = {
+            "byte_bpe": ByteBPETokenizer,
+            "wordpiece": WordPieceTokenizer,
+            "sentencepiece": SentencePieceTokenizer,
+        }
+        kind, seen = kinds[keys["type"]], []
+        train = kind.train.__func__
 
         def counting(cls, texts, **options):
             texts = list(texts)
             seen.append(sum(len(each.encode()) for each in texts))
             return train(cls, texts[:10], **options)
 
-        monkeypatch.setattr(ByteBPETokenizer, "train", classmethod(counting))
-        sections = {"tokenizer": {"type": "byte_bpe", **keys}}
-        config = config_from_mapping(mapping(text, **sections))
-        experiment.make_tokenizer(config, experiment.make_source(config.data.train))
+        config = config_from_mapping(mapping(text, tokenizer={"vocab_size": 350, **keys}))
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "train", classmethod(counting))
+            experiment.make_tokenizer(config, experiment.make_source(config.data.train))
         return seen
 
     hold(BUDGETS[key], made)

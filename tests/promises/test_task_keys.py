@@ -2,12 +2,15 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.promises.case import Case, hold
 from tests.promises.runs import documents, mapping
+from tests.tasks.test_contrastive import by_hand
 from tfllm import experiment
 from tfllm.config import config_from_mapping
 from tfllm.data.pipeline import training_batches
@@ -31,11 +34,14 @@ class Fed:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
-    (folder / "text.txt").write_text("\n\n".join(documents(60)))
+    texts = documents(60)
+    (folder / "text.txt").write_text("\n\n".join(texts))
+    pairs = [f"{text[:30]},{text[30:60]},{text[60:]},{text}" for text in [*texts, *texts[:20]]]
+    (folder / "pairs.csv").write_text("\n".join(["anchor,positive,negative,text", *pairs]))
 
     @functools.cache
     def feed(text):
-        sections = json.loads(text)
+        sections = json.loads(text.replace("{folder}", str(folder)))
         bpe = {"type": "byte_bpe", "vocab_size": 280}
         return Fed(config_from_mapping(mapping(folder / "text.txt", **{"tokenizer": bpe, **sections})))
 
@@ -75,11 +81,100 @@ def _whole(fed):
     assert broken == 0
 
 
+def _pairs(fed):
+    assert "token_type_ids" in fed.features and fed.features["token_type_ids"].max() == 1
+    assert set(fed.features["next_sentence_labels"].ravel()) == {0, 1}
+    assert "next_sentence_accuracy" in fed.task.metric_modes
+
+
+SENTINELS = {"type": "byte_bpe", "vocab_size": 400}
+
+
+def spans(**keys):
+    model = {"type": "encoder_decoder", "num_encoder_layers": 1, "num_decoder_layers": 1, "hidden_dim": 8}
+    task = {"type": "span_corruption", **keys}
+    return {"task": task, "model": {**model, "num_heads": 2}, "tokenizer": SENTINELS}
+
+
+def _written(fed):
+    return fed.features["loss_weights"].sum() / fed.rows["segment_ids"].sum()
+
+
+def _has_both_texts(fed):
+    assert "encoder_token_ids" in fed.features
+    assert fed.features["encoder_token_ids"].size > fed.features["decoder_token_ids"].size
+
+
+def _most_is_written(fed):
+    assert _written(fed) > 0.45
+
+
+def _long_spans(fed):
+    sentinels = np.isin(fed.features["encoder_token_ids"], fed.task.sentinels).sum(axis=1)
+    assert sentinels.max() == 1, "of a row of 16"
+
+
+def pairs(**keys):
+    data = {"train": {"type": "csv", "path": "{folder}/pairs.csv"}, "seq_len": 24, "num_workers": 1}
+    return {"task": {"type": "contrastive", **keys}, "model": {**ENCODER, "dropout": 0.1}, "data": data}
+
+
+def _loss_with(**keys):
+    """The loss of some vectors is that which other code gives with these settings."""
+    expected = {"temperature": 0.05, "directions": "both", "mask_duplicates": True, **keys}
+
+    def shows(fed):
+        assert "roles" in fed.features
+        vectors = np.random.default_rng(0).normal(size=[*fed.features["roles"].shape, 4]).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+        loss = fed.task.loss_of_vectors({"vectors": tf.constant(vectors)}, fed.features)["loss"]
+        flat = (vectors.reshape(-1, 4), *(fed.features[name].ravel() for name in ("roles", "text_keys")))
+        assert float(loss) == pytest.approx(by_hand(*flat, SimpleNamespace(**expected))[0], rel=1e-4)
+
+    return shows
+
+
+def _first_token(fed):
+    states = np.random.default_rng(0).normal(size=[*fed.features["token_ids"].shape, 4]).astype(np.float32)
+    vectors = fed.task.vectors(None, fed.features, {"hidden_states": tf.constant(states)})["vectors"][:, 0]
+    np.testing.assert_allclose(
+        vectors, states[:, 0] / np.linalg.norm(states[:, 0], axis=1)[:, None], rtol=1e-5
+    )
+
+
+def _twins(fed):
+    keys, roles = fed.features["text_keys"], fed.features["roles"]
+    assert (keys[:, :-1] == keys[:, 1:])[roles[:, :-1] == 1].all()
+
+
+def _negatives(fed):
+    assert (fed.features["roles"] == 3).sum() == (fed.features["roles"] == 1).sum()
+
+
 CASES = {
+    "task:span_corruption": Case(_has_both_texts, spans(), masked()),
+    "task:span_corruption.corruption_rate": Case(_most_is_written, spans(corruption_rate=0.4), spans()),
+    "task:span_corruption.mean_span_length": Case(
+        _long_spans, spans(mean_span_length=8.0, corruption_rate=0.4), spans(corruption_rate=0.4)
+    ),
+    "task:contrastive": Case(_loss_with(), pairs(), masked()),
+    "task:contrastive.temperature": Case(_loss_with(temperature=0.5), pairs(temperature=0.5), pairs()),
+    "task:contrastive.directions": Case(
+        _loss_with(directions="anchor_to_positive"), pairs(directions="anchor_to_positive"), pairs()
+    ),
+    "task:contrastive.mask_duplicates": Case(
+        _loss_with(mask_duplicates=False, temperature=1.0),
+        pairs(mask_duplicates=False, temperature=1.0),
+        pairs(temperature=1.0),
+    ),
+    "task:contrastive.pooling": Case(_first_token, pairs(pooling="first"), pairs()),
+    "task:contrastive.twins": Case(_twins, pairs(twins=True), pairs()),
+    "task:contrastive.negatives": Case(_negatives, pairs(negatives=1), pairs()),
     "task:masked_lm": Case(_hides, masked(), {"task": "causal_lm"}),
     "task:masked_lm.mask_rate": Case(_share, masked(mask_rate=0.4), masked()),
     "task:masked_lm.mask_split": Case(_none_is_a_mask, masked(mask_split=[0.0, 1.0, 0.0]), masked()),
     "task:masked_lm.whole_words": Case(_whole, masked(whole_words=True), masked()),
+    "task:masked_lm.next_sentence": Case(_pairs, masked(next_sentence=True), masked()),
 }
 
 

@@ -14,13 +14,13 @@ from tfllm.config.model import MODELS
 from tfllm.config.optimizer import OPTIMIZERS
 from tfllm.config.sections import (
     DISTRIBUTIONS,
-    TASKS,
     TOKENIZERS,
     ExportConfig,
     GenerationConfig,
     TrainingConfig,
 )
 from tfllm.config.setting import setting
+from tfllm.config.task import TASKS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,22 +42,28 @@ class ExperimentConfig:
 
     @classmethod
     def expand(cls, mapping: Mapping[str, Any], path: str, problems: list[Problem]) -> Mapping[str, Any]:
-        """A pretrained model comes with its tokenizer, where no other is named; an encoder has the head of its task."""
+        """A pretrained model comes with its tokenizer, where no other is named; an encoder has what its task needs."""
         del path, problems
-        model, task = mapping.get("model"), mapping.get("task", TASKS.default)
-        kind, name = (part.get("type") if isinstance(part, Mapping) else part for part in (model, task))
-        if kind == "pretrained":
+        model, task = (
+            part if isinstance(part, Mapping) else {"type": part}
+            for part in (mapping.get("model"), mapping.get("task", TASKS.default))
+        )
+        if model.get("type") == "pretrained":
             return {"tokenizer": "pretrained", **mapping}
-        head = getattr(TASKS.get(name), "head", None)  # a task that is not known is reported where it stands
-        if kind == "encoder" and head is not None:
-            keys = model if isinstance(model, Mapping) else {"type": kind}
-            return {**mapping, "model": {"head": head, **keys}}
+        known: Any = TASKS.get(task.get("type", TASKS.default))  # else it is reported where it stands
+        if model.get("type") == "encoder" and known is not None:
+            return {**mapping, "model": {**known.encoder_keys(task), **model}}
         return mapping
 
     @property
     def context_length(self) -> int:
         """The longest context of the model, in tokens."""
         return self.model.max_seq_len or self.data.seq_len
+
+    @property
+    def context_is_open(self) -> bool:
+        """Whether the model takes texts of any length."""
+        return self.model.max_seq_len is None and getattr(self.model, "positions", "") == "relative"
 
     def check_for_training(self) -> Iterator[Problem]:
         """Yields what is wrong about a config that is to be trained, and not about one that a model came with."""
@@ -68,16 +74,25 @@ class ExperimentConfig:
             yield Problem(
                 "model.type", self.model.type, rule, f"take {article} {needed}, or a source that is one"
             )
-        elif kind == "encoder" and self.model.head != self.task.head:
-            rule = f"is not trained by task.type={self.task.type}, which needs {self.task.head}"
-            yield Problem("model.head", self.model.head, rule, "leave it out: the task knows")
+        elif kind == "encoder":
+            yield from self._check_task_of_encoder()
         if kind == "encoder":
             yield from self._check_encoder()
+        yield from self.task.check_training(self)
         if self.data.packing and not getattr(self.model, "reads_segments", True):
             rule = f"puts several documents in a row, which model.type={self.model.type} cannot tell apart"
             yield Problem("data.packing", True, rule, "write data.packing=false")
         if getattr(self.model, "new_head", False):
             yield from self._check_new_head()
+
+    def _check_task_of_encoder(self) -> Iterator[Problem]:
+        """Its layers on top are those that the task trains."""
+        needed = self.task.encoder_keys(dataclasses.asdict(self.task))
+        for key in ("head", "next_sentence_head"):
+            value = getattr(self.model, key)
+            if key in needed and value != needed[key]:
+                rule = f"is not trained by task.type={self.task.type}, which needs {str(needed[key]).lower()}"
+                yield Problem(f"model.{key}", value, rule, "leave it out: the task knows")
 
     def _check_encoder(self) -> Iterator[Problem]:
         """What only a model that generates can do."""
@@ -114,7 +129,7 @@ class ExperimentConfig:
             rule = f"exceeds model.max_seq_len={self.model.max_seq_len}"
             yield Problem("data.seq_len", self.data.seq_len, rule, "lower it, or raise model.max_seq_len")
         generates = "encoder" not in (self.model.kind, self.task.trains)
-        if generates and self.generation.max_new_tokens >= self.context_length:
+        if generates and not self.context_is_open and self.generation.max_new_tokens >= self.context_length:
             rule = f"leaves no room for a prompt in a context of {self.context_length}"
             mend = f"write at most {self.context_length - 1}"
             yield Problem("generation.max_new_tokens", self.generation.max_new_tokens, rule, mend)

@@ -1,55 +1,18 @@
-"""The small sections: task, tokenizer, training, distribution, generation, export."""
+"""The small sections: tokenizer, training, distribution, generation, export."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Iterator
 
 from tfllm.config.errors import Problem
 from tfllm.config.registry import Registry
 from tfllm.config.setting import setting
 
-TASKS = Registry("task", default="causal_lm", needs=("trains", "head", "special_tokens"))
 TOKENIZERS = Registry("tokenizer", default="byte_bpe")
 DISTRIBUTIONS = Registry("distribution", default="one_device", needs=("replicas",))
 
-
-@TASKS.register("causal_lm", builds="tfllm.tasks.causal_lm:causal_lm")
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalLMConfig:
-    """Predict each next token."""
-
-    trains: ClassVar[str] = "decoder"
-    head: ClassVar[str | None] = None
-    special_tokens: ClassVar[Mapping[str, str]] = {}
-
-    type: str = "causal_lm"
-
-
-@TASKS.register("masked_lm", builds="tfllm.tasks.masked_lm:MaskedLM")
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedLMConfig:
-    """Predict hidden tokens, as BERT does."""
-
-    trains: ClassVar[str] = "encoder"
-    head: ClassVar[str | None] = "masked_lm"
-    special_tokens: ClassVar[Mapping[str, str]] = {"mask_token": "<|mask|>"}
-
-    type: str = "masked_lm"
-    mask_rate: float = setting(0.15, "share of the tokens that are hidden", above=0.0, below=1.0)
-    mask_split: tuple[float, ...] = setting(
-        (0.8, 0.1, 0.1), "of these, shares that become the mask token, another token, and stay as they are"
-    )
-    whole_words: bool = setting(False, "hide all tokens of a word, or none")
-
-    def check(self, path: str) -> Iterator[Problem]:
-        """Yields problems between keys."""
-        shares = self.mask_split
-        if len(shares) != 3 or min(shares) < 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
-            rule = "must be three shares that add up to 1"
-            yield Problem(f"{path}.mask_split", list(shares), rule, "write for example [0.8, 0.1, 0.1]")
+_TRAIN_MEGABYTES = "text to learn tokens from; of a larger data.train, a sample of its documents"
 
 
 @TOKENIZERS.register("byte", builds="tfllm.experiment.tokenizer:byte")
@@ -68,9 +31,29 @@ class ByteBPETokenizerConfig:
     type: str = "byte_bpe"
     vocab_size: int = setting(4096, "tokens to learn, special ones included; unused with a path", minimum=260)
     path: str | None = setting(None, "a tokenizer.json to use instead of training one on data.train")
-    train_megabytes: int = setting(
-        100, "text to learn tokens from; of a larger data.train, a sample of its documents", minimum=1
-    )
+    train_megabytes: int = setting(100, _TRAIN_MEGABYTES, minimum=1)
+
+
+@TOKENIZERS.register("wordpiece", builds="tfllm.experiment.tokenizer:wordpiece")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WordPieceTokenizerConfig:
+    """Pieces of words, as BERT has them, learned from data.train; texts cannot be had back exactly."""
+
+    type: str = "wordpiece"
+    vocab_size: int = setting(8000, "tokens to learn, special ones included", minimum=260)
+    lowercase: bool = setting(True, "letters become small and lose their accents")
+    train_megabytes: int = setting(100, _TRAIN_MEGABYTES, minimum=1)
+
+
+@TOKENIZERS.register("sentencepiece", builds="tfllm.experiment.tokenizer:sentencepiece")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SentencePieceTokenizerConfig:
+    """Pieces of SentencePiece, as T5 and Llama 2 have them, learned from data.train."""
+
+    type: str = "sentencepiece"
+    vocab_size: int = setting(8000, "tokens to learn, special ones and 256 bytes included", minimum=300)
+    algorithm: str = setting("unigram", "how pieces are learned", choices=("unigram", "bpe"))
+    train_megabytes: int = setting(100, _TRAIN_MEGABYTES, minimum=1)
 
 
 @TOKENIZERS.register("pretrained", builds="tfllm.experiment.tokenizer:pretrained")

@@ -14,19 +14,26 @@ from tfllm.data.record import Record
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What becomes one segment of a row, or, of a document to be cut, several.
+    """What becomes one segment of a row or several next to each other, or, of a document to be cut, several anywhere.
 
     Attributes:
         number: The place of its record in the source, from 0: by it a prediction finds its way back.
-        arrays: Features: [n] with a value for each token of their side, or a single value.
+        arrays: Features: [n] with a value for each token of their side, or one for each segment.
         num_tokens: Tokens that it puts into rows.
         num_bytes: UTF-8 bytes of text that it stands for.
+        sizes: Tokens of each of its segments, where it has several.
     """
 
     number: int
     arrays: Mapping[str, Any]
     num_tokens: int
     num_bytes: int
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def num_segments(self) -> int:
+        """Segments of a row that it takes."""
+        return len(self.sizes) or 1
 
 
 class Packer(Protocol):
@@ -57,6 +64,11 @@ class ExampleMaker(Protocol):
     @property
     def split_column(self) -> str:
         """The column whose text says on which side of a split a record falls."""
+        ...
+
+    @property
+    def fewest_documents(self) -> int:
+        """How many records are needed for any example."""
         ...
 
     def keeps(self, record: Record) -> bool:
@@ -105,9 +117,11 @@ class WholeSegments:
 
     def _groups(self, examples: Sequence[Example]) -> list[list[Example]]:
         [(_, length)] = self.layout.sides
+        needed = max((example.num_segments for example in examples), default=1)
         open_rows: list[list[int]] = [[] for _ in range(length + 1)]  # by the room that is left
         rooms = 0  # bit r: a row with room r is open
         rows: list[list[Example]] = []
+        taken: list[int] = []  # segments of each
         for example in sorted(examples, key=lambda each: -each.num_tokens):
             size = example.num_tokens
             fitting = rooms >> size
@@ -117,9 +131,11 @@ class WholeSegments:
                 rooms &= ~(0 if open_rows[room] else 1 << room)
             else:
                 rows.append([])
+                taken.append(0)
                 row, room = len(rows) - 1, length
             rows[row].append(example)
-            if len(rows[row]) < self.layout.segments:
+            taken[row] += example.num_segments
+            if taken[row] + needed <= self.layout.segments:
                 open_rows[room - size].append(row)
                 rooms |= 1 << (room - size)
         rows = [sorted(row, key=lambda each: each.number) for row in rows]
@@ -127,15 +143,20 @@ class WholeSegments:
 
     def _write(self, rows: Rows, index: int, group: Sequence[Example]) -> None:
         filled = {side: 0 for side, _ in self.layout.sides}
-        for segment, example in enumerate(group):
+        segment = 0
+        for example in group:
+            last = segment + example.num_segments
             starts, filled = filled, dict(filled)
             for feature in self.layout.features:
                 if feature.side is None:
-                    rows[feature.name][index, segment] = example.arrays[feature.name]
+                    rows[feature.name][index, segment:last] = example.arrays[feature.name]
                 elif feature.name != f"{feature.side}segment_ids":
                     values = np.asarray(example.arrays[feature.name])
                     start = starts[feature.side]
                     filled[feature.side] = start + len(values)
                     rows[feature.name][index, start : start + len(values)] = values
             for side, stop in filled.items():
-                rows[f"{side}segment_ids"][index, starts[side] : stop] = segment + 1
+                sizes = example.sizes or (stop - starts[side],)
+                numbers = np.repeat(np.arange(segment + 1, last + 1), sizes)
+                rows[f"{side}segment_ids"][index, starts[side] : stop] = numbers
+            segment = last

@@ -27,6 +27,7 @@ class NextTokens:
     """
 
     split_column = TEXT
+    fewest_documents = 1
 
     def __init__(self, tokenizer: Any, *, seq_len: int, packing: bool):
         eos, bos, pad = tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id

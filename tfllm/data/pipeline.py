@@ -286,9 +286,12 @@ class _Features:
         self.side_of = {**held, **{f"{side}positions": side for side in self.sides}, **added}
 
     def __call__(self, rows: Batch, seeds: tf.Tensor, lengths: Mapping[str, tf.Tensor | None]) -> Batch:
-        positions = {
-            f"{side}positions": positions_from_segments(rows[f"{side}segment_ids"]) for side in self.sides
-        }
+        positions = {}
+        for side in self.sides:
+            segment_ids = rows[f"{side}segment_ids"]
+            counted = positions_from_segments(segment_ids)
+            # Padding may be longer than any segment, and a table of positions ends where segments do.
+            positions[f"{side}positions"] = tf.where(segment_ids > 0, counted, 0)
         return trim(self.transform({**rows, **positions, "row_seeds": seeds}), lengths, self.side_of)
 
 

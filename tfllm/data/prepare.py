@@ -245,6 +245,12 @@ def _check_size(store: RowStore, job: _Job, require_full_row: bool) -> None:
     )
     if store.num_rows == 0:
         raise DataError(f"{found}, but at least one document is needed{store.remarks}; {_mend(job)}")
+    if store.num_documents < job.maker.fewest_documents:
+        raise DataError(
+            f"{found}, but at least {job.maker.fewest_documents} documents are needed, as parts of one are put beside"
+            f" parts of another; give more, or write what separates documents inside a file as"
+            f' {job.source.section}.split_on, e.g. split_on: "\\n\\n"'
+        )
     if store.packing and require_full_row and store.num_tokens < store.seq_len:
         raise DataError(
             f"{found}, but one row needs data.seq_len={store.seq_len} tokens; set data.seq_len to at most "

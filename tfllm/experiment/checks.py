@@ -42,24 +42,29 @@ def best_metric(config: ExperimentConfig, task: Any) -> tuple[str, str] | None:
     return None if metric is None else (metric, task.metric_modes[metric])
 
 
-def sample_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids that a sample of `generation.prompts` starts with."""
-    return [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
+def sample_ids(config: ExperimentConfig, tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of one of `generation.prompts`: what a decoder goes on with, or an encoder reads whole."""
+    suffix = tokenizer.suffix_ids if config.model.kind == "encoder_decoder" else ()
+    return [*tokenizer.prefix_ids, *tokenizer.encode(prompt), *suffix]
 
 
 def _prompt_problems(config: ExperimentConfig, tokenizer: Tokenizer) -> Iterator[Problem]:
     new, context = config.generation.max_new_tokens, config.context_length
     rows = config.model.vocab_size or tokenizer.vocab_size
+    reads_whole = config.model.kind == "encoder_decoder"
     for index, prompt in enumerate(config.generation.prompts):
         path = f"generation.prompts[{index}]"
         try:
-            ids = sample_ids(tokenizer, prompt)
+            ids = sample_ids(config, tokenizer, prompt)
         except TokenizerError as error:
             yield Problem(path, prompt, f"cannot be encoded: {error}")
             continue
         if not ids:
             yield Problem(path, prompt, "has no tokens", "write some text, or leave it out")
-        elif len(ids) + new > context:
+        elif reads_whole and len(ids) > context and not config.context_is_open:
+            rule = f"has {len(ids)} tokens, which exceeds the context of {context}"
+            yield Problem(path, prompt, rule, "shorten the prompt, or raise model.max_seq_len")
+        elif not reads_whole and len(ids) + new > context:
             room = context - len(ids)
             rule = f"has {len(ids)} tokens; with generation.max_new_tokens={new} it exceeds the context of {context}"
             mend = f"write generation.max_new_tokens={room} or less" if room > 0 else "shorten the prompt"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
@@ -36,7 +36,7 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
     own = config.tokenizer.type == "pretrained" and config.tokenizer.source in (None, asked.source)
     if own and not mapping["generation"]["stop_tokens"]:  # texts of this training end where the source's do
         mapping["generation"]["stop_tokens"] = origin.stop_tokens()
-    mapping["model"] = _with_head(_as_asked(theirs, asked), config.task.head)
+    mapping["model"] = _with_head(_as_asked(theirs, asked), config.task.encoder_keys(to_mapping(config.task)))
     if theirs.get("preset") is None:  # whose tokens are as many as they are
         mapping["model"]["vocab_size"] = _vocab_size(config, theirs)
     if own and theirs["source"] is None:  # which the tokenizer's would stand for
@@ -94,11 +94,15 @@ def _as_asked(theirs: dict[str, Any], asked: Any) -> dict[str, Any]:
     return {**model, "tie_embeddings": False} if asked.new_head else model
 
 
-def _with_head(model: dict[str, Any], head: str | None) -> dict[str, Any]:
-    """An encoder with the head of its task, drawn anew where the source has another, or none."""
-    if model["type"] != "encoder" or head is None or model["head"] == head:
+def _with_head(model: dict[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """An encoder with what its task needs on top, drawn anew where the source has something else, or nothing."""
+    if model["type"] != "encoder" or all(
+        model[key] == value for key, value in keys.items() if key != "pooler"
+    ):
         return model
-    return {**model, "head": head, "num_classes": None, "class_names": None, "new_head": True}
+    pooler = model["pooler"] if model["pooler"] != "none" else keys.get("pooler", "none")
+    others = {"num_classes": None, "class_names": None, "new_head": True}
+    return {**model, **others, **keys, "pooler": pooler}
 
 
 def _vocab_size(config: ExperimentConfig, theirs: dict[str, Any]) -> int | None:

@@ -26,12 +26,14 @@ from tfllm.training.update_rules import Rules
 
 
 def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
-    """Builds the task."""
+    """Builds the task; one of encoder-decoders is told what the decoder starts from."""
+    writes = config.task.trains == "encoder_decoder"
     return build(
         config.task,
         at="task",
         tokenizer=tokenizer,
         loss_chunk_tokens=config.training.loss_chunk_tokens,
+        **({"decoder_start_id": config.model.decoder_start_id} if writes else {}),
     )
 
 

@@ -178,7 +178,7 @@ class _Run:
         generator = make_generator(self.setup.model, tokenizer, stop_tokens, jit_compile=False)
 
         def sample() -> list[tuple[str, str]]:
-            ids = [sample_ids(tokenizer, prompt) for prompt in prompts]
+            ids = [sample_ids(self.config, tokenizer, prompt) for prompt in prompts]
             with self.setup.optimizer.averaged():
                 return list(zip(prompts, map(tokenizer.decode, generator(ids, **settings)), strict=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
@@ -35,12 +35,16 @@ def split_side(config: ExperimentConfig, side: str) -> tuple[str, float, int] | 
     return (side, config.data.validation_fraction, config.seed)
 
 
-def documents_of(source: Source, split: tuple[str, float, int] | None) -> Iterator[str]:
-    """Yields the documents of one side, from `split_side`."""
+def documents_of(
+    source: Source, split: tuple[str, float, int] | None, columns: Sequence[str] = (TEXT,)
+) -> Iterator[str]:
+    """Yields the texts of one side, from `split_side`; of several columns, those of a record one after another."""
     for record in source.records():
-        text = record.text(TEXT)
+        text = record.text(columns[0])
         if split is None or split_of(text, fraction=split[1], seed=split[2]) == split[0]:
             yield text
+            for column in columns[1:]:
+                yield record.text(column)
 
 
 def held_out_documents(config: ExperimentConfig) -> Iterator[str]:

@@ -245,7 +245,7 @@ class Encoder(ConfiguredModel):
             list of float [B, T, D], of which the last is `hidden_states`.
 
         Raises:
-            ValueError: when `attention_scores` names a block that is not there, the row is longer than
+            ValueError: when `attention_scores` names a block that is not there, a row without segments is longer than
                 `max_seq_len`, or there are `token_type_ids` and the model tells none apart.
         """
         padding_mask = features.get("padding_mask")
@@ -291,7 +291,8 @@ class Encoder(ConfiguredModel):
 
     def _embed(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
         token_ids, token_type_ids = features["token_ids"], features.get("token_type_ids")
-        if token_ids.shape[1] is not None and token_ids.shape[1] > self.max_seq_len:
+        whole = "segment_ids" not in features  # of segments each begins at position 0
+        if whole and token_ids.shape[1] is not None and token_ids.shape[1] > self.max_seq_len:
             raise ValueError(
                 f"a row of {token_ids.shape[1]} tokens is longer than max_seq_len={self.max_seq_len}; cut it"
             )

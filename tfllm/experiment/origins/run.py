@@ -67,8 +67,13 @@ class RunOrigin:
         return list(self._config.generation.stop_tokens)
 
     def sentence_modules(self) -> SentenceModules | None:
-        """What was saved with it."""
-        return read_sentence_modules(self._run.sentence)
+        """What was saved with it, or else what it was trained for."""
+        saved = read_sentence_modules(self._run.sentence)
+        pooling = getattr(self._config.task, "pooling", None)
+        if saved is not None or pooling is None:
+            return saved
+        name = {"mean": "mean", "first": "cls", "last": "lasttoken"}[pooling]
+        return SentenceModules((name,), (None,), max_seq_length=self._config.data.seq_len)
 
     def notes(self) -> list[str]:
         """Nothing: all of it is taken over."""

@@ -37,6 +37,7 @@ class MaskedLMExamples:
     """
 
     split_column = TEXT
+    fewest_documents = 1
 
     def __init__(self, tokenizer: Any, *, seq_len: int, packing: bool):
         self.tokenizer, self.seq_len, self.packing = tokenizer, seq_len, packing
