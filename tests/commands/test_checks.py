@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "words",
     [
-        ["resume", "--steps", "200", "--kills", "3", "--seed", "1"],
+        ["resume", "--steps", "120", "--kills", "2", "--seed", "1"],
         ["replicas", "--steps", "10"],
         ["workers", "--steps", "20"],
         ["exactness", "--steps", "10", "--precisions", "float32"],

@@ -157,8 +157,7 @@ def test_the_default_chunk_fits_in_its_bytes():
     [
         pytest.param(1, 1, False, False, id="plain"),
         pytest.param(1, 2, True, True, id="compiled microbatches"),
-        pytest.param(2, 1, True, True, id="compiled replicas", marks=pytest.mark.slow),
-        pytest.param(2, 2, False, False, id="replicas x microbatches", marks=pytest.mark.slow),
+        pytest.param(2, 2, True, False, id="compiled replicas x microbatches", marks=pytest.mark.slow),
     ],
 )
 def test_the_training_step_does_not_notice(replicas, num_microbatches, jit_compile, tie_embeddings):
