@@ -35,9 +35,11 @@ class Pairs(Source):
         for number in range(count):
             words = list(rng.choice(WORDS, 1 + number % 4))
             made = {"anchor": " ".join(words), "positive": " ".join([*words, "so"])}
+            made["positive"] += " too" * (number % 7 == 3)
             made |= {name: " ".join(rng.choice(WORDS, 3)) for name in columns}
             self.rows.append({**made, "text": made["anchor"]})
-        self.rows += self.rows[:5]
+        self.rows += self.rows[:4]
+        self.rows += [{**self.rows[2], "positive": "bust bust so"}]
 
     def records(self):
         return (Record(row) for row in self.rows)
@@ -138,7 +140,11 @@ def whole(task, store, tokenizer):
 
 
 def by_hand(vectors, roles, keys, task):
-    """As sentence-transformers' MultipleNegativesRankingLoss, one anchor after another, without equal texts."""
+    """As sentence-transformers' MultipleNegativesRankingLoss, one anchor after another, without equal texts and what
+    belongs to them.
+    """
+    partner = {**dict(zip(np.flatnonzero(roles == 1), np.flatnonzero(roles == 2), strict=True))}
+    partner |= {positive: anchor for anchor, positive in partner.items()}
     anchors, positives = np.flatnonzero(roles == 1), np.flatnonzero(roles == 2)
     candidates = np.flatnonzero(roles > 1)
 
@@ -148,6 +154,8 @@ def by_hand(vectors, roles, keys, task):
             scores = {answer: vectors[ask] @ vectors[answer] / task.temperature}
             for other in among:
                 if task.mask_duplicates and keys[other] in (keys[ask], keys[answer]):
+                    continue
+                if task.mask_duplicates and other in partner and keys[partner[other]] == keys[ask]:
                     continue
                 scores[other] = vectors[ask] @ vectors[other] / task.temperature
             total += np.log(sum(np.exp(np.array(list(scores.values())) - scores[answer])))
@@ -227,10 +235,12 @@ def test_ranks_are_those_counted_one_by_one():
     positives[7] = positives[3]  # the same text
     keys = np.arange(30), np.arange(100, 130), np.arange(200, 220)
     keys[1][7] = keys[1][3]
+    keys[0][12] = keys[0][20]  # an anchor with two positives
     found = retrieval_metrics(anchors, positives, negatives, keys=keys, temperature=0.5)
     ranks, losses = [], []
     for i in range(30):
-        others = [p for j, p in enumerate(positives) if keys[1][j] != keys[1][i]] + list(negatives)
+        apart = [j for j in range(30) if keys[1][j] != keys[1][i] and keys[0][j] != keys[0][i]]
+        others = [positives[j] for j in apart] + list(negatives)
         scores, own = [float(anchors[i] @ other) for other in others], float(anchors[i] @ positives[i])
         ranks.append(1 + sum(score >= own for score in scores))
         losses.append(np.log(np.exp(np.array([own, *scores]) / 0.5).sum()) - own / 0.5)

@@ -17,8 +17,8 @@ def retrieval_metrics(
 ) -> dict[str, float]:
     """Rank each anchor's positive among all positives and negatives.
 
-    A candidate that is the same text as the anchor or its positive is left out. One that is as near as the positive
-    stands before it: vectors that are all the same find nothing.
+    A candidate that is the same text as the anchor or its positive, or the positive of an equal anchor, is left out.
+    One that is as near as the positive stands before it: vectors that are all the same find nothing.
 
     Args:
         anchors: float32 [N, D], of length 1.
@@ -40,6 +40,7 @@ def retrieval_metrics(
         own = scores[np.arange(stop - start), np.arange(start, stop)][:, None]
         same = candidate_keys[None] == keys[0][start:stop, None]
         same |= candidate_keys[None] == keys[1][start:stop, None]
+        same[:, : len(anchors)] |= keys[0][None] == keys[0][start:stop, None]
         ranks.append(1 + ((scores >= own) & ~same).sum(axis=1))
         others = np.where(same, 0.0, np.exp((scores - own) / temperature)).sum(axis=1)
         losses.append(np.log1p(others))

@@ -30,7 +30,8 @@ class Contrastive:
         temperature: What products are divided by.
         directions: `both`, or `anchor_to_positive`.
         pooling: How a text's vector is made of those of its tokens: mean, first or last.
-        mask_duplicates: A text equal to the anchor or its positive is no negative.
+        mask_duplicates: A text equal to the anchor or its positive is no negative, nor is another positive of an equal
+            anchor.
         twins: Each text is its own positive.
         negatives: Hard negatives of each example.
         loss_chunk_tokens: Of no use here.
@@ -93,10 +94,10 @@ class Contrastive:
         every = tf.reshape(vectors["vectors"], [-1, vectors["vectors"].shape[-1]])
         roles, keys = (tf.reshape(features[name], [-1]) for name in self.compared)
         scores = tf.matmul(every, every, transpose_b=True) / self.temperature
-        forward = self._loss(scores, keys, roles == ANCHOR, roles >= POSITIVE, 1)
+        forward = self._loss(scores, roles, keys, ANCHOR, POSITIVE)
         if self.directions == "anchor_to_positive":
             return {"loss": forward}
-        return {"loss": (forward + self._loss(scores, keys, roles == POSITIVE, roles == ANCHOR, -1)) / 2.0}
+        return {"loss": (forward + self._loss(scores, roles, keys, POSITIVE, ANCHOR)) / 2.0}
 
     def evaluation_sums(self, model: Any, features: Features, outputs: Features) -> Features:
         """How many anchors there are, float32 scalar: all else is computed of predictions."""
@@ -126,15 +127,21 @@ class Contrastive:
         return {**metrics, "pairs": sums["pairs"]}
 
     def _loss(
-        self, scores: tf.Tensor, keys: tf.Tensor, asks: tf.Tensor, candidate: tf.Tensor, behind: int
+        self, scores: tf.Tensor, roles: tf.Tensor, keys: tf.Tensor, asks: int, answers: int
     ) -> tf.Tensor:
-        """The summed loss of segments that ask for the one `behind` them among candidates."""
+        """The summed loss of segments of one role that ask for the one of the other that is next to them."""
+        behind = answers - asks  # 1 where positives are told, -1 where anchors are
+        paired = roles == answers
+        candidate = paired | (roles == NEGATIVE) if answers == POSITIVE else paired
         place = tf.range(tf.shape(keys)[0])
         own = place[None] == place[:, None] + behind
         allowed = tf.broadcast_to(candidate[None], tf.shape(scores))
         if self.mask_duplicates:
             answer = tf.roll(keys, -behind, 0)[:, None]
             allowed &= (keys[None] != keys[:, None]) & (keys[None] != answer)
+            # What belongs to an equal text: an anchor may have several positives, and a positive several anchors.
+            belongs = (tf.roll(keys, behind, 0)[None] == keys[:, None]) & paired[None]
+            allowed &= ~belongs
         masked = tf.where(allowed | own, scores, _NEVER)
         losses = tf.reduce_logsumexp(masked, axis=1) - tf.reduce_sum(tf.where(own, scores, 0.0), axis=1)
-        return tf.reduce_sum(tf.where(asks, losses, 0.0))
+        return tf.reduce_sum(tf.where(roles == asks, losses, 0.0))
