@@ -5,7 +5,7 @@ import shutil
 
 import gguf
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from tests.convert.golden import config_of, write_checkpoint
 from tests.convert.test_gguf import gguf_name, interleaved
@@ -13,7 +13,7 @@ from tests.tiny import tiny_lm
 
 
 def write_all(folder):
-    """Puts SmolLM2 as a GGUF file and in the hub's cache, and MiniLM as a folder, into an empty folder."""
+    """Puts SmolLM2 as a GGUF file and in the hub's cache, and MiniLM as a folder and there, into an empty folder."""
     lm = tiny_lm(max_seq_len=256)
     lm.save(folder / "smollm2-folder", to="huggingface")
     write_gguf(folder / "SmolLM2-135M-Instruct.Q4_1.gguf", folder / "smollm2-folder", lm.tokenizer)
@@ -21,6 +21,7 @@ def write_all(folder):
     into_hub_cache(folder / "hub", "HuggingFaceTB/SmolLM2-135M-Instruct", folder / "smollm2-folder")
     shutil.rmtree(folder / "smollm2-folder")
     write_sentence_encoder(folder / "all-MiniLM-L6-v2")
+    into_hub_cache(folder / "hub", "sentence-transformers/all-MiniLM-L6-v2", folder / "all-MiniLM-L6-v2")
 
 
 def write_gguf(path, folder, tokenizer):
@@ -67,6 +68,15 @@ def into_hub_cache(cache, repository, folder):
 def write_sentence_encoder(folder):
     """A BERT with a WordPiece vocabulary."""
     write_checkpoint(folder, "bert")
+    weights, config = (
+        load_file(folder / "model.safetensors"),
+        json.loads((folder / "config.json").read_text()),
+    )
+    [name] = (name for name in weights if name.endswith("position_embeddings.weight"))
+    config["max_position_embeddings"] = 128  # for rows as configs have them
+    weights[name] = np.resize(weights[name], [128, weights[name].shape[1]])
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
     size = config_of("bert")["vocab_size"]
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "##s"]
     words += [f"[unused{i}]" for i in range(size - len(words))]

@@ -149,3 +149,38 @@ def test_python_docs_fingerprint_and_settings():
         PythonDocsSource(["topix"])
     with pytest.raises(DataError, match="must be a list"):
         PythonDocsSource("topics")
+
+
+def test_objects_have_the_columns_that_are_named(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"q": "one", "a": ["two", 3], "more": 1}\n\n{"q": "four", "a": null}\n')
+    source = JsonlSource(path, columns={"anchor": "q", "positive": "a"})
+    assert [record.fields for record in source.records()] == [
+        {"anchor": "one", "positive": ["two", 3]},
+        {"anchor": "four", "positive": None},
+    ]
+    assert source.fingerprint() != JsonlSource(path, columns={"anchor": "a", "positive": "q"}).fingerprint()
+    assert "keys ['q', 'a']" in source.describe()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            '{"q": "x"}',
+            r"pairs.jsonl:2: no key 'a', which data.train.columns.positive names; the keys are 'q'",
+        ),
+        ('["x"]', "a line must hold a JSON object, not a list; write each of its items on a line of its own"),
+        ('{"q": "x", "a": "\\ud800"}', "'a' holds half of a surrogate pair"),
+        ('{"q": "x", "a": "y", "a": "z"}', "has the key 'a' twice"),
+        ('{"q": "x", ', "not valid JSON"),
+    ],
+)
+def test_objects_without_a_column_are_told_or_skipped(tmp_path, line, words):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"q": "one", "a": "two"}\n' + line + "\n")
+    columns = {"anchor": "q", "positive": "a"}
+    with pytest.raises(DataError, match=words):
+        list(JsonlSource(path, columns=columns).records())
+    skipping = JsonlSource(path, columns=columns, on_error="skip")
+    assert [record.text("anchor") for record in skipping.records()] == ["one"] and skipping.skipped == 1

@@ -157,6 +157,9 @@ SOURCES = {
     "data source:jsonl.text_key": of_source(
         "jsonl", "text_key", "body", ["the body", "end"], path="{folder}/good.jsonl"
     ),
+    "data source:jsonl.columns": of_source(
+        "jsonl", "columns", {"text": "body"}, ["the body", "end"], path="{folder}/good.jsonl"
+    ),
     "data source:jsonl.on_error": of_source(
         "jsonl", "on_error", "skip", ["plain", "last"], path="{folder}/lines.jsonl"
     ),

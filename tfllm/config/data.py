@@ -40,11 +40,14 @@ class TextFilesConfig:
 @SOURCES.register("jsonl", builds="tfllm.data.sources:JsonlSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JsonlConfig:
-    """One JSON object a line, the text under `text_key`."""
+    """One JSON object a line, the text under `text_key`, or several `columns`."""
 
     type: str = "jsonl"
     path: tuple[str, ...] = setting(help="file that exists, else a glob; or a list of them")
-    text_key: str = setting("text", "key of the text")
+    text_key: str = setting("text", "key of the text, where no columns are named")
+    columns: dict[str, str] = setting(
+        {}, "keys of a task's columns, by their names here, e.g. {anchor: query, positive: answer}"
+    )
     on_error: str = setting("raise", "what to do with broken lines and files", choices=_ON_ERROR)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfllm.data.record import Record
 from tfllm.data.sources.file_kind import HEAD_BYTES
 from tfllm.data.sources.file_source import FileSource
 from tfllm.data.sources.files import (
@@ -20,11 +21,13 @@ _WORDS = {type(None): "null", bool: "true or false", int: "a number", float: "a 
 
 
 class JsonlSource(FileSource, TextSource):
-    """Files of JSON objects, one a line, plain or gzip; one document an object. Blank lines are passed over.
+    """Files of JSON objects, one a line, plain or gzip; one document an object, or one record where there are columns.
+    Blank lines are passed over.
 
     Args:
         path: A path or glob, or a list of them; `**` matches any depth.
-        text_key: The key of the text in each object.
+        text_key: The key of the text in each object, where no columns are named.
+        columns: The key of each column, by the column's name; a record then has these columns, of any value.
         on_error: "raise", or "skip" a line that is broken, lacks the key or holds no string, and a file that is
             no text (counted in `skipped`).
         section: What messages call the settings: the section of the config.
@@ -42,11 +45,16 @@ class JsonlSource(FileSource, TextSource):
         path: str | Path | Sequence[str | Path],
         text_key: str = "text",
         *,
+        columns: Mapping[str, str] | None = None,
         on_error: str = "raise",
         section: str = "data.train",
     ):
         super().__init__(path, section=section, on_error=on_error)
-        self.text_key = text_key
+        self.text_key, self.columns = text_key, dict(columns or {})
+
+    def records(self) -> Iterator[Record]:
+        """Yield a record a line."""
+        return self._of_each(self._records) if self.columns else super().records()
 
     def documents(self) -> Iterator[str]:
         """Yield the text of each line."""
@@ -54,7 +62,8 @@ class JsonlSource(FileSource, TextSource):
 
     def describe(self) -> str:
         """Return the path, how many files it matches, and the key."""
-        return f"JSON lines {self.path} ({len(self.files)} files), key {self.text_key!r}"
+        keys = f"keys {list(self.columns.values())}" if self.columns else f"key {self.text_key!r}"
+        return f"JSON lines {self.path} ({len(self.files)} files), {keys}"
 
     def fingerprint(self) -> str:
         """Return a digest of the files' contents and the settings."""
@@ -64,7 +73,18 @@ class JsonlSource(FileSource, TextSource):
             gzipped=[is_gzip(file) for file in self.files],
             text_key=self.text_key,
             on_error=self.on_error,
+            **({"columns": self.columns} if self.columns else {}),
         )
+
+    def _records(self, file: Path) -> Iterator[Record]:
+        for number, line in enumerate(_lines(file), start=1):
+            if not line.strip():
+                continue
+            place = f"{file}:{number}"
+            try:
+                yield Record(self._fields(line, whole=number == 1), place, f"{self.section}.columns")
+            except ValueError as error:
+                self._broken(f"{place}: {error}", error)
 
     def _documents(self, file: Path) -> Iterator[str]:
         for number, line in enumerate(_lines(file), start=1):
@@ -75,11 +95,20 @@ class JsonlSource(FileSource, TextSource):
             except ValueError as error:
                 self._broken(f"{file}:{number}: {error}", error)
 
+    def _fields(self, line: bytes, *, whole: bool) -> dict[str, Any]:
+        found = _parsed(line, list(self.columns.values()), whole=whole)
+        for name, key in self.columns.items():
+            if key not in found:
+                keys = ", ".join(map(repr, list(found)[:20]))
+                raise ValueError(
+                    f"no key {key!r}, which {self.section}.columns.{name} names; the keys are {keys or 'none'}"
+                )
+            if isinstance(found[key], str) and not _is_unicode(found[key]):
+                raise ValueError(f"{key!r} holds half of a surrogate pair; write the whole character")
+        return {name: found[key] for name, key in self.columns.items()}
+
     def _text(self, line: bytes, *, whole: bool) -> str:
-        record = _parsed(line, self.text_key, whole=whole)
-        if not isinstance(record, dict):
-            mend = "; write each of its items on a line of its own" if isinstance(record, list) else ""
-            raise ValueError(f"a line must hold a JSON object, not {_kind(record)}{mend}")
+        record = _parsed(line, [self.text_key], whole=whole)
         key = f"{self.section}.text_key"
         if self.text_key not in record:
             keys = ", ".join(map(repr, list(record)[:20]))
@@ -92,7 +121,7 @@ class JsonlSource(FileSource, TextSource):
         return text
 
 
-def _parsed(line: bytes, text_key: str, *, whole: bool) -> Any:
+def _parsed(line: bytes, keys: Sequence[str], *, whole: bool) -> dict[str, Any]:
     try:
         text = line.strip().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -107,8 +136,12 @@ def _parsed(line: bytes, text_key: str, *, whole: bool) -> Any:
         raise ValueError(f"not valid JSON ({error.msg}, column {error.colno}); mend the line") from error
     except RecursionError:
         raise ValueError("lists and objects are nested too deep; mend the line") from None
-    if text.count(json.dumps(text_key)) > 1 and isinstance(record, dict):
-        _check_once(text, text_key)
+    if not isinstance(record, dict):
+        mend = "; write each of its items on a line of its own" if isinstance(record, list) else ""
+        raise ValueError(f"a line must hold a JSON object, not {_kind(record)}{mend}")
+    for key in keys:
+        if text.count(json.dumps(key)) > 1:
+            _check_once(text, key)
     return record
 
 
