@@ -120,6 +120,9 @@ def test_both_languages_leave_the_same_roles_open(tokenizer):
 
 @pytest.mark.skipif(PEERS is None, reason="TFLLM_PEERS names no interpreter with transformers")
 def test_the_goldens_are_what_transformers_gives_now(tmp_path):
+    for folder in GOLDENS.iterdir():
+        if folder.is_dir() and folder.name != "marian":  # which is made alike each time
+            shutil.copytree(folder, tmp_path / folder.name)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [PEERS, "-W", "ignore", "-m", "tests.tokenizers.make_goldens", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True)
