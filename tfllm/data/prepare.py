@@ -83,7 +83,7 @@ def prepare_rows(
     if split is not None and split[0] not in ("train", "validation"):
         raise DataError(f"split={split!r} must start with 'train' or 'validation'")
     maker = maker or NextTokens(tokenizer, seq_len=seq_len, packing=packing)
-    job = _Job(source, tokenizer, maker, seq_len, packing, split)
+    job = _Job(source, tokenizer, maker, packing, split)
     root = expand_home(cache_dir, "data.cache_dir") if cache_dir is not None else default_cache_dir()
     key = job.key()
     folder = root / "rows" / key[:32]
@@ -104,7 +104,6 @@ class _Job:
     source: Source
     tokenizer: Any
     maker: ExampleMaker
-    seq_len: int
     packing: bool
     split: tuple[str, float, int] | None
 
@@ -149,7 +148,7 @@ class _Job:
         return RowStore(
             path=folder / ROWS_FILE,
             num_rows=sum(piece.rows for piece in pieces),
-            seq_len=self.seq_len,
+            seq_len=self.maker.layout.sides[0][1],
             dtype=self.maker.layout.dtype,
             packing=self.packing,
             pad_id=int(self.maker.layout.features[0].fill),
