@@ -25,9 +25,11 @@ ALLOWED = {
     "tasks": {
         "tokenizers",
         "data",
+        "layers.pooling",
         "layers.stateless_random",
         "evaluation.metrics",
         "evaluation.predictions",
+        "evaluation.retrieval",
     },
     "peft": {"layers"},
     "training": set(),

@@ -205,6 +205,7 @@ def test_metrics_count_each_pair_once(task, store):
     assert whole["loss"] > np.log(whole["perplexity"])
 
 
+@pytest.mark.slow
 def test_from_yaml_to_an_encoder_with_both_heads(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("\n\n".join(DOCUMENTS))

@@ -273,9 +273,6 @@ generation: {prompts: ["word1 <gap> and2,"], max_new_tokens: 8}
     said = [line for line in lines if line["split"] == "validation"]
     assert said[-1]["loss"] < 0.8 * said[0]["loss"] and said[-1]["token_accuracy"] > said[0]["token_accuracy"]
     assert list((tmp_path / "runs/spans/samples").iterdir())
-    capfd.readouterr()
-    assert main(["evaluate", "runs/spans"]) == 0
-    assert json.loads(capfd.readouterr().out)["loss"] == pytest.approx(said[-1]["loss"], rel=1e-6)
     lm = tfllm.load("runs/spans", jit_compile=False)
     assert lm.encode("word1")[-1] == lm.tokenizer.eos_id and lm.tokenizer.prefix_ids == ()
     assert isinstance(lm.generate("word1 and2,", max_new_tokens=4), str)
