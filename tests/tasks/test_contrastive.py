@@ -266,7 +266,7 @@ def test_blank_texts_are_left_out_and_wrong_records_named(tokenizer, tmp_path):
         ({"text": "bat"}, "no column 'anchor'; the columns are 'text'"),
         ({"anchor": "bat", "positive": "cat", "negative": ["a", "b"]}, r"'negative' must be 1 text\(s\)"),
     ):
-        source = Pairs(1)
+        source = Pairs(4)
         source.rows = [row]
         with pytest.raises(DataError, match=words):
             rows_of(Contrastive(tokenizer=tokenizer, negatives=1), tokenizer, tmp_path, source=source)
