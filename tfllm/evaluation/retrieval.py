@@ -42,8 +42,8 @@ def retrieval_metrics(
         same |= candidate_keys[None] == keys[1][start:stop, None]
         same[:, : len(anchors)] |= keys[0][None] == keys[0][start:stop, None]
         ranks.append(1 + ((scores >= own) & ~same).sum(axis=1))
-        others = np.where(same, 0.0, np.exp((scores - own) / temperature)).sum(axis=1)
-        losses.append(np.log1p(others))
+        others = np.where(same, -np.inf, (scores - own) / temperature)
+        losses.append(np.logaddexp(0.0, np.logaddexp.reduce(others, axis=1)))
     rank, loss = np.concatenate(ranks), np.concatenate(losses)
     return {
         "recall_at_1": float(np.mean(rank <= 1)),

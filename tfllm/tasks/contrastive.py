@@ -115,8 +115,6 @@ class Contrastive:
         vectors, roles, keys = (
             np.array([each.values[name] for each in predictions]) for name in ("vector", "role", "key")
         )
-        order = np.argsort([each.number for each in predictions], kind="stable")
-        vectors, roles, keys = vectors[order], roles[order], keys[order]
         metrics = retrieval_metrics(
             vectors[roles == ANCHOR],
             vectors[roles == POSITIVE],

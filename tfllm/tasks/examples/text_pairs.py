@@ -112,9 +112,7 @@ class TextPairs:
         texts = [record.text(column) for column in self.columns]
         if self.num_negatives:
             found = record.value("negative")
-            negatives = (
-                [found] if isinstance(found, str) else list(found) if isinstance(found, list) else [found]
-            )
+            negatives = found if isinstance(found, list) else [found]
             if len(negatives) != self.num_negatives or not all(isinstance(each, str) for each in negatives):
                 raise DataError(
                     f"{record.at}'negative' must be {self.num_negatives} text(s), as task.negatives says, and is"
