@@ -7,10 +7,13 @@ standard error.
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -47,7 +50,7 @@ class Worker:
 
     Raises:
         WorkerEnded: when the process ends before it is ready.
-        WorkerLate: when it takes too long; it is ended then.
+        WorkerLate: when it takes too long; it is ended then, its Python stacks in the log.
     """
 
     def __init__(
@@ -96,6 +99,9 @@ class Worker:
         assert self._process.stdout is not None
         # A report is one line, written at once, and none follows before it is asked for.
         if not select.select([self._process.stdout], [], [], self.timeout)[0]:
+            self._process.send_signal(signal.SIGUSR1)  # it says where it is
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1)
             self.kill()
             raise WorkerLate
         line = self._process.stdout.readline()
@@ -123,6 +129,7 @@ def serve(build: Callable[[Report], tuple[Callable[[], Report], Report]], argume
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     measure, report = build(json.loads(arguments[0]))
     answers.write(json.dumps(report) + "\n")
     for _ in sys.stdin:

@@ -187,6 +187,7 @@ def test_what_does_not_end_in_its_share_is_called_not_measured(run):
     assert status == 3 and "not measured" in line(lines, "decode")
     assert started[1]["sections"] == ["export", "deterministic"] and " holds " in line(lines, "export")
     assert any(each.startswith("NOT MEASURED for want of time: decode") for each in lines)
+    Path(lines[-1].rpartition(" ")[2]).unlink()  # it says where the late process was
 
 
 def test_a_loss_that_does_not_fall_fails(run):
@@ -200,6 +201,7 @@ def test_without_time_nothing_is_cut_in_silence(run):
     assert status == 3 and not started
     names = [*check_device.SHARES, *check_device.TRAININGS]
     assert all("not measured" in line(lines, name) for name in names)
+    Path(lines[-1].rpartition(" ")[2]).unlink()
 
 
 def test_no_section_may_take_all_of_the_time(run):
@@ -229,6 +231,17 @@ def test_a_worker_is_waited_for_no_longer_than_it_may_take(tmp_path, monkeypatch
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(error):
         Worker(sys.executable, "a_worker", {}, threads=1, timeout=2 if error is WorkerLate else 60)
+
+
+def test_a_late_worker_says_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "a_worker.py").write_text(
+        "import sys, time\nfrom scripts.benchmarks.worker import serve\n"
+        "def compile_for_minutes(settings):\n    time.sleep(60)\nserve(compile_for_minutes, sys.argv[1:])"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    with (tmp_path / "log").open("wb") as log, pytest.raises(WorkerLate):
+        Worker(sys.executable, "a_worker", {}, threads=1, log=log, timeout=3)
+    assert "compile_for_minutes" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow
