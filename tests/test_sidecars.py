@@ -157,6 +157,7 @@ def test_a_folder_without_a_tokenizer_is_a_model_without_text(folder, tmp_path, 
         assert "has no tokenizer, which reading and writing text needs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_encoders_without_a_tokenizer(tmp_path):
     there = write_checkpoint(tmp_path / "bert", "bert")
     lm = loaded(there)

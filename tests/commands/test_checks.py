@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# Those that hold all ways to spread a run between them.
+LAYOUTS = ("2 workers x 2 microbatches", "stopped, continued on 2 devices", "packed")
 
 
 @pytest.mark.slow
@@ -16,7 +18,7 @@ ROOT = Path(__file__).parents[2]
         ["resume", "--steps", "120", "--kills", "2", "--seed", "1"],
         ["replicas", "--steps", "10"],
         ["workers", "--steps", "20"],
-        ["exactness", "--steps", "10", "--precisions", "float32"],
+        ["exactness", "--steps", "8", "--precisions", "float32", "--layouts", *LAYOUTS],
     ],
     ids=lambda words: words[0],
 )

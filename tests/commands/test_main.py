@@ -110,6 +110,7 @@ def test_training_again_says_it_is_trained(tfllm, run_dir, config_file):
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_further_in_the_same_process(tfllm, run_dir, config_file, tmp_path):
     folder = tmp_path / "longer"
     shutil.copytree(run_dir, folder)

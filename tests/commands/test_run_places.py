@@ -84,6 +84,7 @@ def test_an_export_that_tensorflow_cannot_load_there_says_so(tfllm, place, tmp_p
     assert tf.saved_model.load(str(tmp_path / "plain")).signatures["serving_default"]
 
 
+@pytest.mark.slow
 def test_evaluate_works_from_anywhere(tfllm, place, tmp_path, monkeypatch):
     run = place / "runs" / "exp [v2]"
     monkeypatch.chdir(place)

@@ -99,6 +99,7 @@ def test_a_checkpoint_says_what_it_was_made_of(whole):
     assert about["data"]["train"] and about["data"]["validation"]
 
 
+@pytest.mark.slow
 def test_other_text_under_a_run_is_refused(train, config_file, tmp_path, capfd):
     config = yaml.safe_load(config_file.read_text())
     text = tmp_path / "text.txt"
@@ -205,6 +206,7 @@ def test_what_would_fail_late_is_refused_before_anything_is_written(train, confi
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_looked_at_too(train, whole, config_file, tmp_path, capfd):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
@@ -248,6 +250,7 @@ def test_side_shows_that_fail_cost_a_notice(train, whole, config_file, tmp_path,
     assert [p.name for p in checkpoint_paths(folder / "checkpoints")] == ["step_00000003", "step_00000006"]
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_for_one_process(train, config_file, tmp_path, capfd):
     from tfllm.experiment.run_lock import locked_run
 

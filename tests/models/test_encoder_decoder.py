@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.marks import mostly_slow
 from tests.tiny import randomized
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
@@ -233,7 +234,7 @@ def test_gradients_reach_every_trained_weight(model):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ["bart", "rotary"]))
 def test_remat_changes_no_gradient(kind):
     given = {**features(), "row_seeds": tf.constant([3, 4])}
     results = []

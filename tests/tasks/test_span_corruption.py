@@ -252,6 +252,7 @@ def test_what_does_not_fit_is_refused(tokenizer, task):
         task.examples_of(tokenizer, seq_len=2, packing=True)
 
 
+@pytest.mark.slow
 def test_from_yaml_to_a_model_that_fills_gaps(tmp_path, monkeypatch, capfd):
     """Trained, evaluated and generated from by the command line."""
     monkeypatch.chdir(tmp_path)

@@ -138,7 +138,6 @@ def any_ids(tokenizer, count=300):
 
 QUICK = [
     "first",
-    "always, unknown",
     "first, split",
     "prepend",
     "gemma, retrained",
