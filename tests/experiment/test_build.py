@@ -118,7 +118,10 @@ def test_every_stretching_of_positions_reaches_the_model(kind):
 @pytest.mark.parametrize("kind", TASKS.names())
 def test_every_task(kind):
     learned = {"type": "byte_bpe", "vocab_size": 400}
-    config = experiment_of(task=kind, model=TASKS.get(kind).trains, tokenizer=learned)
+    model = {"type": TASKS.get(kind).trains}
+    if TASKS.get(kind).finds_classes:
+        model |= {"head": "sequence_classification", "num_classes": 2, "class_names": ["a", "b"]}
+    config = experiment_of(task=kind, model=model, tokenizer=learned)
     tokenizer = experiment.make_tokenizer(config, Pairs())
     task = experiment.make_task(config, tokenizer)
     assert type(task).__name__.lower() == kind.replace("_", "")

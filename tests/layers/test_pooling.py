@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfllm.layers.pooling import SEGMENT_POOLINGS, first_token, mean_pool, segment_vectors
+from tfllm.layers.pooling import ROW_POOLINGS, first_token, mean_pool, segment_vectors
 
 LENGTHS = [[3, 1, 4], [8], []]
 T, S, D = 10, 4, 5
@@ -27,7 +27,7 @@ def packed(padding="right", seed=0):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("pooling", SEGMENT_POOLINGS)
+@pytest.mark.parametrize("pooling", ROW_POOLINGS)
 def test_each_segment_has_the_vector_it_has_alone(pooling, padding, jit_compile):
     states, ids, alone = packed(padding)
     pool = tf.function(segment_vectors, jit_compile=jit_compile, autograph=False)
@@ -55,7 +55,7 @@ def test_one_segment_is_pooled_as_rows_are():
 def test_gradients_reach_only_the_segment():
     states, ids, _ = packed()
     states = tf.constant(np.nan_to_num(states))
-    for pooling in SEGMENT_POOLINGS:
+    for pooling in ROW_POOLINGS:
         with tf.GradientTape() as tape:
             tape.watch(states)
             loss = tf.reduce_sum(segment_vectors(states, tf.constant(ids), S, pooling)[0, 2])

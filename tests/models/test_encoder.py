@@ -34,6 +34,7 @@ ODD = {
     "norm_epsilon": 1e-2,
     "activation": "relu",
     "pooler": "relu",
+    "pooling": "mean",
     "head": "token_classification",
     "num_classes": 3,
     "class_names": ["a", "b", "c"],
@@ -309,7 +310,7 @@ def test_one_graph_takes_rows_of_any_length():
         ({"num_heads": 3}, "num_heads=3 must divide hidden_dim=16"),
         ({"head": "token_classification"}, "needs num_classes"),
         ({"num_classes": 3}, "num_classes=3 needs head='sequence_classification' or"),
-        ({"head": "sequence_classification", "num_classes": 2}, "reads the pooler; use pooler='tanh'"),
+        ({"pooling": "max"}, "pooling='max' is not known; use first, mean, last"),
         ({"next_sentence_head": True}, "next_sentence_head=True reads the pooler"),
         (
             {"head": "masked_lm", "activation": "geglu"},

@@ -385,6 +385,7 @@ ENCODERS = {
     "model:encoder.num_classes": Case(
         comes_out("logits", (2, 3)), CLASSIFIER, {**CLASSIFIER, "num_classes": 2, "class_names": ["a", "b"]}
     ),
+    "model:encoder.pooling": changes("pooling", {**BERT, "pooling": "mean"}),
     "model:encoder.pooler": Case(
         comes_out("pooled", (2, 12)), BERT, without(without(BERT, "pooler"), "next_sentence_head")
     ),

@@ -29,7 +29,8 @@ class Started:
 
     def __init__(self, section, there):
         self.section, self.there, self.error = section, there, ""
-        settings = mapping("unused", model=section, seed=9)
+        more = {"task": "masked_lm"} if section.get("pooling") else {}
+        settings = mapping("unused", model=section, seed=9, **more)
         try:
             self.config = expand(config_from_mapping(settings, for_training=False))
         except ConfigError as error:
@@ -104,6 +105,10 @@ def _drops(started):
     assert np.abs(dropped - kept).max() > 1e-3
 
 
+def _pools(started):
+    assert not started.error and started.model.pooling == "mean"
+
+
 CASES = {
     **of_source("decoder", UNTIED),
     **of_source("encoder", ENCODER),
@@ -113,6 +118,11 @@ CASES = {
     "model:pretrained.new_head": Case(_new_head_only, {**PRETRAINED, "new_head": True}, PRETRAINED),
     "model:pretrained.vocab_size": Case(_more_tokens, {**PRETRAINED, "vocab_size": 270}, PRETRAINED),
     "model:pretrained.max_seq_len": Case(_longer, {**PRETRAINED, "max_seq_len": 40}, PRETRAINED),
+    "model:pretrained.pooling": Case(
+        _pools,
+        {"type": "pretrained", "source": "{encoder}", "pooling": "mean"},
+        {"type": "pretrained", "source": "{encoder}", "pooling": "first"},
+    ),
     "model:pretrained.dropout": Case(_drops, {**PRETRAINED, "dropout": 0.5}, PRETRAINED),
 }
 

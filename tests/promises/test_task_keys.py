@@ -20,6 +20,7 @@ class Fed:
     """The rows of a config, and what its task makes of them for the model."""
 
     def __init__(self, config):
+        config = experiment.with_classes(config)
         prepared = experiment.prepare(config)
         self.tokenizer, store = prepared.tokenizer, prepared.train
         self.task = experiment.make_task(config, self.tokenizer)
@@ -37,6 +38,8 @@ def made(tmp_path_factory):
     texts = documents(60)
     (folder / "text.txt").write_text("\n\n".join(texts))
     pairs = [f"{text[:30]},{text[30:60]},{text[60:]},{text}" for text in [*texts, *texts[:20]]]
+    labels = [f"{text[:30]},{text[30:60]},{'abb'[i % 3]}" for i, text in enumerate(texts)]
+    (folder / "labels.csv").write_text("\n".join(["text,text_pair,label", *labels]))
     (folder / "pairs.csv").write_text("\n".join(["anchor,positive,negative,text", *pairs]))
 
     @functools.cache
@@ -151,6 +154,32 @@ def _negatives(fed):
     assert (fed.features["roles"] == 3).sum() == (fed.features["roles"] == 1).sum()
 
 
+def labelled(**keys):
+    data = {"train": {"type": "csv", "path": "{folder}/labels.csv"}, "seq_len": 48}
+    return {"task": {"type": "classification", **keys}, "model": ENCODER, "data": data}
+
+
+def _counts(*weights, smoothing=0.0):
+    """What a text of either class adds to the loss and to what it is divided by."""
+
+    def shows(fed):
+        assert getattr(fed.task, "class_names", None) == ("a", "b")
+        np.testing.assert_allclose(fed.task.class_weights, weights, rtol=1e-5)
+        features = {name: fed.features[name][:1, :1] for name in ("labels", "weights", "example_ids")}
+        label = int(features["labels"][0, 0])
+        loss = fed.task.loss(None, features, {"logits": tf.constant([[[0.3, -0.4]]])})["loss"]
+        logs = np.log(np.exp([0.3, -0.4]) / np.exp([0.3, -0.4]).sum())
+        expected = (1 - smoothing) * logs[label] * weights[label] + smoothing * np.mean(logs * weights)
+        assert float(loss) == pytest.approx(-expected, rel=1e-5)
+        assert float(fed.task.weights(features)["loss"]) == pytest.approx(weights[label], rel=1e-5)
+
+    return shows
+
+
+def _both_texts(fed):
+    assert "token_type_ids" in fed.features and fed.features["token_type_ids"].max() == 1
+
+
 CASES = {
     "task:span_corruption": Case(_has_both_texts, spans(), masked()),
     "task:span_corruption.corruption_rate": Case(_most_is_written, spans(corruption_rate=0.4), spans()),
@@ -170,6 +199,15 @@ CASES = {
     "task:contrastive.pooling": Case(_first_token, pairs(pooling="first"), pairs()),
     "task:contrastive.twins": Case(_twins, pairs(twins=True), pairs()),
     "task:contrastive.negatives": Case(_negatives, pairs(negatives=1), pairs()),
+    "task:classification": Case(_counts(1, 1), labelled(), masked()),
+    "task:classification.pairs": Case(_both_texts, labelled(pairs=True), labelled()),
+    "task:classification.class_weights": Case(
+        _counts(3, 1), labelled(class_weights={"a": 3.0}), labelled(class_weights={"b": 3.0})
+    ),
+    "task:classification.balanced": Case(_counts(1.5, 0.75), labelled(balanced=True), labelled()),
+    "task:classification.label_smoothing": Case(
+        _counts(1, 1, smoothing=0.3), labelled(label_smoothing=0.3), labelled()
+    ),
     "task:masked_lm": Case(_hides, masked(), {"task": "causal_lm"}),
     "task:masked_lm.mask_rate": Case(_share, masked(mask_rate=0.4), masked()),
     "task:masked_lm.mask_split": Case(_none_is_a_mask, masked(mask_split=[0.0, 1.0, 0.0]), masked()),

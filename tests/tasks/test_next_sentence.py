@@ -235,7 +235,7 @@ optimizer: {schedule: constant}
             "model.next_sentence_head=false is not trained by .* which needs true",
         ),
         (["model.num_token_types=0"], "model.num_token_types=0 tells no two parts of a row apart"),
-        (["model.pooler=none"], "model.pooler=none is read by the head of rows"),
+        (["model.pooler=none"], "model.pooler=none is read by model.next_sentence_head"),
     ],
 )
 def test_what_does_not_fit_is_told_at_once(changes, words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from tfllm.commands.arguments import add_model
 from tfllm.commands.start import start_tensorflow
@@ -36,8 +37,6 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
     """
     start_tensorflow()
     from tfllm.experiment.origins.origin import origin_of
-    from tfllm.experiment.stop_tokens import stop_ids
-    from tfllm.export.saved_model import export_saved_model
     from tfllm.language_model.load import load_origin
     from tfllm.training.tensor_bundle import PATTERN
 
@@ -49,14 +48,7 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
     else:
         raise ExportError(f"{run_dir} is not the folder of a run; say with --to DIR where the export goes")
     lm = load_origin(origin)
-    exported = export_saved_model(
-        lm.model,
-        lm.tokenizer,
-        folder,
-        generation=lm.config.generation,
-        stop_ids=stop_ids(lm.tokenizer, lm.config.generation.stop_tokens),
-        max_new_tokens=lm.config.export.max_new_tokens,
-    )
+    exported = _exported(lm, folder)
     if PATTERN.intersection(str(exported.absolute())):
         print(
             f"TensorFlow takes {exported} for a pattern, and loads nothing from it: copy the folder to a path without"
@@ -64,3 +56,23 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
             file=sys.stderr,
         )
     return exported
+
+
+def _exported(lm: Any, folder: Path) -> Path:
+    """What the model does decides what is served: classes of texts, or their continuation."""
+    if lm.class_names is not None:
+        from tfllm.export.classifier import export_classifier
+
+        names, pairs = lm.class_names, getattr(lm.config.task, "pairs", False)
+        return export_classifier(lm.model, lm.tokenizer, folder, class_names=names, pairs=pairs)
+    from tfllm.experiment.stop_tokens import stop_ids
+    from tfllm.export.saved_model import export_saved_model
+
+    return export_saved_model(
+        lm.model,
+        lm.tokenizer,
+        folder,
+        generation=lm.config.generation,
+        stop_ids=stop_ids(lm.tokenizer, lm.config.generation.stop_tokens),
+        max_new_tokens=lm.config.export.max_new_tokens,
+    )

@@ -62,7 +62,10 @@ class EncoderConfig:
     norm_placement: str = setting("post", "where blocks normalize", choices=("post", "pre"))
     norm_epsilon: float = setting(1e-12, "added to the variance", above=0.0)
     activation: str = setting("gelu", "feed-forward", choices=ACTIVATIONS)
-    pooler: str = setting("none", "a dense layer on the first token", choices=("none", "tanh", "relu"))
+    pooling: str = setting(
+        "first", "which tokens a row's vector is made of", choices=("first", "mean", "last")
+    )
+    pooler: str = setting("none", "a dense layer on that vector", choices=("none", "tanh", "relu"))
     head: str = setting(
         "none",
         "what the logits are",
@@ -99,7 +102,6 @@ class EncoderConfig:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             rule = f"must name {path}.num_classes={self.num_classes} classes"
             yield Problem(f"{path}.class_names", list(self.class_names), rule, "give each class a name")
-        needs_pooler = self.next_sentence_head or self.head == "sequence_classification"
-        if needs_pooler and self.pooler == "none":
-            rule = "is read by the head of rows"
+        if self.next_sentence_head and self.pooler == "none":
+            rule = f"is read by {path}.next_sentence_head"
             yield Problem(f"{path}.pooler", self.pooler, rule, "write tanh, as BERT has it")

@@ -69,3 +69,8 @@ class PretrainedConfig:
     )
     max_seq_len: int | None = setting(None, "longest context in tokens; null: that of source", minimum=1)
     dropout: float = setting(0.0, "share of embedding and residual values dropped", minimum=0.0, below=1.0)
+    pooling: str | None = setting(
+        None,
+        "of an encoder: which tokens a row's vector is made of; null: the first, and its pooler behind it",
+        choices=("first", "mean", "last"),
+    )

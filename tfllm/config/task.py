@@ -25,9 +25,11 @@ class TaskConfig:
         trains: The kind of model: decoder, encoder or encoder_decoder.
         special_tokens: What a tokenizer that is learned for it has besides: names by role, such as `mask_token`, and
             `extra_special_tokens`, a tuple of names.
+        finds_classes: Whether classes, and their names, are those that stand in the training text's column label.
     """
 
     trains: ClassVar[str]
+    finds_classes: ClassVar[bool] = False
     special_tokens: ClassVar[Mapping[str, Any]] = {}
 
     @property
@@ -159,3 +161,53 @@ class ContrastiveConfig(TaskConfig):
         if config.training.global_batch_size < 2 and not config.data.packing:
             rule = "has no other examples to tell one from"
             yield Problem("training.global_batch_size", 1, rule, "write 2 or more, better 64")
+
+
+@TASKS.register("classification", builds="tfllm.tasks.classification:Classification")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(TaskConfig):
+    """Tell classes of texts apart: columns text and label; a column weight, where there is one, weighs a record.
+
+    The classes are those of the training text. They read the vector that model.pooling makes; of the first token
+    through a pooler, as BERT has it.
+    """
+
+    trains: ClassVar[str] = "encoder"
+    finds_classes: ClassVar[bool] = True
+
+    type: str = "classification"
+    pairs: bool = setting(False, "a record is two texts, in columns text and text_pair")
+    class_weights: dict[str, float] = setting(
+        {}, "how much the loss of each class counts, by name; those left out count 1"
+    )
+    balanced: bool = setting(
+        False, "class_weights are such that all classes count alike in the training text"
+    )
+    label_smoothing: float = setting(
+        0.0, "share of what is learned that is spread over all classes", minimum=0.0, below=1.0
+    )
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns whose texts are read."""
+        return ("text", "text_pair") if self.pairs else ("text",)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        for name, weight in self.class_weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+                rule = "must be a number that is not negative"
+                yield Problem(f"{path}.class_weights.{name}", weight, rule, "write for example 2.0")
+        if self.balanced and self.class_weights:
+            rule = "finds what task.class_weights says already"
+            yield Problem(f"{path}.balanced", True, rule, "leave one of both out")
+
+    def check_training(self, config: Any) -> Iterator[Problem]:
+        """Yields a head of another kind, and segments that are not told apart."""
+        head = getattr(config.model, "head", "none")
+        if head not in ("none", "sequence_classification") and config.model.source is None:
+            rule = "is not trained by task.type=classification, which needs sequence_classification"
+            yield Problem("model.head", head, rule, "leave it out: the task knows")
+        if self.pairs and getattr(config.model, "num_token_types", 2) < 2 and config.model.source is None:
+            rule = "tells no two texts of a pair apart"
+            yield Problem("model.num_token_types", config.model.num_token_types, rule, "write 2")

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfllm.experiment.classes import with_classes as with_classes
     from tfllm.experiment.cost import flops_per_token as flops_per_token
     from tfllm.experiment.cost import memory_of as memory_of
     from tfllm.experiment.cost import step_shape as step_shape
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # module: what it hands on. It is imported when one of these is asked for: most import TensorFlow.
 _NAMES = {
+    "classes": ("with_classes",),
     "cost": ("flops_per_token", "memory_of", "step_shape"),
     "model": ("make_model",),
     "model_source": ("expand", "start_from_source"),

@@ -26,14 +26,18 @@ from tfllm.training.update_rules import Rules
 
 
 def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
-    """Builds the task; one of encoder-decoders is told what the decoder starts from."""
-    writes = config.task.trains == "encoder_decoder"
+    """Builds the task; one of encoder-decoders is told what the decoder starts from, one of classes their names."""
+    more = {}
+    if config.task.trains == "encoder_decoder":
+        more["decoder_start_id"] = config.model.decoder_start_id
+    if config.task.finds_classes:
+        more["class_names"] = config.model.class_names
     return build(
         config.task,
         at="task",
         tokenizer=tokenizer,
         loss_chunk_tokens=config.training.loss_chunk_tokens,
-        **({"decoder_start_id": config.model.decoder_start_id} if writes else {}),
+        **more,
     )
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,44 @@ def export_saved_model(
         stop_ids = sorted({tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id})
     module = serving_module(in_float32(model), tokenizer, limits=limits, defaults=defaults, stop_ids=stop_ids)
     signatures = {"serving_default": module.serving_default, "generate": module.generate}
+    metadata = {
+        "context_length": limits.context_length,
+        "max_new_tokens": limits.max_new_tokens,
+        "defaults": defaults,
+    }
+    return save_version(module, signatures, folder, tokenizer=tokenizer, metadata=metadata, version=version)
+
+
+def save_version(
+    module: tf.Module,
+    signatures: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    tokenizer: Tokenizer,
+    metadata: Mapping[str, Any],
+    version: int | None = None,
+) -> Path:
+    """Writes a module as a version, whole or not at all; see `export_saved_model`.
+
+    Args:
+        module: What is saved.
+        signatures: Its functions that serve.
+        folder: Parent of the version folders.
+        tokenizer: Told in the metadata.
+        metadata: What `assets.extra/tfllm.json` says besides.
+        version: None takes the next after the largest there.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        ExportError: as `export_saved_model`.
+    """
     with part_folder(Path(folder), version) as part:
         # Without its debug information the graph names no file of this machine.
         options = tf.saved_model.SaveOptions(experimental_debug_stripper=True)
         tf.saved_model.save(module, str(part), signatures=signatures, options=options)
-        _write_metadata(part / METADATA_FILE, tokenizer, limits, defaults)
+        _write_metadata(part / METADATA_FILE, tokenizer, metadata)
         problems = lint_saved_model(part)
         if problems:
             raise ExportError("the model would not serve:\n" + "\n".join(f"  {line}" for line in problems))
@@ -151,13 +184,11 @@ def in_float32(model: Any) -> Any:
     return twin
 
 
-def _write_metadata(path: Path, tokenizer: Tokenizer, limits: Limits, defaults: dict[str, Any]) -> None:
+def _write_metadata(path: Path, tokenizer: Tokenizer, more: Mapping[str, Any]) -> None:
     metadata = {
         "tfllm_version": __version__,
         "tokenizer": {"type": tokenizer.type, "vocab_size": tokenizer.vocab_size},
-        "context_length": limits.context_length,
-        "max_new_tokens": limits.max_new_tokens,
-        "defaults": defaults,
+        **more,
     }
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ from tfllm.experiment.stop_tokens import named_ids
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.generation.model import Generates
+from tfllm.language_model.classify import classify
 from tfllm.language_model.embed import embed
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
@@ -145,6 +146,46 @@ class LanguageModel:
             normalize=normalize,
             prompt_name=prompt_name,
         )
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes that it tells texts apart by, in the order of their logits; None where it does not."""
+        if getattr(self.model, "head", "none") != "sequence_classification":
+            return None
+        return self.model.class_names or tuple(map(str, range(self.model.classifier.units)))
+
+    def classify(self, texts: Any) -> Any:
+        """The class of each text, from an encoder that was trained to tell classes apart.
+
+        Args:
+            texts: One text, or a list of texts, or of pairs of them; what is longer than the model's context is cut
+                off at the end, of a pair the longer first.
+
+        Returns:
+            `label`, the likeliest class; its probability `score`; and `scores`, the probability of each class by name;
+            or a list of these.
+
+        Raises:
+            GenerationError: when the model classifies no texts.
+
+        Example:
+            >>> lm = tfllm.load("runs/sentiment")
+            >>> lm.classify("What a waste of an evening.")["label"]
+        """
+        names = self.class_names
+        if names is None:
+            raise GenerationError("this model classifies no texts; train one with task.type=classification")
+        if isinstance(texts, str):
+            return self.classify([texts])[0]
+        found = classify(self.model, self.tokenizer, texts, class_names=names)
+        return [
+            {
+                "label": names[int(row.argmax())],
+                "score": float(row.max()),
+                "scores": dict(zip(names, map(float, row), strict=True)),
+            }
+            for row in found
+        ]
 
     def encode_chat(self, prompt: str | Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """Token ids of a chat, up to where the assistant's answer begins.

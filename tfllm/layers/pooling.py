@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-SEGMENT_POOLINGS = ("first", "mean", "last")
-
 
 def mean_pool(hidden_states: tf.Tensor, padding_mask: tf.Tensor | None = None) -> tf.Tensor:
     """The mean over real tokens; divided by its length, the sentence embedding of Reimers & Gurevych 2019.
@@ -42,6 +40,26 @@ def first_token(hidden_states: tf.Tensor, padding_mask: tf.Tensor | None = None)
     return tf.gather(hidden_states, place, batch_dims=1)
 
 
+def last_token(hidden_states: tf.Tensor, padding_mask: tf.Tensor | None = None) -> tf.Tensor:
+    """The last real token, which has seen all others where each sees those before it.
+
+    Args:
+        hidden_states: float [B, T, D].
+        padding_mask: bool [B, T], true for real tokens, wherever they stand; None where all are.
+
+    Returns:
+        float [B, D].
+    """
+    if padding_mask is None:
+        return hidden_states[:, -1]
+    places = tf.cast(padding_mask, tf.int32) * tf.range(tf.shape(padding_mask)[1])
+    return tf.gather(hidden_states, tf.reduce_max(places, axis=1), batch_dims=1)
+
+
+# The vector of a row; each takes `hidden_states` and `padding_mask`.
+ROW_POOLINGS = {"first": first_token, "mean": mean_pool, "last": last_token}
+
+
 def segment_vectors(
     hidden_states: tf.Tensor, segment_ids: tf.Tensor, num_segments: int, pooling: str
 ) -> tf.Tensor:
@@ -59,8 +77,8 @@ def segment_vectors(
     Raises:
         ValueError: when `pooling` is not known.
     """
-    if pooling not in SEGMENT_POOLINGS:
-        raise ValueError(f"pooling={pooling!r} is not known; use {', '.join(SEGMENT_POOLINGS)}")
+    if pooling not in ROW_POOLINGS:
+        raise ValueError(f"pooling={pooling!r} is not known; use {', '.join(ROW_POOLINGS)}")
     own = segment_ids[:, None, :] == tf.range(1, num_segments + 1)[None, :, None]  # bool [B, S, T]
     if pooling == "mean":
         # Not a product with zero: what stands in padding need not be finite.

@@ -14,6 +14,7 @@ from tfllm.layers.embedding import TokenEmbedding
 from tfllm.layers.feed_forward import GATED, FeedForwardOptions, default_intermediate_dim
 from tfllm.layers.masks import BidirectionalMask
 from tfllm.layers.normalization import NormOptions
+from tfllm.layers.pooling import ROW_POOLINGS, segment_vectors
 from tfllm.layers.positions.counting import positions_of
 from tfllm.layers.positions.options import PositionOptions
 from tfllm.layers.projection import Projection
@@ -54,9 +55,10 @@ class Encoder(ConfiguredModel):
         norm_placement: post normalizes after each branch is added (BERT), pre before it, and once at the end.
         norm_epsilon: Added to the variance.
         activation: As in `FeedForward`.
-        pooler: none, or a dense layer on the first token: tanh (BERT) or relu (DistilBERT's classifier).
+        pooling: What a row's vector is made of: the first real token (BERT), the mean of all, or the last.
+        pooler: none, or a dense layer on that vector: tanh (BERT) or relu (DistilBERT's classifier).
         head: What `logits` are: none, masked_lm (of the vocabulary), sequence_classification (of the row, from
-            the pooler), token_classification (of each token), or span (how likely a token is the first of an
+            its vector), token_classification (of each token), or span (how likely a token is the first of an
             answer, and the last).
         num_classes: Classes C of the two classifications.
         class_names: Their names, carried along; None has none.
@@ -100,6 +102,7 @@ class Encoder(ConfiguredModel):
         norm_placement: str = "post",
         norm_epsilon: float = 1e-12,
         activation: str = "gelu",
+        pooling: str = "first",
         pooler: str = "none",
         head: str = "none",
         num_classes: int | None = None,
@@ -127,7 +130,7 @@ class Encoder(ConfiguredModel):
         self.head_dim = head_dim or hidden_dim // num_heads
         self.intermediate_dim = intermediate_dim or default_intermediate_dim(hidden_dim, activation)
         self.max_seq_len = max_seq_len
-        self.head = head
+        self.pooling, self.head = pooling, head
         self.class_names = None if class_names is None else tuple(class_names)
         self.remat = remat
         self.attention_block_size = attention_block_size
@@ -232,15 +235,16 @@ class Encoder(ConfiguredModel):
             features: `token_ids` int32 [B, T]; optional `padding_mask` bool [B, T], `token_type_ids` int32
                 [B, T] (default 0), `segment_ids` int32 [B, T] (packed rows), `positions` int32 [B, T]
                 (default 0, 1, 2 …, counted over the real tokens of each segment), and `row_seeds` int32 [B],
-                without which nothing is dropped.
+                without which nothing is dropped. With `example_ids` int32 [B, S], one for each segment of a packed
+                row, `sequence_classification` speaks of every segment.
             training: Apply dropout.
             attention_scores: True, or the names of the blocks wanted, e.g. `["block_00"]`.
             without_head: Return what each block says, and nothing of a head.
 
         Returns:
-            `hidden_states` float [B, T, D]; where there is a pooler `pooled`, float [B, D], of the first real
-            token; where there is a head `logits`, float32 [B, T, V], [B, T, C], [B, C] or [B, T, 2];
-            `next_sentence_logits` float32 [B, 2]; and on request `attention_scores`: {"block_00": float32
+            `hidden_states` float [B, T, D]; where there is a pooler `pooled`, float [B, D]; where there is a head
+            `logits`, float32 [B, T, V], [B, T, C], [B, C] or [B, T, 2], of segments [B, S, C] and `pooled`
+            [B, S, D]; `next_sentence_logits` float32 [B, 2]; and on request `attention_scores`: {"block_00": float32
             [B, N, T, T], …}. In a graph, what nobody reads costs nothing. Without head also `block_outputs`, a
             list of float [B, T, D], of which the last is `hidden_states`.
 
@@ -263,19 +267,20 @@ class Encoder(ConfiguredModel):
         if without_head:
             outputs["block_outputs"] = output.block_outputs
             if self.pooler is not None:
-                outputs["pooled"] = self.pooler(hidden_states, padding_mask)
+                outputs["pooled"] = self.pooler(self._row_vectors(hidden_states, features))
         else:
-            outputs |= self._on_top(hidden_states, padding_mask, row_seeds)
+            outputs |= self._on_top(hidden_states, features, row_seeds)
         return {**outputs, "attention_scores": output.scores} if output.scores else outputs
 
     def logits(self, hidden_states: tf.Tensor) -> tf.Tensor:
         """What the head says of hidden states.
 
         Args:
-            hidden_states: float [B, T, D]; for sequence_classification `pooled`, float [B, D].
+            hidden_states: float [B, T, D]; for sequence_classification vectors of rows or segments, float
+                [B, D] or [B, S, D].
 
         Returns:
-            float32 [B, T, V], [B, T, C], [B, T, 2] or [B, C].
+            float32 [B, T, V], [B, T, C], [B, T, 2], [B, C] or [B, S, C].
 
         Raises:
             ValueError: when there is no head.
@@ -285,7 +290,7 @@ class Encoder(ConfiguredModel):
             return tf.cast(self.masked_lm_head(hidden_states, table), tf.float32)
         if self.classifier is None:
             raise ValueError(f"head='none' has no logits; use one of {', '.join(HEADS[1:])}")
-        if self.head == "sequence_classification":
+        if hidden_states.shape.rank == 2:
             return _of_rows(self.classifier, hidden_states)
         return tf.cast(self.classifier(hidden_states), tf.float32)
 
@@ -305,20 +310,34 @@ class Encoder(ConfiguredModel):
         return x
 
     def _on_top(
-        self, hidden_states: tf.Tensor, padding_mask: tf.Tensor | None, row_seeds: tf.Tensor | None
+        self, hidden_states: tf.Tensor, features: Mapping[str, tf.Tensor], row_seeds: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
         """`pooled`, `logits` and `next_sentence_logits`, as far as there are layers for them."""
         outputs, classified = {}, hidden_states
-        if self.pooler is not None:
-            outputs["pooled"] = pooled = self.pooler(hidden_states, padding_mask)
-            classified = pooled if self.head == "sequence_classification" else hidden_states
+        of_rows = self.head == "sequence_classification"
+        if self.pooler is not None or of_rows:
+            if of_rows and "example_ids" in features:
+                count = features["example_ids"].shape[1]
+                vectors = segment_vectors(hidden_states, features["segment_ids"], count, self.pooling)
+            else:
+                vectors = self._row_vectors(hidden_states, features)
+            if self.pooler is not None:
+                outputs["pooled"] = vectors = self.pooler(vectors)
+            classified = vectors if of_rows else hidden_states
             if self.next_sentence is not None:
-                outputs["next_sentence_logits"] = _of_rows(self.next_sentence, pooled)
+                outputs["next_sentence_logits"] = _of_rows(self.next_sentence, vectors)
         if self.classifier is not None:
             classified = self.classifier_dropout(classified, row_seeds)
         if self.head != "none":
             outputs["logits"] = self.logits(classified)
         return outputs
+
+    def _row_vectors(self, hidden_states: tf.Tensor, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """float [B, T, D] -> float [B, D], whatever segments there are."""
+        mask = features.get("padding_mask")
+        if mask is None and "segment_ids" in features:
+            mask = features["segment_ids"] > 0
+        return ROW_POOLINGS[self.pooling](hidden_states, mask)
 
 
 def wrong_settings(arguments: dict[str, Any]) -> str | None:
@@ -328,6 +347,7 @@ def wrong_settings(arguments: dict[str, Any]) -> str | None:
     classifies = head in ("sequence_classification", "token_classification")
     for name, value, known in (
         ("head", head, HEADS),
+        ("pooling", arguments.get("pooling", "first"), tuple(ROW_POOLINGS)),
         ("pooler", pooler, POOLERS),
         ("remat", arguments.get("remat", "none"), REMAT),
     ):
@@ -344,10 +364,8 @@ def wrong_settings(arguments: dict[str, Any]) -> str | None:
         return f"num_classes={classes} needs head='sequence_classification' or head='token_classification'"
     if names is not None and len(names) != classes:
         return f"class_names has {len(names)} names, and num_classes={classes}; give one for each"
-    needs = [f"head={head!r}"] if head == "sequence_classification" else []
-    needs += ["next_sentence_head=True"] if arguments.get("next_sentence_head") else []
-    if needs and pooler == "none":
-        return f"{needs[0]} reads the pooler; use pooler='tanh'"
+    if arguments.get("next_sentence_head") and pooler == "none":
+        return "next_sentence_head=True reads the pooler; use pooler='tanh'"
     return None
 
 

@@ -7,12 +7,11 @@ import tensorflow as tf
 
 from tfllm.layers.feed_forward import activate
 from tfllm.layers.normalization import LayerNorm
-from tfllm.layers.pooling import first_token
 from tfllm.layers.projection import Projection, new_weights, project
 
 
 class Pooler(keras.layers.Layer):
-    """A dense layer on a row's first token (Devlin et al. 2019).
+    """A dense layer on the vector of a row, which is that of its first token (Devlin et al. 2019), or another.
 
     Args:
         activation: tanh (BERT), or one of `FeedForward`'s that has no gate.
@@ -35,9 +34,9 @@ class Pooler(keras.layers.Layer):
         )
         self.dense.build(input_shape)
 
-    def call(self, hidden_states: tf.Tensor, padding_mask: tf.Tensor | None = None) -> tf.Tensor:
-        """Takes float [B, T, D] and bool [B, T] -> float [B, D]."""
-        x = self.dense(first_token(hidden_states, padding_mask)[:, None])[:, 0]
+    def call(self, vectors: tf.Tensor) -> tf.Tensor:
+        """Takes float [B, D] or, of segments, [B, S, D] -> the same."""
+        x = self.dense(vectors[:, None])[:, 0] if vectors.shape.rank == 2 else self.dense(vectors)
         return tf.tanh(x) if self.activation == "tanh" else activate(self.activation, x)
 
 

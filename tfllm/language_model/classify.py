@@ -1,0 +1,60 @@
+"""Classes of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.generation.errors import GenerationError
+from tfllm.generation.generate import bucket
+from tfllm.tasks.examples.labelled_text import LabelledText
+from tfllm.tokenizers import Tokenizer
+
+_BATCH_SIZE = 32
+
+
+def classify(
+    model: Any, tokenizer: Tokenizer, texts: Sequence[Any], *, class_names: Sequence[str]
+) -> np.ndarray:
+    """The probability of each class, float32 [B, C]. Texts of like lengths are computed together.
+
+    Args:
+        model: An encoder that classifies texts.
+        tokenizer: Its tokenizer.
+        texts: Texts, or pairs of them.
+        class_names: The classes C.
+
+    Raises:
+        GenerationError: when a text is neither.
+    """
+    parts = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+    sizes = {len(each) for each in parts}
+    if (not sizes <= {1} and not sizes <= {2}) or not all(
+        isinstance(text, str) for each in parts for text in each
+    ):
+        raise GenerationError("classify takes texts, or pairs of texts, and not both in one call")
+    settings: dict[str, Any] = {"packing": False, "class_names": class_names, "pairs": sizes == {2}}
+    maker = LabelledText(tokenizer, seq_len=model.max_seq_len, **settings)
+    encoded: Iterator[Any] = iter(tokenizer.encode_batch([text for each in parts for text in each]))
+    rows = [maker.framed([next(encoded) for _ in each]) for each in parts]
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
+    found = np.zeros([len(rows), len(class_names)], np.float32)
+    for start in range(0, len(order), _BATCH_SIZE):
+        chosen = order[start : start + _BATCH_SIZE]
+        found[chosen] = _probabilities(model, [rows[index] for index in chosen], tokenizer.pad_id)
+    return found
+
+
+def _probabilities(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int) -> np.ndarray:
+    width = min(bucket(max(len(ids) for ids, _ in rows)), model.max_seq_len)
+    token_ids = np.full([len(rows), width], pad_id, np.int32)
+    types, mask = np.zeros_like(token_ids), np.zeros([len(rows), width], bool)
+    for index, (ids, kinds) in enumerate(rows):
+        token_ids[index, : len(ids)], types[index, : len(ids)], mask[index, : len(ids)] = ids, kinds, True
+    features = {"token_ids": tf.constant(token_ids), "padding_mask": tf.constant(mask)}
+    if model.token_type_embedding is not None:
+        features["token_type_ids"] = tf.constant(types)
+    return tf.nn.softmax(model(features)["logits"]).numpy()

@@ -1,0 +1,128 @@
+"""Tell classes of texts apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfllm.evaluation.classification import classification_metrics
+from tfllm.evaluation.predictions import Prediction
+from tfllm.tasks.errors import TaskError
+from tfllm.tasks.examples.labelled_text import LabelledText
+
+Features = dict[str, tf.Tensor]
+
+
+class Classification:
+    """Cross-entropy of the class of each text, weighed by class and record.
+
+    What a record counts is its own weight times its class's, in the loss and in what the loss is divided by, as in
+    PyTorch. With label smoothing (Szegedy et al. 2016) a share of what is learned is spread over all classes, each
+    weighed as its own.
+
+    Args:
+        tokenizer: The tokenizer.
+        class_names: The classes C, in the order of the model's logits.
+        pairs: A record is two texts.
+        class_weights: What each class counts, by name; those left out count 1.
+        balanced: Of no use here: the weights were found.
+        label_smoothing: The share that is spread.
+        loss_chunk_tokens: Of no use here.
+
+    Raises:
+        TaskError: A weight is given to a class that is not there.
+    """
+
+    coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
+    aligned: ClassVar[Mapping[str, str]] = {}
+    metric_modes: ClassVar[Mapping[str, str]] = {
+        "accuracy": "max",
+        "f1_macro": "max",
+        "mcc": "max",
+        "calibration_error": "min",
+        "loss": "min",
+    }
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Any,
+        class_names: Sequence[str],
+        pairs: bool = False,
+        class_weights: Mapping[str, float] | None = None,
+        balanced: bool = False,
+        label_smoothing: float = 0.0,
+        loss_chunk_tokens: int | None = None,
+    ):
+        del tokenizer, balanced, loss_chunk_tokens
+        self.class_names, self.pairs, self.label_smoothing = tuple(class_names), pairs, label_smoothing
+        weights = dict(class_weights or {})
+        unknown = sorted(set(weights) - set(self.class_names))
+        if unknown:
+            raise TaskError(
+                f"task.class_weights names {unknown[0]!r}, which is no class; there are"
+                f" {', '.join(map(repr, self.class_names))}"
+            )
+        self.class_weights = np.array([weights.get(name, 1.0) for name in self.class_names], np.float32)
+
+    def examples_of(self, tokenizer: Any, *, seq_len: int, packing: bool) -> LabelledText:
+        """What tokenises the texts of a record."""
+        return LabelledText(
+            tokenizer, seq_len=seq_len, packing=packing, class_names=self.class_names, pairs=self.pairs
+        )
+
+    def features(self, rows: Features) -> Features:
+        """The rows as they are."""
+        return rows
+
+    def weights(self, features: Features) -> Features:
+        """What all examples count together, float32 scalar."""
+        return {"loss": tf.reduce_sum(self._weights(features))}
+
+    def loss(self, model: Any, features: Features, outputs: Features) -> Features:
+        """The sum of losses in nats, float32 scalar.
+
+        Args:
+            model: Not asked.
+            features: `labels` int32 [B, S], `weights` float32 [B, S], `example_ids` int32 [B, S].
+            outputs: `logits` float32 [B, S, C].
+        """
+        losses = -tf.nn.log_softmax(outputs["logits"])  # [B, S, C]
+        labels, by_class = features["labels"], tf.constant(self.class_weights)
+        own = tf.gather(losses, labels, batch_dims=2) * tf.gather(by_class, labels)
+        if self.label_smoothing:
+            spread = tf.reduce_mean(losses * by_class, axis=-1)
+            own = (1.0 - self.label_smoothing) * own + self.label_smoothing * spread
+        counted = tf.where(features["example_ids"] >= 0, own * features["weights"], 0.0)
+        return {"loss": tf.reduce_sum(counted)}
+
+    def evaluation_sums(self, model: Any, features: Features, outputs: Features) -> Features:
+        """`loss` and `weight`, float32 scalars: all else is computed of predictions."""
+        return {
+            "loss": self.loss(model, features, outputs)["loss"],
+            "weight": self.weights(features)["loss"],
+        }
+
+    def predictions(self, model: Any, features: Features, outputs: Features) -> dict[str, Features]:
+        """The probability of each class, and the label."""
+        probabilities = tf.nn.softmax(outputs["logits"])
+        return {"segments": {"probabilities": probabilities, "label": features["labels"]}}
+
+    def evaluation_metrics(
+        self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
+    ) -> dict[str, float]:
+        """`loss`, what `classification_metrics` finds, where every example counts 1, and `examples`."""
+        probabilities = np.array([each.values["probabilities"] for each in predictions], np.float32)
+        labels = np.array([each.values["label"] for each in predictions], np.int32)
+        return {
+            "loss": sums["loss"] / sums["weight"] if sums["weight"] else float("nan"),
+            **classification_metrics(probabilities.reshape([len(labels), -1]), labels),
+            "examples": float(len(labels)),
+        }
+
+    def _weights(self, features: Features) -> tf.Tensor:
+        weights = features["weights"] * tf.gather(tf.constant(self.class_weights), features["labels"])
+        return tf.where(features["example_ids"] >= 0, weights, 0.0)

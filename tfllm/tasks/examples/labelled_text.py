@@ -1,0 +1,171 @@
+"""Records of a text, or two, and a label → segments of a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfllm.data.errors import DataError
+from tfllm.data.examples import Example, Packer, WholeSegments
+from tfllm.data.layout import Feature, RowLayout
+from tfllm.data.record import TEXT, Record
+
+LABEL, TEXT_PAIR, WEIGHT = "label", "text_pair", "weight"
+_EXAMPLES_A_ROW = 16  # at most, with packing
+
+
+class LabelledText:
+    """Tokenises a text or a pair, framed as the tokenizer frames them, and cut to `seq_len` tokens at the end.
+
+    Of a pair the longer text is cut first. A row holds `token_ids`, `token_type_ids` (of pairs: 1 for the second text
+    and what stands behind it) and `segment_ids`, and for each segment `labels`, the place of its class in
+    `class_names`, `weights` and `example_ids`.
+
+    Args:
+        tokenizer: Anything with `encode_batch`, `prefix_ids`, `separator_ids`, `suffix_ids`, `pad_id` and `vocab_size`.
+        seq_len: Tokens of an example, at most.
+        packing: Several examples to a row.
+        class_names: The classes.
+        pairs: Read two texts.
+
+    Raises:
+        DataError: The tokens around the texts leave no room for them.
+    """
+
+    split_column = TEXT
+    fewest_documents = 1
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        seq_len: int,
+        packing: bool,
+        class_names: Sequence[str],
+        pairs: bool = False,
+    ):
+        self.tokenizer, self.seq_len, self.packing, self.pairs = tokenizer, seq_len, packing, pairs
+        self.class_names = tuple(class_names)
+        self.places = {name: place for place, name in enumerate(self.class_names)}
+        between = [tokenizer.separator_ids] if pairs else []
+        around = (tokenizer.prefix_ids, *between, tokenizer.suffix_ids)
+        self.around = tuple(tuple(map(int, ids)) for ids in around)
+        self.columns = (TEXT, TEXT_PAIR) if pairs else (TEXT,)
+        self.room = seq_len - sum(map(len, self.around))
+        if self.room < len(self.columns):
+            raise DataError(
+                f"data.seq_len={seq_len} leaves no room beside the {seq_len - self.room} tokens around a text; raise it"
+            )
+        types = (Feature("token_type_ids", "", limit=2),) if pairs else ()
+        self.layout = RowLayout(
+            (("", seq_len),),
+            (
+                Feature("token_ids", "", fill=tokenizer.pad_id, limit=tokenizer.vocab_size),
+                *types,
+                Feature("segment_ids", ""),
+                Feature("labels", None, limit=len(self.class_names)),
+                Feature("weights", None, dtype="float32"),
+                Feature("example_ids", None, fill=-1),
+            ),
+            segments=_EXAMPLES_A_ROW if packing else 1,
+        )
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the examples depend on, beside records and tokenizer."""
+        return {
+            "examples": "labelled_text 1",
+            "around": self.around,
+            "seq_len": self.seq_len,
+            "packing": self.packing,
+            "class_names": self.class_names,
+        }
+
+    def keeps(self, record: Record) -> bool:
+        """Return whether no text is blank."""
+        return all(record.text(column).strip() for column in self.columns)
+
+    def examples(self, records: Sequence[Record], numbers: Sequence[int]) -> Iterator[Example]:
+        """Yield each record."""
+        texts = [[record.text(column) for column in self.columns] for record in records]
+        encoded = iter(self.tokenizer.encode_batch([text for each in texts for text in each]))
+        for number, record, each in zip(numbers, records, texts, strict=True):
+            ids, types = self.framed([next(encoded) for _ in each])
+            arrays = {
+                "token_ids": ids,
+                "token_type_ids": types,
+                "labels": np.array([self._label(record)], np.int32),
+                "weights": np.array([_weight(record)], np.float32),
+                "example_ids": np.array([number], np.int32),
+            }
+            yield Example(number, arrays, len(ids), sum(len(text.encode()) for text in each))
+
+    def framed(self, parts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of an example, int32 [n], and which of its texts each belongs to.
+
+        Args:
+            parts: The ids of the text, or of both.
+        """
+        kept = _shares([len(part) for part in parts], self.room)
+        ids, types = list(self.around[0]), [0] * len(self.around[0])
+        for place, (part, count, behind) in enumerate(zip(parts, kept, self.around[1:], strict=True)):
+            ids += [*part[:count], *behind]
+            types += [place] * (count + len(behind))
+        return np.array(ids, np.int32), np.array(types, np.int32)
+
+    def packer(self) -> Packer:
+        """Return what puts examples into rows."""
+        return WholeSegments(self.layout, packing=self.packing)
+
+    def _label(self, record: Record) -> int:
+        name = label_name(record)
+        if name not in self.places:
+            known = ", ".join(map(repr, self.class_names[:20]))
+            raise DataError(
+                f"{record.at}the label {name!r} is none of those that the training text has: {known}; mend the record,"
+                " or add records with this label to the training text"
+            )
+        return self.places[name]
+
+
+def label_name(record: Record) -> str:
+    """Return the name of a record's class.
+
+    Raises:
+        DataError: It has none, or something that names nothing.
+    """
+    value = record.value(LABEL)
+    if isinstance(value, bool):
+        return str(value).lower()
+    name = str(value).strip() if isinstance(value, (str, int)) else ""
+    if not name:
+        raise DataError(
+            f"{record.at}'label' must be the name or the number of a class, not {value!r}; mend the record, or name"
+            " another column"
+        )
+    return name
+
+
+def _weight(record: Record) -> float:
+    value = record.fields.get(WEIGHT, 1.0)
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0.0 <= weight < math.inf:
+        raise DataError(
+            f"{record.at}'weight' must be a number that is not negative, not {value!r}; mend the record"
+        )
+    return weight
+
+
+def _shares(sizes: Sequence[int], room: int) -> list[int]:
+    """How much is kept of each text: the longer loses first; an odd token goes to the first."""
+    if len(sizes) == 1:
+        return [min(sizes[0], room)]
+    halves = ((room + 1) // 2, room // 2)
+    pairs = zip(sizes, halves, reversed(sizes), strict=True)
+    return [min(size, max(half, room - other)) for size, half, other in pairs]
