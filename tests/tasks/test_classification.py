@@ -427,6 +427,20 @@ def test_what_cannot_be_is_told_by_the_config(section, words):
         config_from_mapping(mapping)
 
 
+@pytest.mark.parametrize("types", [0, 1])
+def test_a_model_that_tells_no_two_texts_apart_learns_no_pairs(types):
+    mapping = {
+        "name": "m",
+        "task": {"type": "classification", "pairs": True},
+        "model": {"type": "encoder", "num_token_types": types, "source": "runs/other"},
+        "data": {"train": {"type": "text_files", "path": "text.txt"}},
+    }
+    with pytest.raises(
+        ConfigError, match=f"num_token_types={types} tells no two texts of a pair apart; write 2"
+    ):
+        config_from_mapping(mapping)
+
+
 def test_weights_of_no_class_and_of_no_number_are_named(tokenizer, tmp_path):
     with pytest.raises(
         TaskError, match=r"task.class_weights names 'fair', which is no class; there are 'bad'"

@@ -208,6 +208,9 @@ class ClassificationConfig(TaskConfig):
         if head not in ("none", "sequence_classification") and config.model.source is None:
             rule = "is not trained by task.type=classification, which needs sequence_classification"
             yield Problem("model.head", head, rule, "leave it out: the task knows")
-        if self.pairs and getattr(config.model, "num_token_types", 2) < 2 and config.model.source is None:
-            rule = "tells no two texts of a pair apart"
-            yield Problem("model.num_token_types", config.model.num_token_types, rule, "write 2")
+        if self.pairs and getattr(config.model, "num_token_types", 2) < 2:
+            rule, mend = (
+                "tells no two texts of a pair apart",
+                "write 2, or take a source that does, such as BERT",
+            )
+            yield Problem("model.num_token_types", config.model.num_token_types, rule, mend)

@@ -17,9 +17,7 @@ from tfllm.tasks.examples.labelled_text import label_name
 _SHOWN = 20
 
 
-def with_classes(
-    config: ExperimentConfig, source: Source | None = None, *, notify: Callable[[str], None] = print
-) -> ExperimentConfig:
+def with_classes(config: ExperimentConfig, *, notify: Callable[[str], None] = print) -> ExperimentConfig:
     """Puts the classes of the training text's column label into the model section, sorted by name or by number.
 
     Classes of a checkpoint stay in its order where they are the same; where they are not, or nobody has named them, the
@@ -27,7 +25,6 @@ def with_classes(
 
     Args:
         config: The experiment, its model expanded.
-        source: The text to train on, where it was made already.
         notify: Receives how many examples each class has.
 
     Raises:
@@ -36,7 +33,7 @@ def with_classes(
     """
     if not config.task.finds_classes:
         return config
-    counts = _counted(source or make_source(config.data.train))
+    counts = _counted(make_source(config.data.train))
     names = _checked(counts)
     model = to_mapping(config)["model"]
     kept = model["head"] == "sequence_classification" and not model["new_head"] and model["num_classes"]

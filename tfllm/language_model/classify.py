@@ -55,6 +55,7 @@ def _probabilities(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pa
     for index, (ids, kinds) in enumerate(rows):
         token_ids[index, : len(ids)], types[index, : len(ids)], mask[index, : len(ids)] = ids, kinds, True
     features = {"token_ids": tf.constant(token_ids), "padding_mask": tf.constant(mask)}
-    if model.token_type_embedding is not None:
+    table = model.token_type_embedding
+    if table is not None and table.vocab_size > 1:
         features["token_type_ids"] = tf.constant(types)
     return tf.nn.softmax(model(features)["logits"]).numpy()
