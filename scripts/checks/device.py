@@ -1,8 +1,8 @@
 """Check that what holds on the CPU holds on this machine's accelerators, and how fast they are.
 
-    python -m scripts.checks.device [--peers ~/peers/bin/python] [--seconds 480] [--only SECTION ...]
+    python -m scripts.checks.device [--peers ~/peers/bin/python] [--seconds 900] [--only SECTION ...]
 
-Prints one table in less than eight minutes, on a GPU, several, a TPU or only a CPU, whose logical devices then
+Prints one table in less than fifteen minutes, on a GPU, several, a TPU or only a CPU, whose logical devices then
 stand in for accelerators. Through `tfllm train`'s own loop: the losses of 20 steps on the accelerator beside the
 CPU's in float32, with factors in TF32, in mixed_bfloat16 and in mixed_float16 with its dynamic loss scale, mirrored
 over all accelerators beside one (of a machine with one GPU, over its two halves), and twice with
@@ -269,7 +269,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     names = [*SHARES, *TRAININGS]
     parser.add_argument("--peers", metavar="PYTHON", help="interpreter that has PyTorch and transformers")
-    parser.add_argument("--seconds", type=float, default=480, help="time for all of it (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=900, help="time for all of it (default %(default)s)")
     parser.add_argument(
         "--only", nargs="+", default=names, choices=names, metavar="SECTION", help=f"of {', '.join(names)}"
     )
