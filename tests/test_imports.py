@@ -30,6 +30,7 @@ ALLOWED = {
         "evaluation.classification",
         "evaluation.metrics",
         "evaluation.predictions",
+        "evaluation.regression",
         "evaluation.retrieval",
     },
     "peft": {"layers"},

@@ -119,7 +119,7 @@ def test_every_stretching_of_positions_reaches_the_model(kind):
 def test_every_task(kind):
     learned = {"type": "byte_bpe", "vocab_size": 400}
     model = {"type": TASKS.get(kind).trains}
-    if TASKS.get(kind).finds_classes:
+    if TASKS.get(kind).labels == "classes":
         model |= {"head": "sequence_classification", "num_classes": 2, "class_names": ["a", "b"]}
     config = experiment_of(task=kind, model=model, tokenizer=learned)
     tokenizer = experiment.make_tokenizer(config, Pairs())

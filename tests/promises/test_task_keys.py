@@ -20,7 +20,7 @@ class Fed:
     """The rows of a config, and what its task makes of them for the model."""
 
     def __init__(self, config):
-        config = experiment.with_classes(config)
+        config = experiment.with_labels(config)
         prepared = experiment.prepare(config)
         self.tokenizer, store = prepared.tokenizer, prepared.train
         self.task = experiment.make_task(config, self.tokenizer)
@@ -38,8 +38,8 @@ def made(tmp_path_factory):
     texts = documents(60)
     (folder / "text.txt").write_text("\n\n".join(texts))
     pairs = [f"{text[:30]},{text[30:60]},{text[60:]},{text}" for text in [*texts, *texts[:20]]]
-    labels = [f"{text[:30]},{text[30:60]},{'abb'[i % 3]}" for i, text in enumerate(texts)]
-    (folder / "labels.csv").write_text("\n".join(["text,text_pair,label", *labels]))
+    labels = [f"{text[:30]},{text[30:60]},{'abb'[i % 3]},{i / 4}" for i, text in enumerate(texts)]
+    (folder / "labels.csv").write_text("\n".join(["text,text_pair,label,score", *labels]))
     (folder / "pairs.csv").write_text("\n".join(["anchor,positive,negative,text", *pairs]))
 
     @functools.cache
@@ -180,6 +180,20 @@ def _both_texts(fed):
     assert "token_type_ids" in fed.features and fed.features["token_type_ids"].max() == 1
 
 
+def numbered(**keys):
+    train = {"type": "csv", "path": "{folder}/labels.csv", "columns": {"label": "score"}}
+    data = {"train": train, "seq_len": 48, "packing": False}
+    return {"task": {"type": "regression", **keys}, "model": ENCODER, "data": data}
+
+
+def _squares(fed):
+    assert "labels" in fed.features
+    features = {name: fed.features[name][:1, :1] for name in ("labels", "weights", "example_ids")}
+    label = float(features["labels"][0, 0])
+    loss = fed.task.loss(None, features, {"logits": tf.constant([[[label + 3.0]]])})["loss"]
+    assert float(loss) == pytest.approx(9.0 * float(features["weights"][0, 0]), rel=1e-5)
+
+
 CASES = {
     "task:span_corruption": Case(_has_both_texts, spans(), masked()),
     "task:span_corruption.corruption_rate": Case(_most_is_written, spans(corruption_rate=0.4), spans()),
@@ -208,6 +222,8 @@ CASES = {
     "task:classification.label_smoothing": Case(
         _counts(1, 1, smoothing=0.3), labelled(label_smoothing=0.3), labelled()
     ),
+    "task:regression": Case(_squares, numbered(), masked()),
+    "task:regression.pairs": Case(_both_texts, numbered(pairs=True), numbered()),
     "task:masked_lm": Case(_hides, masked(), {"task": "causal_lm"}),
     "task:masked_lm.mask_rate": Case(_share, masked(mask_rate=0.4), masked()),
     "task:masked_lm.mask_split": Case(_none_is_a_mask, masked(mask_split=[0.0, 1.0, 0.0]), masked()),

@@ -59,11 +59,16 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
 
 
 def _exported(lm: Any, folder: Path) -> Path:
-    """What the model does decides what is served: classes of texts, or their continuation."""
+    """What the model does decides what is served: classes or numbers of texts, or their continuation."""
+    pairs = getattr(lm.config.task, "pairs", False)
+    if lm.tells_numbers:
+        from tfllm.export.regressor import export_regressor
+
+        return export_regressor(lm.model, lm.tokenizer, folder, pairs=pairs)
     if lm.class_names is not None:
         from tfllm.export.classifier import export_classifier
 
-        names, pairs = lm.class_names, getattr(lm.config.task, "pairs", False)
+        names = lm.class_names
         return export_classifier(lm.model, lm.tokenizer, folder, class_names=names, pairs=pairs)
     from tfllm.experiment.stop_tokens import stop_ids
     from tfllm.export.saved_model import export_saved_model

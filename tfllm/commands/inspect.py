@@ -71,7 +71,7 @@ def _print_config(config: ExperimentConfig, origin: Origin | None) -> None:
     if origin is not None:
         tokenizer = origin.tokenizer
     else:
-        config = experiment.with_classes(config)
+        config = experiment.with_labels(config)
         prepared = experiment.prepare(config)
         tokenizer = prepared.tokenizer
     model = experiment.make_model(config, tokenizer.vocab_size, training=True)

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tfllm import experiment
     from tfllm.data.mixture import stores_of
 
-    config = experiment.with_classes(experiment.expand(config))
+    config = experiment.with_labels(experiment.expand(config))
     bars = Bars()
     try:
         prepared = experiment.prepare(config, progress=bars.progress)

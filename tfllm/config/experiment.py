@@ -95,10 +95,10 @@ class ExperimentConfig:
                 yield Problem(f"model.{key}", value, rule, "leave it out: the task knows")
 
     def _check_encoder(self) -> Iterator[Problem]:
-        """What only a model that generates can do; one of classes is exported too."""
+        """What only a model that generates can do; one that reads a label off a text is exported too."""
         for path, value in (
             ("generation.prompts", list(self.generation.prompts)),
-            ("export.at_end", self.export.at_end and not self.task.finds_classes),
+            ("export.at_end", self.export.at_end and self.task.labels is None),
         ):
             if value:
                 rule = "is for models that generate, and an encoder does not"

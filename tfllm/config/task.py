@@ -25,11 +25,12 @@ class TaskConfig:
         trains: The kind of model: decoder, encoder or encoder_decoder.
         special_tokens: What a tokenizer that is learned for it has besides: names by role, such as `mask_token`, and
             `extra_special_tokens`, a tuple of names.
-        finds_classes: Whether classes, and their names, are those that stand in the training text's column label.
+        labels: What the column label of the text holds, where the task reads it: `classes`, whose names are those that
+            the training text has, or `numbers`.
     """
 
     trains: ClassVar[str]
-    finds_classes: ClassVar[bool] = False
+    labels: ClassVar[str | None] = None
     special_tokens: ClassVar[Mapping[str, Any]] = {}
 
     @property
@@ -163,20 +164,46 @@ class ContrastiveConfig(TaskConfig):
             yield Problem("training.global_batch_size", 1, rule, "write 2 or more, better 64")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledTextConfig(TaskConfig):
+    """What tasks have in common that read a label off the vector of a text, or of two, that model.pooling makes."""
+
+    trains: ClassVar[str] = "encoder"
+
+    type: str
+    pairs: bool = setting(False, "a record is two texts, in columns text and text_pair")
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns whose texts are read."""
+        return ("text", "text_pair") if self.pairs else ("text",)
+
+    def check_training(self, config: Any) -> Iterator[Problem]:
+        """Yields a head of another kind, and segments that are not told apart."""
+        head = getattr(config.model, "head", "none")
+        if head not in ("none", "sequence_classification") and config.model.source is None:
+            rule = f"is not trained by task.type={self.type}, which needs sequence_classification"
+            yield Problem("model.head", head, rule, "leave it out: the task knows")
+        if self.pairs and getattr(config.model, "num_token_types", 2) < 2:
+            rule, mend = (
+                "tells no two texts of a pair apart",
+                "write 2, or take a source that does, such as BERT",
+            )
+            yield Problem("model.num_token_types", config.model.num_token_types, rule, mend)
+
+
 @TASKS.register("classification", builds="tfllm.tasks.classification:Classification")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassificationConfig(TaskConfig):
+class ClassificationConfig(LabelledTextConfig):
     """Tell classes of texts apart: columns text and label; a column weight, where there is one, weighs a record.
 
     The classes are those of the training text. They read the vector that model.pooling makes; of the first token
     through a pooler, as BERT has it.
     """
 
-    trains: ClassVar[str] = "encoder"
-    finds_classes: ClassVar[bool] = True
+    labels: ClassVar[str | None] = "classes"
 
     type: str = "classification"
-    pairs: bool = setting(False, "a record is two texts, in columns text and text_pair")
     class_weights: dict[str, float] = setting(
         {}, "how much the loss of each class counts, by name; those left out count 1"
     )
@@ -186,11 +213,6 @@ class ClassificationConfig(TaskConfig):
     label_smoothing: float = setting(
         0.0, "share of what is learned that is spread over all classes", minimum=0.0, below=1.0
     )
-
-    @property
-    def text_columns(self) -> tuple[str, ...]:
-        """The columns whose texts are read."""
-        return ("text", "text_pair") if self.pairs else ("text",)
 
     def check(self, path: str) -> Iterator[Problem]:
         """Yields problems between keys."""
@@ -202,15 +224,12 @@ class ClassificationConfig(TaskConfig):
             rule = "finds what task.class_weights says already"
             yield Problem(f"{path}.balanced", True, rule, "leave one of both out")
 
-    def check_training(self, config: Any) -> Iterator[Problem]:
-        """Yields a head of another kind, and segments that are not told apart."""
-        head = getattr(config.model, "head", "none")
-        if head not in ("none", "sequence_classification") and config.model.source is None:
-            rule = "is not trained by task.type=classification, which needs sequence_classification"
-            yield Problem("model.head", head, rule, "leave it out: the task knows")
-        if self.pairs and getattr(config.model, "num_token_types", 2) < 2:
-            rule, mend = (
-                "tells no two texts of a pair apart",
-                "write 2, or take a source that does, such as BERT",
-            )
-            yield Problem("model.num_token_types", config.model.num_token_types, rule, mend)
+
+@TASKS.register("regression", builds="tfllm.tasks.regression:Regression")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegressionConfig(LabelledTextConfig):
+    """Tell a number from a text: columns text and label; a column weight, where there is one, weighs a record."""
+
+    labels: ClassVar[str | None] = "numbers"
+
+    type: str = "regression"

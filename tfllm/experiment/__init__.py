@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfllm.experiment.classes import with_classes as with_classes
     from tfllm.experiment.cost import flops_per_token as flops_per_token
     from tfllm.experiment.cost import memory_of as memory_of
     from tfllm.experiment.cost import step_shape as step_shape
+    from tfllm.experiment.labels import with_labels as with_labels
     from tfllm.experiment.model import make_model as make_model
     from tfllm.experiment.model_source import expand as expand
     from tfllm.experiment.model_source import start_from_source as start_from_source
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 # module: what it hands on. It is imported when one of these is asked for: most import TensorFlow.
 _NAMES = {
-    "classes": ("with_classes",),
     "cost": ("flops_per_token", "memory_of", "step_shape"),
+    "labels": ("with_labels",),
     "model": ("make_model",),
     "model_source": ("expand", "start_from_source"),
     "parts": ("make_evaluator", "make_generator", "make_optimizer_of", "make_task"),

@@ -20,7 +20,7 @@ from tfllm.config.build import to_mapping
 from tfllm.data.pipeline import training_batches
 from tfllm.experiment.build import build, check_builders
 from tfllm.experiment.checks import best_metric, check_late
-from tfllm.experiment.classes import with_classes
+from tfllm.experiment.labels import with_labels
 from tfllm.experiment.model import make_model
 from tfllm.experiment.model_source import start_from_source
 from tfllm.experiment.parts import make_optimizer_of, make_task
@@ -81,7 +81,7 @@ def set_up(
         check_agreement(strategy, _fingerprints(config), mends=_MENDS)
     if not chief:
         display = Display(total_steps=config.training.steps, silent=True)
-    config = with_classes(config, notify=display.notice)
+    config = with_labels(config, notify=display.notice)
     with contextlib.ExitStack() as stack:
         if chief and records:
             stack.enter_context(locked_run(folder, notify=display.notice))
@@ -123,7 +123,7 @@ class TrainingSetup:
             self.model = make_model(config, prepared.tokenizer.vocab_size, training=True)
             self.optimizer = make_optimizer_of(config, self.model)
             self.loss_scale = LossScale() if precision == "mixed_float16" else None
-        if config.export.at_end and not config.task.finds_classes:
+        if config.export.at_end and config.task.labels is None:
             Limits.of(self.model, config.export.max_new_tokens)
         self.task = make_task(config, prepared.tokenizer)
         self.step = self._make_step()

@@ -8,9 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfllm.export.bert_packer import BertPacker
 from tfllm.export.errors import ExportError
-from tfllm.export.saved_model import in_float32, save_version
+from tfllm.export.text_reader import export_text_reader
 from tfllm.tokenizers import Tokenizer
 
 
@@ -48,49 +47,16 @@ def export_classifier(
             "only an encoder that classifies texts can be exported so; train task.type=classification"
         )
     names = list(class_names or model.class_names or map(str, range(model.classifier.units)))
-    if tokenizer.vocab_size > model.vocab_size:
-        raise ExportError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.vocab_size}; give the model's own"
-        )
-    module = _module(in_float32(model), tokenizer, names, pairs)
-    metadata = {"context_length": model.max_seq_len, "class_names": names}
-    return save_version(
-        module,
-        {"serving_default": module.classify},
-        folder,
-        tokenizer=tokenizer,
-        metadata=metadata,
-        version=version,
-    )
 
-
-def _module(model: Any, tokenizer: Tokenizer, names: Sequence[str], pairs: bool) -> tf.Module:
-    table = model.token_type_embedding
-    packer = BertPacker(tokenizer, num_token_types=0 if table is None else table.vocab_size)
-    special = packer.num_special(2 if pairs else 1)
-    module = tf.Module(name="classifier")
-    module.weights = {variable.path: variable.value for variable in model.variables}
-    module.tokenizer = graph_tokenizer = tokenizer.in_graph()
-
-    def classify(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        segments = [graph_tokenizer.encode(text) for text in texts]
-        lengths = tf.cast(tf.add_n([segment.row_lengths() for segment in segments]), tf.int32) + special
-        width = tf.minimum(tf.reduce_max(tf.concat([lengths, [1]], 0)), model.max_seq_len)
-        packed = packer(segments, width)
-        mask = packed["input_mask"] > 0
-        features = {"token_ids": packed["input_word_ids"], "padding_mask": mask}
-        if table is not None:
-            features["token_type_ids"] = packed["input_type_ids"]
-        scores = tf.nn.softmax(model(features)["logits"])
-        classes = tf.tile(tf.constant([list(names)]), [tf.shape(scores)[0], 1])
+    def answers(logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores = tf.nn.softmax(logits)
         return {
-            "label": tf.gather(tf.constant(list(names)), tf.argmax(scores, axis=-1)),
-            "classes": classes,
+            "label": tf.gather(tf.constant(names), tf.argmax(scores, axis=-1)),
+            "classes": tf.tile(tf.constant([names]), [tf.shape(scores)[0], 1]),
             "scores": scores,
-            "tokens_dropped": lengths - tf.reduce_sum(packed["input_mask"], axis=1),
         }
 
-    inputs = ["text", "text_pair"] if pairs else ["text"]
-    specs = [tf.TensorSpec([None], tf.string, name=name) for name in inputs]
-    module.classify = tf.function(classify, input_signature=specs, autograph=False)
-    return module
+    metadata = {"class_names": names}
+    return export_text_reader(
+        model, tokenizer, folder, answers=answers, pairs=pairs, metadata=metadata, version=version
+    )

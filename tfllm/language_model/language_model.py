@@ -22,8 +22,8 @@ from tfllm.experiment.stop_tokens import named_ids
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.generation.model import Generates
-from tfllm.language_model.classify import classify
 from tfllm.language_model.embed import embed
+from tfllm.language_model.text_logits import text_logits
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables
@@ -150,9 +150,15 @@ class LanguageModel:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """The classes that it tells texts apart by, in the order of their logits; None where it does not."""
-        if getattr(self.model, "head", "none") != "sequence_classification":
+        if getattr(self.model, "head", "none") != "sequence_classification" or self.tells_numbers:
             return None
         return self.model.class_names or tuple(map(str, range(self.model.classifier.units)))
+
+    @property
+    def tells_numbers(self) -> bool:
+        """Whether it tells a number from a text: a model with one class, as transformers has it too."""
+        head = getattr(self.model, "head", "none")
+        return head == "sequence_classification" and self.model.classifier.units == 1
 
     def classify(self, texts: Any) -> Any:
         """The class of each text, from an encoder that was trained to tell classes apart.
@@ -174,10 +180,11 @@ class LanguageModel:
         """
         names = self.class_names
         if names is None:
-            raise GenerationError("this model classifies no texts; train one with task.type=classification")
+            mend = "take lm.regress" if self.tells_numbers else "train one with task.type=classification"
+            raise GenerationError(f"this model classifies no texts; {mend}")
         if isinstance(texts, str):
             return self.classify([texts])[0]
-        found = classify(self.model, self.tokenizer, texts, class_names=names)
+        found = tf.nn.softmax(text_logits(self.model, self.tokenizer, texts)).numpy()
         return [
             {
                 "label": names[int(row.argmax())],
@@ -186,6 +193,30 @@ class LanguageModel:
             }
             for row in found
         ]
+
+    def regress(self, texts: Any) -> Any:
+        """The number of each text, from an encoder that was trained to tell one.
+
+        Args:
+            texts: One text, or a list of texts, or of pairs of them; what is longer than the model's context is cut
+                off at the end, of a pair the longer first.
+
+        Returns:
+            A float for one text, float32 [B] for several.
+
+        Raises:
+            GenerationError: when the model tells no number.
+
+        Example:
+            >>> lm = tfllm.load("runs/valence")
+            >>> lm.regress("What a waste of an evening.")
+        """
+        if not self.tells_numbers:
+            mend = "take lm.classify" if self.class_names else "train one with task.type=regression"
+            raise GenerationError(f"this model tells no number from a text; {mend}")
+        if isinstance(texts, str):
+            return float(self.regress([texts])[0])
+        return text_logits(self.model, self.tokenizer, texts)[:, 0]
 
     def encode_chat(self, prompt: str | Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """Token ids of a chat, up to where the assistant's answer begins.

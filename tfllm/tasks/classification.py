@@ -12,6 +12,7 @@ from tfllm.evaluation.classification import classification_metrics
 from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.errors import TaskError
 from tfllm.tasks.examples.labelled_text import LabelledText
+from tfllm.tasks.examples.labels import ClassLabels
 
 Features = dict[str, tf.Tensor]
 
@@ -70,9 +71,8 @@ class Classification:
 
     def examples_of(self, tokenizer: Any, *, seq_len: int, packing: bool) -> LabelledText:
         """What tokenises the texts of a record."""
-        return LabelledText(
-            tokenizer, seq_len=seq_len, packing=packing, class_names=self.class_names, pairs=self.pairs
-        )
+        labels = ClassLabels(self.class_names)
+        return LabelledText(tokenizer, seq_len=seq_len, packing=packing, labels=labels, pairs=self.pairs)
 
     def features(self, rows: Features) -> Features:
         """The rows as they are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ from tfllm.data.errors import DataError
 from tfllm.data.examples import Example, Packer, WholeSegments
 from tfllm.data.layout import Feature, RowLayout
 from tfllm.data.record import TEXT, Record
+from tfllm.tasks.examples.labels import Labels, weight_of
 
-LABEL, TEXT_PAIR, WEIGHT = "label", "text_pair", "weight"
+TEXT_PAIR = "text_pair"
 _EXAMPLES_A_ROW = 16  # at most, with packing
 
 
@@ -21,14 +21,14 @@ class LabelledText:
     """Tokenises a text or a pair, framed as the tokenizer frames them, and cut to `seq_len` tokens at the end.
 
     Of a pair the longer text is cut first. A row holds `token_ids`, `token_type_ids` (of pairs: 1 for the second text
-    and what stands behind it) and `segment_ids`, and for each segment `labels`, the place of its class in
-    `class_names`, `weights` and `example_ids`.
+    and what stands behind it) and `segment_ids`, and for each segment `labels`, `weights` and
+    `example_ids`.
 
     Args:
         tokenizer: Anything with `encode_batch`, `prefix_ids`, `separator_ids`, `suffix_ids`, `pad_id` and `vocab_size`.
         seq_len: Tokens of an example, at most.
         packing: Several examples to a row.
-        class_names: The classes.
+        labels: What the labels are.
         pairs: Read two texts.
 
     Raises:
@@ -44,12 +44,11 @@ class LabelledText:
         *,
         seq_len: int,
         packing: bool,
-        class_names: Sequence[str],
+        labels: Labels,
         pairs: bool = False,
     ):
         self.tokenizer, self.seq_len, self.packing, self.pairs = tokenizer, seq_len, packing, pairs
-        self.class_names = tuple(class_names)
-        self.places = {name: place for place, name in enumerate(self.class_names)}
+        self.labels = labels
         between = [tokenizer.separator_ids] if pairs else []
         around = (tokenizer.prefix_ids, *between, tokenizer.suffix_ids)
         self.around = tuple(tuple(map(int, ids)) for ids in around)
@@ -66,7 +65,7 @@ class LabelledText:
                 Feature("token_ids", "", fill=tokenizer.pad_id, limit=tokenizer.vocab_size),
                 *types,
                 Feature("segment_ids", ""),
-                Feature("labels", None, limit=len(self.class_names)),
+                labels.feature,
                 Feature("weights", None, dtype="float32"),
                 Feature("example_ids", None, fill=-1),
             ),
@@ -81,7 +80,7 @@ class LabelledText:
             "around": self.around,
             "seq_len": self.seq_len,
             "packing": self.packing,
-            "class_names": self.class_names,
+            **self.labels.settings,
         }
 
     def keeps(self, record: Record) -> bool:
@@ -97,8 +96,8 @@ class LabelledText:
             arrays = {
                 "token_ids": ids,
                 "token_type_ids": types,
-                "labels": np.array([self._label(record)], np.int32),
-                "weights": np.array([_weight(record)], np.float32),
+                "labels": np.array([self.labels.of(record)], self.labels.feature.dtype),
+                "weights": np.array([weight_of(record)], np.float32),
                 "example_ids": np.array([number], np.int32),
             }
             yield Example(number, arrays, len(ids), sum(len(text.encode()) for text in each))
@@ -119,47 +118,6 @@ class LabelledText:
     def packer(self) -> Packer:
         """Return what puts examples into rows."""
         return WholeSegments(self.layout, packing=self.packing)
-
-    def _label(self, record: Record) -> int:
-        name = label_name(record)
-        if name not in self.places:
-            known = ", ".join(map(repr, self.class_names[:20]))
-            raise DataError(
-                f"{record.at}the label {name!r} is none of those that the training text has: {known}; mend the record,"
-                " or add records with this label to the training text"
-            )
-        return self.places[name]
-
-
-def label_name(record: Record) -> str:
-    """Return the name of a record's class.
-
-    Raises:
-        DataError: It has none, or something that names nothing.
-    """
-    value = record.value(LABEL)
-    if isinstance(value, bool):
-        return str(value).lower()
-    name = str(value).strip() if isinstance(value, (str, int)) else ""
-    if not name:
-        raise DataError(
-            f"{record.at}'label' must be the name or the number of a class, not {value!r}; mend the record, or name"
-            " another column"
-        )
-    return name
-
-
-def _weight(record: Record) -> float:
-    value = record.fields.get(WEIGHT, 1.0)
-    try:
-        weight = float(value)
-    except (TypeError, ValueError):
-        weight = math.nan
-    if not 0.0 <= weight < math.inf:
-        raise DataError(
-            f"{record.at}'weight' must be a number that is not negative, not {value!r}; mend the record"
-        )
-    return weight
 
 
 def _shares(sizes: Sequence[int], room: int) -> list[int]:

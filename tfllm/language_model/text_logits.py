@@ -1,4 +1,4 @@
-"""Classes of texts."""
+"""What a model tells of a text, or of a pair: logits of its classes, or a number."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ import tensorflow as tf
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import bucket
 from tfllm.tasks.examples.labelled_text import LabelledText
+from tfllm.tasks.examples.labels import NumberLabels
 from tfllm.tokenizers import Tokenizer
 
 _BATCH_SIZE = 32
 
 
-def classify(
-    model: Any, tokenizer: Tokenizer, texts: Sequence[Any], *, class_names: Sequence[str]
-) -> np.ndarray:
-    """The probability of each class, float32 [B, C]. Texts of like lengths are computed together.
+def text_logits(model: Any, tokenizer: Tokenizer, texts: Sequence[Any]) -> np.ndarray:
+    """Logits of texts, float32 [B, C]. Texts of like lengths are computed together.
 
     Args:
-        model: An encoder that classifies texts.
+        model: An encoder with head sequence_classification.
         tokenizer: Its tokenizer.
         texts: Texts, or pairs of them.
-        class_names: The classes C.
 
     Raises:
         GenerationError: when a text is neither.
@@ -35,20 +33,20 @@ def classify(
     if (not sizes <= {1} and not sizes <= {2}) or not all(
         isinstance(text, str) for each in parts for text in each
     ):
-        raise GenerationError("classify takes texts, or pairs of texts, and not both in one call")
-    settings: dict[str, Any] = {"packing": False, "class_names": class_names, "pairs": sizes == {2}}
-    maker = LabelledText(tokenizer, seq_len=model.max_seq_len, **settings)
+        raise GenerationError("give texts, or pairs of texts, and not both in one call")
+    settings: dict[str, Any] = {"packing": False, "labels": NumberLabels(), "pairs": sizes == {2}}
+    maker = LabelledText(tokenizer, seq_len=model.max_seq_len, **settings)  # of which no label is asked
     encoded: Iterator[Any] = iter(tokenizer.encode_batch([text for each in parts for text in each]))
     rows = [maker.framed([next(encoded) for _ in each]) for each in parts]
     order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
-    found = np.zeros([len(rows), len(class_names)], np.float32)
+    found = np.zeros([len(rows), model.classifier.units], np.float32)
     for start in range(0, len(order), _BATCH_SIZE):
         chosen = order[start : start + _BATCH_SIZE]
-        found[chosen] = _probabilities(model, [rows[index] for index in chosen], tokenizer.pad_id)
+        found[chosen] = _logits(model, [rows[index] for index in chosen], tokenizer.pad_id)
     return found
 
 
-def _probabilities(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int) -> np.ndarray:
+def _logits(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int) -> np.ndarray:
     width = min(bucket(max(len(ids) for ids, _ in rows)), model.max_seq_len)
     token_ids = np.full([len(rows), width], pad_id, np.int32)
     types, mask = np.zeros_like(token_ids), np.zeros([len(rows), width], bool)
@@ -58,4 +56,4 @@ def _probabilities(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pa
     table = model.token_type_embedding
     if table is not None and table.vocab_size > 1:
         features["token_type_ids"] = tf.constant(types)
-    return tf.nn.softmax(model(features)["logits"]).numpy()
+    return model(features)["logits"].numpy()

@@ -1,0 +1,113 @@
+"""What the labels of the training text ask of a model: a config → the same with the layer that tells them."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
+from tfllm.config.build import to_mapping
+from tfllm.data.errors import DataError
+from tfllm.data.sources import Source
+from tfllm.experiment.source import make_source
+from tfllm.tasks.examples.labels import label_name, label_number
+
+_SHOWN = 20
+
+
+def with_labels(config: ExperimentConfig, *, notify: Callable[[str], None] = print) -> ExperimentConfig:
+    """Puts the layer that a task of labels trains into the model section: its classes, by name, or one number.
+
+    The classes are those of the training text's column label, sorted by name or by number. Classes of a checkpoint
+    stay in its order where they are the same; where they are not, or nobody has named them, the config must say that
+    its layer is drawn anew.
+
+    Args:
+        config: The experiment, its model expanded.
+        notify: Receives how many examples each class has, or between which numbers all labels are.
+
+    Raises:
+        DataError: when the labels are none.
+        ConfigError: when they are other classes than the model's.
+    """
+    if config.task.labels is None:
+        return config
+    source = make_source(config.data.train)
+    mapping = to_mapping(config)
+    if config.task.labels == "numbers":
+        notify(_range(source))
+        mapping["model"] = _with_layer(mapping["model"], None)
+    else:
+        counts = _counted(source)
+        mapping["model"] = _with_layer(mapping["model"], _checked(counts))
+        names = mapping["model"]["class_names"]
+        shown = ", ".join(f"{name} {counts[name]}" for name in names[:_SHOWN])
+        notify(f"classes: {shown}{', …' if len(names) > _SHOWN else ''}")
+        if config.task.balanced:
+            mapping["task"] |= {"balanced": False, "class_weights": _balanced(counts, names)}
+    return config_from_mapping(mapping, source="the config with the labels of its text")
+
+
+def _with_layer(model: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
+    """A model section with a layer for these classes, or for one number; it is drawn anew where the model has none."""
+    there = model["num_classes"] if model["head"] == "sequence_classification" else None
+    fits = there is not None and (there == 1) == (names is None)
+    if fits and not model["new_head"]:
+        return model if names is None else {**model, "class_names": _as_there(model, names)}
+    drawn = {"head": "sequence_classification", "new_head": model["source"] is not None}
+    if model["pooling"] == "first" and model["pooler"] == "none":
+        drawn["pooler"] = "tanh"  # as BERT has it
+    return {**model, **drawn, "num_classes": len(names or [""]), "class_names": names}
+
+
+def _range(source: Source) -> str:
+    """Between what the numbers are; of none, or of one that all have, there is nothing to learn."""
+    numbers = [label_number(record) for record in source.records()]
+    least, most = min(numbers, default=0.0), max(numbers, default=0.0)
+    if least == most:
+        found = f"all {len(numbers)} records have the label {least:g}" if numbers else "there is no record"
+        raise DataError(f"{found}, and of that nothing is learned; name another column as label")
+    return f"labels: {len(numbers)} numbers from {least:g} to {most:g}, mean {sum(numbers) / len(numbers):g}"
+
+
+def _counted(source: Source) -> Mapping[str, int]:
+    return collections.Counter(label_name(record) for record in source.records())
+
+
+def _checked(counts: Mapping[str, int]) -> list[str]:
+    """The names, in order."""
+    total = sum(counts.values())
+    if len(counts) < 2:
+        only = (
+            f"all {total} records have the label {next(iter(counts))!r}" if counts else "there is no record"
+        )
+        raise DataError(f"{only}, and a classification needs two classes; name another column as label")
+    if len(counts) == total > _SHOWN:
+        raise DataError(
+            f"each of the {total} records has a label of its own, such as {min(counts)!r}: that is no class; name"
+            " another column as label, or learn numbers with task.type=regression"
+        )
+    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in counts):
+        return sorted(counts, key=int)
+    return sorted(counts)
+
+
+def _as_there(model: Mapping[str, Any], names: list[str]) -> list[str]:
+    """The names in the model's order."""
+    there = model["class_names"]
+    if there is None and names == [str(index) for index in range(model["num_classes"])]:
+        return names
+    if there is not None and sorted(there) == sorted(names):
+        return list(there)
+    words = f"{model['num_classes']} classes without names" if there is None else ", ".join(there[:_SHOWN])
+    rule = f"are those of the model, and the text has {', '.join(names[:_SHOWN])}"
+    mend = "write model.new_head=true to learn the text's, or mend the labels"
+    raise ConfigError([Problem("model.class_names", words, rule, mend)], "the config")
+
+
+def _balanced(counts: Mapping[str, int], names: list[str]) -> dict[str, float]:
+    """The weights that make all classes count alike."""
+    total = sum(counts.values())
+    return {name: round(total / (len(names) * counts[name]), 6) for name in names}

@@ -1,0 +1,88 @@
+"""A graph that reads texts, or pairs of them, and says what an encoder's layer tells of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tfllm.export.bert_packer import BertPacker
+from tfllm.export.errors import ExportError
+from tfllm.export.saved_model import in_float32, save_version
+from tfllm.tokenizers import Tokenizer
+
+
+def export_text_reader(
+    model: Any,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    answers: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    pairs: bool,
+    metadata: dict[str, Any],
+    version: int | None,
+) -> Path:
+    """Writes `<folder>/<version>/` with a signature `serving_default`: `text`, and of pairs `text_pair`, string [B].
+
+    Args:
+        model: An `Encoder` with head sequence_classification.
+        tokenizer: Its tokenizer.
+        folder: Parent of the version folders; made where it does not exist.
+        answers: Makes the outputs of logits float32 [B, C]; `tokens_dropped` int32 [B], how many did not fit into the
+            model's `max_seq_len`, counted from the end, joins them.
+        pairs: Read two texts.
+        metadata: What is written beside the graph, the context's length joining it.
+        version: None takes the next after the largest there.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        ExportError: when the tokenizer is not the model's, or as for `export_saved_model`.
+    """
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ExportError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.vocab_size}; give the model's own"
+        )
+    module = _module(in_float32(model), tokenizer, answers, pairs)
+    return save_version(
+        module,
+        {"serving_default": module.read},
+        folder,
+        tokenizer=tokenizer,
+        metadata={"context_length": model.max_seq_len, **metadata},
+        version=version,
+    )
+
+
+def _module(
+    model: Any,
+    tokenizer: Tokenizer,
+    answers: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    pairs: bool,
+) -> tf.Module:
+    table = model.token_type_embedding
+    packer = BertPacker(tokenizer, num_token_types=0 if table is None else table.vocab_size)
+    special = packer.num_special(2 if pairs else 1)
+    module = tf.Module(name="text_reader")
+    module.weights = {variable.path: variable.value for variable in model.variables}
+    module.tokenizer = graph_tokenizer = tokenizer.in_graph()
+
+    def read(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        segments = [graph_tokenizer.encode(text) for text in texts]
+        lengths = tf.cast(tf.add_n([segment.row_lengths() for segment in segments]), tf.int32) + special
+        width = tf.minimum(tf.reduce_max(tf.concat([lengths, [1]], 0)), model.max_seq_len)
+        packed = packer(segments, width)
+        mask = packed["input_mask"] > 0
+        features = {"token_ids": packed["input_word_ids"], "padding_mask": mask}
+        if table is not None:
+            features["token_type_ids"] = packed["input_type_ids"]
+        dropped = lengths - tf.reduce_sum(packed["input_mask"], axis=1)
+        return {**answers(model(features)["logits"]), "tokens_dropped": dropped}
+
+    inputs = ["text", "text_pair"] if pairs else ["text"]
+    specs = [tf.TensorSpec([None], tf.string, name=name) for name in inputs]
+    module.read = tf.function(read, input_signature=specs, autograph=False)
+    return module
