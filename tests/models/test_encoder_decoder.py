@@ -376,8 +376,12 @@ def test_half_types_generate():
 
 
 @pytest.mark.slow
-def test_xla_computes_the_same(model):
-    given = features()
+@pytest.mark.parametrize("kind", KINDS)
+def test_xla_computes_the_same(kind):
+    sizes = {**SMALL, **KINDS[kind], "num_encoder_layers": 1, "num_decoder_layers": 1}
+    if "sliding_layers" in sizes:
+        sizes["sliding_layers"] = [0]
+    model, given = randomized(EncoderDecoder(**sizes)), features()
 
     def step(given):
         with tf.GradientTape() as tape:

@@ -460,6 +460,8 @@ def test_two_deterministic_runs_have_the_same_digits(words, runs, tmp_path):
     words = [*words, "training.deterministic=true", "model.dropout=0.1", "training.log_every=1"]
     one, other = (deterministic_run(runs.config(), tmp_path / name, *words) for name in "ab")
     assert one["lines"] == other["lines"]
+    if "distribution.type=mirrored" in words:
+        return  # on one device is enough for what follows
     # Stopped at a shorter end, and gone on with.
     deterministic_run(runs.config(), tmp_path / "c", *words, "training.steps=3")
     went_on = deterministic_run(runs.config(), tmp_path / "c", *words)["lines"]
