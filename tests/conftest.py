@@ -4,9 +4,6 @@ import os
 import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# XLA's compiler at LLVM's level 1 takes half the time for the same program: what the slow tests of `scripts` measure and
-# compare is compiled as users have it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import pytest
 import tensorflow as tf

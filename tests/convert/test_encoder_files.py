@@ -228,6 +228,13 @@ def test_labels_are_kept(tmp_path):
     written = json.loads((tmp_path / "back" / "config.json").read_text())
     assert written["id2label"] == {"0": "bad", "1": "middling", "2": "good"}
     assert written["label2id"] == {"bad": 0, "middling": 1, "good": 2}
+    assert "problem_type" not in written and not model.multi_label
+    several = config("roberta_sentences", problem_type="multi_label_classification")
+    checkpoint, model = load(tmp_path / "several", "roberta_sentences", config=several)
+    assert model.multi_label
+    save_model(tmp_path / "several back", model, checkpoint.arguments)
+    written = json.loads((tmp_path / "several back" / "config.json").read_text())
+    assert written["problem_type"] == "multi_label_classification"
     unnamed = read_checkpoint(
         write_checkpoint(
             tmp_path / "b", "bert_tokens", config=config("bert_tokens", "id2label", num_labels=3)

@@ -362,6 +362,10 @@ def _named_classes(model):
     assert model.model.class_names == ("a", "b", "c")
 
 
+def _any_number(model):
+    assert model.model.multi_label
+
+
 ENCODERS = {
     **cases(
         "encoder",
@@ -382,6 +386,7 @@ ENCODERS = {
         initializer_range=_spread,
     ),
     **cases("encoder", CLASSIFIER, class_names=_named_classes),
+    "model:encoder.multi_label": Case(_any_number, {**CLASSIFIER, "multi_label": True}, CLASSIFIER),
     "model:encoder.num_classes": Case(
         comes_out("logits", (2, 3)), CLASSIFIER, {**CLASSIFIER, "num_classes": 2, "class_names": ["a", "b"]}
     ),

@@ -38,8 +38,10 @@ def made(tmp_path_factory):
     texts = documents(60)
     (folder / "text.txt").write_text("\n\n".join(texts))
     pairs = [f"{text[:30]},{text[30:60]},{text[60:]},{text}" for text in [*texts, *texts[:20]]]
-    labels = [f"{text[:30]},{text[30:60]},{'abb'[i % 3]},{i / 4}" for i, text in enumerate(texts)]
-    (folder / "labels.csv").write_text("\n".join(["text,text_pair,label,score", *labels]))
+    labels = [
+        f"{text[:30]},{text[30:60]},{'abb'[i % 3]},{i / 4},{'b+' * (i % 3)}a" for i, text in enumerate(texts)
+    ]
+    (folder / "labels.csv").write_text("\n".join(["text,text_pair,label,score,tags", *labels]))
     (folder / "pairs.csv").write_text("\n".join(["anchor,positive,negative,text", *pairs]))
 
     @functools.cache
@@ -180,6 +182,24 @@ def _both_texts(fed):
     assert "token_type_ids" in fed.features and fed.features["token_type_ids"].max() == 1
 
 
+def tagged(**keys):
+    mapping = labelled(multi_label=True, **keys)
+    train = {**mapping["data"]["train"], "columns": {"label": "tags"}}
+    return {**mapping, "data": {**mapping["data"], "train": train}}
+
+
+def _sets_of(*names):
+    def shows(fed):
+        assert getattr(fed.task, "class_names", None) == names
+        real = fed.features["example_ids"] >= 0
+        assert fed.features["labels"].ndim == 3
+        assert set(fed.features["labels"][real].sum(axis=-1).tolist()) == (
+            {1.0, 2.0} if "b" in names else {1.0}
+        )
+
+    return shows
+
+
 def numbered(**keys):
     train = {"type": "csv", "path": "{folder}/labels.csv", "columns": {"label": "score"}}
     data = {"train": train, "seq_len": 48, "packing": False}
@@ -222,6 +242,8 @@ CASES = {
     "task:classification.label_smoothing": Case(
         _counts(1, 1, smoothing=0.3), labelled(label_smoothing=0.3), labelled()
     ),
+    "task:classification.multi_label": Case(_sets_of("a", "b+a", "b+b+a"), tagged(), labelled()),
+    "task:classification.label_separator": Case(_sets_of("a", "b"), tagged(label_separator="+"), tagged()),
     "task:regression": Case(_squares, numbered(), masked()),
     "task:regression.pairs": Case(_both_texts, numbered(pairs=True), numbered()),
     "task:masked_lm": Case(_hides, masked(), {"task": "causal_lm"}),

@@ -342,6 +342,7 @@ def test_from_a_csv_to_a_served_classifier(run, monkeypatch, capfd):
     assert line["accuracy"] == said[-1]["accuracy"] and line["own_rows"] is True
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_one_begins_where_it_ended(run, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(run.parents[1])
     assert main(["train", "reviews.yaml"]) == 0

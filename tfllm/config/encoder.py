@@ -73,6 +73,7 @@ class EncoderConfig:
     )
     num_classes: int | None = setting(None, "classes of a classification", minimum=1)
     class_names: tuple[str, ...] | None = setting(None, "their names")
+    multi_label: bool = setting(False, "a text may have any number of them")
     head_activation: str | None = setting(
         None,
         "inside the masked_lm head; null: activation",
@@ -102,6 +103,9 @@ class EncoderConfig:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             rule = f"must name {path}.num_classes={self.num_classes} classes"
             yield Problem(f"{path}.class_names", list(self.class_names), rule, "give each class a name")
+        if self.multi_label and (self.head != "sequence_classification" or (self.num_classes or 0) < 2):
+            rule = f"needs {path}.head=sequence_classification and {path}.num_classes of 2 or more"
+            yield Problem(f"{path}.multi_label", True, rule, "leave it out: the task knows")
         if self.next_sentence_head and self.pooler == "none":
             rule = f"is read by {path}.next_sentence_head"
             yield Problem(f"{path}.pooler", self.pooler, rule, "write tanh, as BERT has it")

@@ -192,7 +192,7 @@ class LabelledTextConfig(TaskConfig):
             yield Problem("model.num_token_types", config.model.num_token_types, rule, mend)
 
 
-@TASKS.register("classification", builds="tfllm.tasks.classification:Classification")
+@TASKS.register("classification", builds="tfllm.tasks.classification:classification")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassificationConfig(LabelledTextConfig):
     """Tell classes of texts apart: columns text and label; a column weight, where there is one, weighs a record.
@@ -204,6 +204,10 @@ class ClassificationConfig(LabelledTextConfig):
     labels: ClassVar[str | None] = "classes"
 
     type: str = "classification"
+    multi_label: bool = setting(
+        False, "a text has any number of classes: a list of names, or text with separators between them"
+    )
+    label_separator: str = setting(",", "what stands between names in such a text")
     class_weights: dict[str, float] = setting(
         {}, "how much the loss of each class counts, by name; those left out count 1"
     )
@@ -220,6 +224,12 @@ class ClassificationConfig(LabelledTextConfig):
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
                 rule = "must be a number that is not negative"
                 yield Problem(f"{path}.class_weights.{name}", weight, rule, "write for example 2.0")
+        if self.balanced and self.multi_label:
+            rule = "counts texts by their one class, and task.multi_label has any number"
+            yield Problem(f"{path}.balanced", True, rule, "leave it out, or write task.class_weights")
+        if not self.label_separator:
+            rule = "must be the character or the text between names"
+            yield Problem(f"{path}.label_separator", "", rule, "write for example ';'")
         if self.balanced and self.class_weights:
             rule = "finds what task.class_weights says already"
             yield Problem(f"{path}.balanced", True, rule, "leave one of both out")

@@ -10,6 +10,7 @@ from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Arguments
 
 _NEXT_SENTENCE = {"next_sentence_head": True}
+_MULTI_LABEL = "multi_label_classification"
 # Ends of transformers' classes, and what stands on the encoder; the first that fits is written.
 _CLASSES: dict[str, Arguments] = {
     "Model": {"head": "none"},
@@ -55,6 +56,13 @@ class EncoderHeads:
             config.notes += [f"{name} is not read by the classifier and was left aside" for name in poolers]
         pools = next_sentence or head == "sequence_classification" or bool(poolers)
         classes = _read_classes(config) if head.endswith("_classification") else {}
+        if head == "sequence_classification" and classes["num_classes"] > 1:
+            problem = config.take("problem_type", str, None)
+            classes["multi_label"] = problem == _MULTI_LABEL
+            if problem == "regression":
+                config.notes.append(
+                    "problem_type=regression tells several numbers, which classify takes for classes"
+                )
         return {
             "head": head,
             "pooler": self.pooler_activation if pools else "none",
@@ -107,6 +115,7 @@ def _write_classes(arguments: Arguments) -> dict[str, Any]:
         return {}
     names = arguments["class_names"] or _unnamed(count)
     return {
+        **({"problem_type": _MULTI_LABEL} if arguments["multi_label"] else {}),
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }

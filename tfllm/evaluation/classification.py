@@ -37,6 +37,30 @@ def classification_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dic
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
+def multi_label_metrics(said: np.ndarray, meant: np.ndarray) -> dict[str, float]:
+    """Compare the classes that are said of each example with those that it has.
+
+    Args:
+        said: bool [N, C].
+        meant: bool [N, C].
+
+    Returns:
+        `f1_micro`, of all pairs of an example and a class; `f1_macro`, the mean over the classes that are said or
+        meant anywhere; and `exact_match`, the share of examples of which all is right. All NaN where there is no
+        example; F1 is 0 where nothing is said or meant.
+    """
+    names = ("f1_micro", "f1_macro", "exact_match")
+    if not len(meant):
+        return dict.fromkeys(names, float("nan"))
+    right = (said & meant).sum(axis=0)
+    all_of = said.sum(axis=0) + meant.sum(axis=0)  # F1 = 2 · right / (said + meant)
+    seen = all_of > 0
+    micro = 2.0 * right.sum() / all_of.sum() if seen.any() else 0.0
+    macro = (2.0 * right[seen] / all_of[seen]).mean() if seen.any() else 0.0
+    exact = (said == meant).all(axis=1).mean()
+    return {name: float(value) for name, value in zip(names, (micro, macro, exact), strict=True)}
+
+
 def confusion_matrix(said: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Count the examples of each class, a row, by what was said of them, a column: int64 [C, C]."""
     counts = np.bincount(labels.astype(np.int64) * num_classes + said, minlength=num_classes**2)

@@ -12,7 +12,7 @@ from tfllm.config.build import to_mapping
 from tfllm.data.errors import DataError
 from tfllm.data.sources import Source
 from tfllm.experiment.source import make_source
-from tfllm.tasks.examples.labels import label_name, label_number
+from tfllm.tasks.examples.labels import label_name, label_names, label_number
 
 _SHOWN = 20
 
@@ -40,8 +40,10 @@ def with_labels(config: ExperimentConfig, *, notify: Callable[[str], None] = pri
         notify(_range(source))
         mapping["model"] = _with_layer(mapping["model"], None)
     else:
-        counts = _counted(source)
-        mapping["model"] = _with_layer(mapping["model"], _checked(counts))
+        separator = config.task.label_separator if config.task.multi_label else None
+        counts, total = _counted(source, separator)
+        names = _checked(counts, total, several=separator is not None)
+        mapping["model"] = _with_layer(mapping["model"], names, multi_label=separator is not None)
         names = mapping["model"]["class_names"]
         shown = ", ".join(f"{name} {counts[name]}" for name in names[:_SHOWN])
         notify(f"classes: {shown}{', …' if len(names) > _SHOWN else ''}")
@@ -50,8 +52,11 @@ def with_labels(config: ExperimentConfig, *, notify: Callable[[str], None] = pri
     return config_from_mapping(mapping, source="the config with the labels of its text")
 
 
-def _with_layer(model: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
+def _with_layer(
+    model: dict[str, Any], names: list[str] | None, *, multi_label: bool = False
+) -> dict[str, Any]:
     """A model section with a layer for these classes, or for one number; it is drawn anew where the model has none."""
+    model = {**model, "multi_label": multi_label}
     there = model["num_classes"] if model["head"] == "sequence_classification" else None
     fits = there is not None and (there == 1) == (names is None)
     if fits and not model["new_head"]:
@@ -72,19 +77,24 @@ def _range(source: Source) -> str:
     return f"labels: {len(numbers)} numbers from {least:g} to {most:g}, mean {sum(numbers) / len(numbers):g}"
 
 
-def _counted(source: Source) -> Mapping[str, int]:
-    return collections.Counter(label_name(record) for record in source.records())
+def _counted(source: Source, separator: str | None) -> tuple[Mapping[str, int], int]:
+    """How many records each class has, and how many there are."""
+    counts: collections.Counter[str] = collections.Counter()
+    total = 0
+    for record in source.records():
+        counts.update([label_name(record)] if separator is None else label_names(record, separator))
+        total += 1
+    return counts, total
 
 
-def _checked(counts: Mapping[str, int]) -> list[str]:
+def _checked(counts: Mapping[str, int], total: int, *, several: bool) -> list[str]:
     """The names, in order."""
-    total = sum(counts.values())
     if len(counts) < 2:
-        only = (
-            f"all {total} records have the label {next(iter(counts))!r}" if counts else "there is no record"
-        )
+        only = f"all {total} records have the label {next(iter(counts))!r}" if counts else "there is no label"
+        if several and counts:
+            only = f"{next(iter(counts))!r} is the only label"
         raise DataError(f"{only}, and a classification needs two classes; name another column as label")
-    if len(counts) == total > _SHOWN:
+    if len(counts) == total > _SHOWN and max(counts.values()) == 1:
         raise DataError(
             f"each of the {total} records has a label of its own, such as {min(counts)!r}: that is no class; name"
             " another column as label, or learn numbers with task.type=regression"

@@ -27,6 +27,7 @@ def export_classifier(
     Its signature `serving_default` takes `text` string [B], and of pairs `text_pair` string [B]. It returns `label`
     string [B], the likeliest class; `classes` string [B, C] and `scores` float32 [B, C], the probability of each; and
     `tokens_dropped` int32 [B], how many did not fit into the model's `max_seq_len`, counted from the end.
+    Where a text may have any number of classes there is no `label`, and each score is one of yes and no.
 
     Args:
         model: An `Encoder` with head sequence_classification.
@@ -49,12 +50,11 @@ def export_classifier(
     names = list(class_names or model.class_names or map(str, range(model.classifier.units)))
 
     def answers(logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = tf.nn.softmax(logits)
-        return {
-            "label": tf.gather(tf.constant(names), tf.argmax(scores, axis=-1)),
-            "classes": tf.tile(tf.constant([names]), [tf.shape(scores)[0], 1]),
-            "scores": scores,
-        }
+        classes = tf.tile(tf.constant([names]), [tf.shape(logits)[0], 1])
+        if model.multi_label:
+            return {"classes": classes, "scores": tf.math.sigmoid(logits)}
+        likeliest = tf.gather(tf.constant(names), tf.argmax(logits, axis=-1))
+        return {"label": likeliest, "classes": classes, "scores": tf.nn.softmax(logits)}
 
     metadata = {"class_names": names}
     return export_text_reader(

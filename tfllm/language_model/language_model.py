@@ -169,7 +169,8 @@ class LanguageModel:
 
         Returns:
             `label`, the likeliest class; its probability `score`; and `scores`, the probability of each class by name;
-            or a list of these.
+            or a list of these. Where a text may have any number of classes, `labels`, those more likely than not, and
+            `scores`.
 
         Raises:
             GenerationError: when the model classifies no texts.
@@ -184,7 +185,11 @@ class LanguageModel:
             raise GenerationError(f"this model classifies no texts; {mend}")
         if isinstance(texts, str):
             return self.classify([texts])[0]
-        found = tf.nn.softmax(text_logits(self.model, self.tokenizer, texts)).numpy()
+        logits = text_logits(self.model, self.tokenizer, texts)
+        if self.model.multi_label:
+            by_name = [dict(zip(names, map(float, row), strict=True)) for row in tf.sigmoid(logits).numpy()]
+            return [{"labels": [n for n in names if row[n] > 0.5], "scores": row} for row in by_name]
+        found = tf.nn.softmax(logits).numpy()
         return [
             {
                 "label": names[int(row.argmax())],

@@ -62,6 +62,8 @@ class Encoder(ConfiguredModel):
             answer, and the last).
         num_classes: Classes C of the two classifications.
         class_names: Their names, carried along; None has none.
+        multi_label: A row may have any number of the classes of a sequence_classification: each logit is one of yes
+            and no. Carried along too.
         head_activation: Inside the masked_lm head; None is `activation`.
         tie_embeddings: The masked_lm head shares the token embedding.
         next_sentence_head: Adds `next_sentence_logits`, from the pooler: the second sentence follows the first,
@@ -107,6 +109,7 @@ class Encoder(ConfiguredModel):
         head: str = "none",
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        multi_label: bool = False,
         head_activation: str | None = None,
         tie_embeddings: bool = True,
         next_sentence_head: bool = False,
@@ -132,6 +135,7 @@ class Encoder(ConfiguredModel):
         self.max_seq_len = max_seq_len
         self.pooling, self.head = pooling, head
         self.class_names = None if class_names is None else tuple(class_names)
+        self.multi_label = multi_label
         self.remat = remat
         self.attention_block_size = attention_block_size
         policy = self.dtype_policy
@@ -364,6 +368,8 @@ def wrong_settings(arguments: dict[str, Any]) -> str | None:
         return f"num_classes={classes} needs head='sequence_classification' or head='token_classification'"
     if names is not None and len(names) != classes:
         return f"class_names has {len(names)} names, and num_classes={classes}; give one for each"
+    if arguments.get("multi_label") and (head != "sequence_classification" or (classes or 0) < 2):
+        return "multi_label=True needs head='sequence_classification' and num_classes of 2 or more"
     if arguments.get("next_sentence_head") and pooler == "none":
         return "next_sentence_head=True reads the pooler; use pooler='tanh'"
     return None

@@ -10,11 +10,28 @@ import tensorflow as tf
 
 from tfllm.evaluation.classification import classification_metrics
 from tfllm.evaluation.predictions import Prediction
-from tfllm.tasks.errors import TaskError
+from tfllm.tasks.class_weights import weights_by_class
 from tfllm.tasks.examples.labelled_text import LabelledText
 from tfllm.tasks.examples.labels import ClassLabels
+from tfllm.tasks.multi_label import MultiLabel
 
 Features = dict[str, tf.Tensor]
+
+
+def classification(
+    *,
+    tokenizer: Any,
+    multi_label: bool,
+    balanced: bool,
+    label_separator: str,
+    loss_chunk_tokens: int | None,
+    **settings: Any,
+) -> Classification | MultiLabel:
+    """Make the task of a config: one class of each text, or any number."""
+    del tokenizer, balanced, loss_chunk_tokens  # the classes and their weights were found
+    if multi_label:
+        return MultiLabel(label_separator=label_separator, **settings)
+    return Classification(**settings)
 
 
 class Classification:
@@ -25,13 +42,10 @@ class Classification:
     weighed as its own.
 
     Args:
-        tokenizer: The tokenizer.
         class_names: The classes C, in the order of the model's logits.
         pairs: A record is two texts.
         class_weights: What each class counts, by name; those left out count 1.
-        balanced: Of no use here: the weights were found.
         label_smoothing: The share that is spread.
-        loss_chunk_tokens: Of no use here.
 
     Raises:
         TaskError: A weight is given to a class that is not there.
@@ -50,24 +64,13 @@ class Classification:
     def __init__(
         self,
         *,
-        tokenizer: Any,
         class_names: Sequence[str],
         pairs: bool = False,
         class_weights: Mapping[str, float] | None = None,
-        balanced: bool = False,
         label_smoothing: float = 0.0,
-        loss_chunk_tokens: int | None = None,
     ):
-        del tokenizer, balanced, loss_chunk_tokens
         self.class_names, self.pairs, self.label_smoothing = tuple(class_names), pairs, label_smoothing
-        weights = dict(class_weights or {})
-        unknown = sorted(set(weights) - set(self.class_names))
-        if unknown:
-            raise TaskError(
-                f"task.class_weights names {unknown[0]!r}, which is no class; there are"
-                f" {', '.join(map(repr, self.class_names))}"
-            )
-        self.class_weights = np.array([weights.get(name, 1.0) for name in self.class_names], np.float32)
+        self.class_weights = weights_by_class(self.class_names, class_weights)
 
     def examples_of(self, tokenizer: Any, *, seq_len: int, packing: bool) -> LabelledText:
         """What tokenises the texts of a record."""

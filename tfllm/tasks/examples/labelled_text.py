@@ -21,8 +21,8 @@ class LabelledText:
     """Tokenises a text or a pair, framed as the tokenizer frames them, and cut to `seq_len` tokens at the end.
 
     Of a pair the longer text is cut first. A row holds `token_ids`, `token_type_ids` (of pairs: 1 for the second text
-    and what stands behind it) and `segment_ids`, and for each segment `labels`, `weights` and
-    `example_ids`.
+    and what stands behind it) and `segment_ids`, and for each segment what its
+    labels are, `weights` and `example_ids`.
 
     Args:
         tokenizer: Anything with `encode_batch`, `prefix_ids`, `separator_ids`, `suffix_ids`, `pad_id` and `vocab_size`.
@@ -65,7 +65,7 @@ class LabelledText:
                 Feature("token_ids", "", fill=tokenizer.pad_id, limit=tokenizer.vocab_size),
                 *types,
                 Feature("segment_ids", ""),
-                labels.feature,
+                *labels.features,
                 Feature("weights", None, dtype="float32"),
                 Feature("example_ids", None, fill=-1),
             ),
@@ -93,10 +93,14 @@ class LabelledText:
         encoded = iter(self.tokenizer.encode_batch([text for each in texts for text in each]))
         for number, record, each in zip(numbers, records, texts, strict=True):
             ids, types = self.framed([next(encoded) for _ in each])
+            values = self.labels.of(record)
             arrays = {
                 "token_ids": ids,
                 "token_type_ids": types,
-                "labels": np.array([self.labels.of(record)], self.labels.feature.dtype),
+                **{
+                    feature.name: np.array([values[feature.name]], feature.dtype)
+                    for feature in self.labels.features
+                },
                 "weights": np.array([weight_of(record)], np.float32),
                 "example_ids": np.array([number], np.int32),
             }
