@@ -127,6 +127,7 @@ def test_a_bad_line_is_named_or_skipped(tmp_path, line, message):
 # The documentation of Python
 
 
+@pytest.mark.slow
 def test_python_docs_are_plenty_ordered_and_without_tests():
     source = PythonDocsSource()
     documents = texts(source)
@@ -156,9 +157,14 @@ def test_objects_have_the_columns_that_are_named(tmp_path):
     path.write_text('{"q": "one", "a": ["two", 3], "more": 1}\n\n{"q": "four", "a": null}\n')
     source = JsonlSource(path, columns={"anchor": "q", "positive": "a"})
     assert [record.fields for record in source.records()] == [
-        {"anchor": "one", "positive": ["two", 3]},
+        {"more": 1, "anchor": "one", "positive": ["two", 3]},
         {"anchor": "four", "positive": None},
     ]
+    plain = JsonlSource(path, text_key="q")  # whose other keys are columns too
+    assert [record.fields["more"] for record in plain.records() if "more" in record.fields] == [1]
+    assert [record.text("text") for record in plain.records()] == ["one", "four"]
+    hidden = JsonlSource(path, columns={"more": "q"})  # another is called so here
+    assert next(iter(hidden.records())).fields == {"a": ["two", 3], "more": "one"}
     assert source.fingerprint() != JsonlSource(path, columns={"anchor": "a", "positive": "q"}).fingerprint()
     assert "keys ['q', 'a']" in source.describe()
 

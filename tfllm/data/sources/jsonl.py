@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfllm.data.record import Record
+from tfllm.data.record import TEXT, Record
 from tfllm.data.sources.file_kind import HEAD_BYTES
 from tfllm.data.sources.file_source import FileSource
 from tfllm.data.sources.files import (
@@ -27,7 +27,8 @@ class JsonlSource(FileSource, TextSource):
     Args:
         path: A path or glob, or a list of them; `**` matches any depth.
         text_key: The key of the text in each object, where no columns are named.
-        columns: The key of each column, by the column's name; a record then has these columns, of any value.
+        columns: The key of each column, by the column's name; other keys keep their names. A record has values of any
+            kind.
         on_error: "raise", or "skip" a line that is broken, lacks the key or holds no string, and a file that is
             no text (counted in `skipped`).
         section: What messages call the settings: the section of the config.
@@ -53,8 +54,8 @@ class JsonlSource(FileSource, TextSource):
         self.text_key, self.columns = text_key, dict(columns or {})
 
     def records(self) -> Iterator[Record]:
-        """Yield a record a line."""
-        return self._of_each(self._records) if self.columns else super().records()
+        """Yield a record a line, with all its keys."""
+        return self._of_each(self._records)
 
     def documents(self) -> Iterator[str]:
         """Yield the text of each line."""
@@ -91,11 +92,14 @@ class JsonlSource(FileSource, TextSource):
             if not line.strip():
                 continue
             try:
-                yield self._text(line, whole=number == 1)
+                yield self._text(_parsed(line, [self.text_key], whole=number == 1))
             except ValueError as error:
                 self._broken(f"{file}:{number}: {error}", error)
 
     def _fields(self, line: bytes, *, whole: bool) -> dict[str, Any]:
+        if not self.columns:
+            found = _parsed(line, [self.text_key], whole=whole)
+            return {**found, TEXT: self._text(found)}
         found = _parsed(line, list(self.columns.values()), whole=whole)
         for name, key in self.columns.items():
             if key not in found:
@@ -105,15 +109,16 @@ class JsonlSource(FileSource, TextSource):
                 )
             if isinstance(found[key], str) and not _is_unicode(found[key]):
                 raise ValueError(f"{key!r} holds half of a surrogate pair; write the whole character")
-        return {name: found[key] for name, key in self.columns.items()}
+        given = {key: name for name, key in self.columns.items()}
+        others = {key: value for key, value in found.items() if key not in given and key not in self.columns}
+        return {**others, **{name: found[key] for name, key in self.columns.items()}}
 
-    def _text(self, line: bytes, *, whole: bool) -> str:
-        record = _parsed(line, [self.text_key], whole=whole)
+    def _text(self, found: Mapping[str, Any]) -> str:
         key = f"{self.section}.text_key"
-        if self.text_key not in record:
-            keys = ", ".join(map(repr, list(record)[:20]))
+        if self.text_key not in found:
+            keys = ", ".join(map(repr, list(found)[:20]))
             raise ValueError(f"no key {self.text_key!r}; the keys are {keys or 'none'}; set {key}")
-        text = record[self.text_key]
+        text = found[self.text_key]
         if not isinstance(text, str):
             raise ValueError(f"{self.text_key!r} must be a string, not {_kind(text)}; set {key}")
         if not _is_unicode(text):
