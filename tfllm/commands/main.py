@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tfllm.commands import convert, evaluate, export, generate, inspect, prepare, train
+from tfllm.commands import convert, evaluate, export, generate, inspect, predict, prepare, train
 from tfllm.commands.terminal import as_text, lasting_streams, mend_streams, say
 from tfllm.config import ConfigError
 from tfllm.convert.errors import ConvertError
@@ -26,6 +26,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "generate": generate,
+    "predict": predict,
     "export": export,
     "convert": convert,
     "inspect": inspect,
