@@ -21,10 +21,12 @@ class Evaluation:
     Args:
         metrics: By name.
         predictions: What the model said of each example, in the order of the source; of tasks that have some.
+        sums: What else the metrics are made of.
     """
 
     metrics: dict[str, float]
     predictions: list[Prediction]
+    sums: dict[str, float]
 
 
 class Evaluator:
@@ -97,7 +99,7 @@ class Evaluator:
                     totals[name] = totals.get(name, 0.0) + float(value)
                 predictions += _of_batch(tf.nest.map_structure(lambda x: x.numpy(), said))
         predictions.sort(key=lambda prediction: prediction.number)
-        return Evaluation(self.task.evaluation_metrics(totals, predictions), predictions)
+        return Evaluation(self.task.evaluation_metrics(totals, predictions), predictions, totals)
 
 
 def _of_batch(said: dict[str, Any]) -> Iterator[Prediction]:

@@ -53,6 +53,7 @@ class Classification:
 
     coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     aligned: ClassVar[Mapping[str, str]] = {}
+    of_examples: ClassVar[Sequence[str]] = ("accuracy", "f1_macro", "mcc", "calibration_error")
     metric_modes: ClassVar[Mapping[str, str]] = {
         "accuracy": "max",
         "f1_macro": "max",

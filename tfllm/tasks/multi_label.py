@@ -36,6 +36,7 @@ class MultiLabel:
 
     coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     aligned: ClassVar[Mapping[str, str]] = {}
+    of_examples: ClassVar[Sequence[str]] = ("f1_micro", "f1_macro", "exact_match")
     metric_modes: ClassVar[Mapping[str, str]] = {
         "f1_micro": "max",
         "f1_macro": "max",

@@ -27,6 +27,7 @@ class Regression:
 
     coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     aligned: ClassVar[Mapping[str, str]] = {}
+    of_examples: ClassVar[Sequence[str]] = ("pearson", "spearman", "mean_absolute_error")
     metric_modes: ClassVar[Mapping[str, str]] = {
         "pearson": "max",
         "spearman": "max",

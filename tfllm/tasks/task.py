@@ -19,6 +19,9 @@ class Task(Protocol):
     A loss has named terms. Each is a sum over a batch and has a weight, a sum too, that follows from the features
     alone: the train step divides once, by each term's weight over the whole global batch, so that neither replicas nor
     microbatches show. A mean of means is a bug.
+
+    A task whose predictions are of examples one by one names in `of_examples` the metrics that are made of them alone:
+    of these intervals can be told.
     """
 
     @property
