@@ -18,6 +18,7 @@ from tfllm.data.errors import DataError
 from tfllm.data.pipeline import evaluation_batches, training_batches
 from tfllm.data.record import Record
 from tfllm.data.sources import Source
+from tfllm.data.split import split_of
 from tfllm.evaluation.classification import classification_metrics, confusion_matrix
 from tfllm.evaluation.evaluator import Evaluator
 from tfllm.export.bert_packer import BertPacker
@@ -78,7 +79,7 @@ KINDS = {
 
 @pytest.fixture(scope="module", params=KINDS)
 def task(request, tokenizer):
-    return Classification(tokenizer=tokenizer, class_names=NAMES, **KINDS[request.param])
+    return Classification(class_names=NAMES, **KINDS[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +130,7 @@ def test_rows_hold_each_text_its_class_and_its_weight(task, stores, tokenizer):
 
 
 def test_pairs_are_cut_as_the_exported_packer_cuts_them(tokenizer):
-    maker = Classification(tokenizer=tokenizer, class_names=NAMES, pairs=True).examples_of(
-        tokenizer, seq_len=T, packing=False
-    )
+    maker = Classification(class_names=NAMES, pairs=True).examples_of(tokenizer, seq_len=T, packing=False)
     pack = BertPacker(tokenizer)
     for first, second in [(1, 1), (30, 2), (2, 30), (30, 30), (5, 6), (6, 5), (6, 30)]:
         parts = [list(range(10, 10 + first)), list(range(50, 50 + second))]
@@ -198,7 +197,7 @@ def test_the_loss_is_weighed_and_smoothed_as_pytorch_has_it(task, stores, tokeni
 
 @pytest.fixture(scope="module")
 def weighed(tokenizer, tmp_path_factory):
-    task = Classification(tokenizer=tokenizer, class_names=NAMES, **KINDS["weighed"])
+    task = Classification(class_names=NAMES, **KINDS["weighed"])
     return task, rows_of(task, tokenizer, tmp_path_factory.mktemp("rows"))
 
 
@@ -396,13 +395,25 @@ def test_labels_that_are_none_are_told_at_once(tmp_path, monkeypatch, capfd, lin
 def test_a_label_that_was_never_learned_is_named(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     write_reviews(tmp_path)
-    (tmp_path / "held.csv").write_text("review,stars\nbat fine,10\ncon odd,eleven\n")
+    (tmp_path / "held.csv").write_text("review,stars\nbat fine,10\ncon odd,eleven\nodd,2\nfon,eleven\n")
     held = "data.validation={type: csv, path: held.csv, columns: {text: review, label: stars}}"
     assert main(["train", "reviews.yaml", held]) == 1
     error = capfd.readouterr().err
     assert (
-        "held.csv:3: the label 'eleven' is none of those that the training text has: '1', '9', '10'" in error
-    )
+        "held.csv:3: the label 'eleven' is none of those that the training text has: '1', '9', '10'; it stands in"
+        " 2 records to validate on, and 1 other labels too"
+    ) in error
+
+
+def test_a_class_of_which_all_is_held_out_is_told(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    write_reviews(tmp_path)
+    texts = (f"only {i}" for i in range(1000))
+    held = next(text for text in texts if split_of(text, fraction=0.3, seed=0) == "validation")
+    with (tmp_path / "reviews.csv").open("a") as file:
+        file.write(f"\n{held},5")
+    assert main(["train", "reviews.yaml", "--dry-run"]) == 0
+    assert "class '5': no record is left to train on, all 1 are held out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -446,10 +457,10 @@ def test_weights_of_no_class_and_of_no_number_are_named(tokenizer, tmp_path):
     with pytest.raises(
         TaskError, match=r"task.class_weights names 'fair', which is no class; there are 'bad'"
     ):
-        Classification(tokenizer=tokenizer, class_names=NAMES, class_weights={"fair": 2.0})
+        Classification(class_names=NAMES, class_weights={"fair": 2.0})
     source = Reviews(4)
     source.rows[1]["weight"] = "heavy"
     with pytest.raises(DataError, match="'weight' must be a number that is not negative, not 'heavy'"):
-        rows_of(Classification(tokenizer=tokenizer, class_names=NAMES), tokenizer, tmp_path, source=source)
+        rows_of(Classification(class_names=NAMES), tokenizer, tmp_path, source=source)
     with pytest.raises(DataError, match="leaves no room beside the 2 tokens around a text"):
-        Classification(tokenizer=tokenizer, class_names=NAMES).examples_of(tokenizer, seq_len=2, packing=True)
+        Classification(class_names=NAMES).examples_of(tokenizer, seq_len=2, packing=True)

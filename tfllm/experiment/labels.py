@@ -5,16 +5,19 @@ from __future__ import annotations
 import collections
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
 from tfllm.config.build import to_mapping
 from tfllm.data.errors import DataError
+from tfllm.data.record import Record
 from tfllm.data.sources import Source
-from tfllm.experiment.source import make_source
+from tfllm.data.split import split_of
+from tfllm.experiment.source import make_source, split_side
 from tfllm.tasks.examples.labels import label_name, label_names, label_number
 
 _SHOWN = 20
+_Counts: TypeAlias = "collections.Counter[str]"
 
 
 def with_labels(config: ExperimentConfig, *, notify: Callable[[str], None] = print) -> ExperimentConfig:
@@ -40,13 +43,16 @@ def with_labels(config: ExperimentConfig, *, notify: Callable[[str], None] = pri
         notify(_range(source))
         mapping["model"] = _with_layer(mapping["model"], None)
     else:
-        separator = config.task.label_separator if config.task.multi_label else None
-        counts, total = _counted(source, separator)
-        names = _checked(counts, total, several=separator is not None)
-        mapping["model"] = _with_layer(mapping["model"], names, multi_label=separator is not None)
+        counts, total, trained = _counted(config, source)
+        names = _checked(counts, total, several=config.task.multi_label)
+        _check_held_out(config, names)
+        mapping["model"] = _with_layer(mapping["model"], names, multi_label=config.task.multi_label)
         names = mapping["model"]["class_names"]
         shown = ", ".join(f"{name} {counts[name]}" for name in names[:_SHOWN])
         notify(f"classes: {shown}{', …' if len(names) > _SHOWN else ''}")
+        for name in names:
+            if not trained[name]:
+                notify(f"class {name!r}: no record is left to train on, all {counts[name]} are held out")
         if config.task.balanced:
             mapping["task"] |= {"balanced": False, "class_weights": _balanced(counts, names)}
     return config_from_mapping(mapping, source="the config with the labels of its text")
@@ -77,14 +83,46 @@ def _range(source: Source) -> str:
     return f"labels: {len(numbers)} numbers from {least:g} to {most:g}, mean {sum(numbers) / len(numbers):g}"
 
 
-def _counted(source: Source, separator: str | None) -> tuple[Mapping[str, int], int]:
-    """How many records each class has, and how many there are."""
-    counts: collections.Counter[str] = collections.Counter()
-    total = 0
+def _counted(config: ExperimentConfig, source: Source) -> tuple[_Counts, int, _Counts]:
+    """How many records each class has, how many there are, and how many of each class are trained on."""
+    counts: _Counts = collections.Counter()
+    trained: _Counts = collections.Counter()
+    total, split = 0, split_side(config, "train")
     for record in source.records():
-        counts.update([label_name(record)] if separator is None else label_names(record, separator))
+        names = _names(config, record)
+        counts.update(names)
         total += 1
-    return counts, total
+        text = record.text(config.task.text_columns[0])
+        if split is None or split_of(text, fraction=split[1], seed=split[2]) == split[0]:
+            trained.update(names)
+    return counts, total, trained
+
+
+def _names(config: ExperimentConfig, record: Record) -> list[str]:
+    return (
+        label_names(record, config.task.label_separator) if config.task.multi_label else [label_name(record)]
+    )
+
+
+def _check_held_out(config: ExperimentConfig, names: list[str]) -> None:
+    """What is validated on has no other classes."""
+    if config.data.validation is None:
+        return
+    unknown: _Counts = collections.Counter()
+    first = ""
+    for record in make_source(config.data.validation, "data.validation").records():
+        unseen = set(_names(config, record)) - set(names)
+        first = first or (record.at if unseen else "")
+        unknown.update(unseen)
+    if unknown:
+        known = ", ".join(map(repr, names[:_SHOWN]))
+        label, count = next(iter(unknown.items()))
+        more = f", and {len(unknown) - 1} other labels too" if len(unknown) > 1 else ""
+        raise DataError(
+            f"{first}the label {label!r} is none of those that the training text has: {known}; it stands in"
+            f" {count} record{'s' if count > 1 else ''} to validate on{more}; mend them, or add records with this label"
+            " to the training text"
+        )
 
 
 def _checked(counts: Mapping[str, int], total: int, *, several: bool) -> list[str]:
