@@ -4,6 +4,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -244,7 +245,29 @@ def _keeps_the_largest(run):
 
 
 BEST = {**EVALUATES, "training.best_metric": "loss"}
+# Nothing is learned, so no evaluation is better than the first, which is that after two steps.
+STANDS = {**BEST, "optimizer.learning_rate": 1e-12}
+
+
+def _ends_where_nothing_gets_better(run):
+    assert run.statuses == [0]
+    ends_at(4)(run)
+    assert "ended at step 4 of 6: loss has not got better than" in run.words
+
+
+def _passes(run):
+    """A fifth of the rows, evaluated at the end of what is less than a pass."""
+    line = run.lines("train")[-1]
+    rows = re.findall(r"0\.2 epochs of (\d+) rows", run.words)
+    assert rows and line["step"] == -(-int(rows[0]) // 20) != 6
+    assert run.lines("validation")[-1]["step"] == line["step"]
+
+
 KEPT = {
+    "training.early_stopping": Case(
+        _ends_where_nothing_gets_better, {**STANDS, "training.early_stopping": 1}, STANDS
+    ),
+    "training.epochs": Case(_passes, {"training.epochs": 0.2}, BASE),
     "training.best_metric": Case(_keeps_the_best, BEST, EVALUATES),
     "training.best_mode": Case(_keeps_the_largest, {**BEST, "training.best_mode": "max"}, BEST),
 }

@@ -73,6 +73,7 @@ def _print_config(config: ExperimentConfig, origin: Origin | None) -> None:
     else:
         config = experiment.with_labels(config)
         prepared = experiment.prepare(config)
+        config = experiment.with_steps(config, prepared.train.num_rows)
         tokenizer = prepared.tokenizer
     model = experiment.make_model(config, tokenizer.vocab_size, training=True)
     _print_parameters(model)

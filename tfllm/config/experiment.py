@@ -134,7 +134,7 @@ class ExperimentConfig:
             mend = f"write at most {self.context_length - 1}"
             yield Problem("generation.max_new_tokens", self.generation.max_new_tokens, rule, mend)
         warmup, steps = self.optimizer.schedule.warmup_steps, self.training.steps
-        if warmup > steps:
+        if warmup > steps and self.training.epochs is None:
             rule = f"exceeds training.steps={steps}"
             yield Problem("optimizer.schedule.warmup_steps", warmup, rule, f"write at most {steps}")
         yield from self._check_batch()

@@ -75,6 +75,9 @@ class TrainingConfig:
     """How long, how large, how exact, and what is written when."""
 
     steps: int = setting(1000, "optimizer updates in the whole run", minimum=1)
+    epochs: float | None = setting(
+        None, "passes over the rows to train on, in the place of steps; an evaluation follows each", above=0.0
+    )
     global_batch_size: int = setting(16, "sequences an update, over all devices", minimum=1)
     microbatch_size: int | None = setting(
         None, "sequences a device computes at once; gradients add up over the rest", minimum=1
@@ -105,6 +108,9 @@ class TrainingConfig:
     best_mode: str | None = setting(
         None, "which training.best_metric is best; null: as the metric itself has it", choices=("min", "max")
     )
+    early_stopping: int | None = setting(
+        None, "evaluations without a better best_metric after which the training has ended", minimum=1
+    )
     on_save_error: str = setting(
         "stop", "when a checkpoint cannot be written: stop, or go on without it", choices=("stop", "continue")
     )
@@ -122,8 +128,15 @@ class TrainingConfig:
             rule = f"must divide {path}.global_batch_size={self.global_batch_size}"
             mend = f"try {_nearest_divisor(self.global_batch_size, self.microbatch_size)}"
             yield Problem(f"{path}.microbatch_size", self.microbatch_size, rule, mend)
+        if self.early_stopping and self.best_metric is None:
+            rule = f"needs {path}.best_metric, the metric that gets no better"
+            yield Problem(f"{path}.early_stopping", self.early_stopping, rule, "write for example loss")
+        if self.early_stopping and self.evaluate_every is None and self.epochs is None:
+            rule = f"needs {path}.evaluate_every: the only evaluation is that of the end"
+            yield Problem(f"{path}.early_stopping", self.early_stopping, rule, "write for example 100")
+        steps = self.steps if self.epochs is None else 1 << 60  # which the rows will tell
         if self.profile is not None and not (
-            len(self.profile) == 2 and 0 < self.profile[0] <= self.profile[1] <= self.steps
+            len(self.profile) == 2 and 0 < self.profile[0] <= self.profile[1] <= steps
         ):
             rule = f"must be two steps, from and to, between 1 and {path}.steps={self.steps}"
             yield Problem(f"{path}.profile", list(self.profile), rule, "write for example [10, 15]")

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tfllm.experiment.cost import flops_per_token as flops_per_token
     from tfllm.experiment.cost import memory_of as memory_of
     from tfllm.experiment.cost import step_shape as step_shape
+    from tfllm.experiment.epochs import with_steps as with_steps
     from tfllm.experiment.labels import with_labels as with_labels
     from tfllm.experiment.model import make_model as make_model
     from tfllm.experiment.model_source import expand as expand
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # module: what it hands on. It is imported when one of these is asked for: most import TensorFlow.
 _NAMES = {
     "cost": ("flops_per_token", "memory_of", "step_shape"),
+    "epochs": ("with_steps",),
     "labels": ("with_labels",),
     "model": ("make_model",),
     "model_source": ("expand", "start_from_source"),

@@ -29,6 +29,7 @@ from tfllm.training.callbacks import (
 )
 from tfllm.training.display import Display
 from tfllm.training.distribution import num_workers, worker_errors
+from tfllm.training.early_stopping import EarlyStopping
 from tfllm.training.errors import TrainingError
 from tfllm.training.metrics_log import MetricsLog, NoLog
 from tfllm.training.peak_memory import memory_errors
@@ -84,19 +85,39 @@ class _Run:
         if state.step >= self.config.training.steps:
             self.display.notice(f"{self.run_folder.path} is already trained to step {state.step}")
             return None
+        early_stopping = self._early_stopping()
+        if early_stopping is not None and early_stopping.ended(state):
+            self._say_early(state)
+            return None
         writer = self._writer()
         logging, evaluate = self._callbacks(state, writer)
-        trainer = self._trainer([logging, evaluate], writer)
+        trainer = self._trainer([logging, evaluate], early_stopping, writer)
         self.display.start(state)
         try:
             if state.step == 0:
                 evaluate(state)
-            return trainer.run(state)
+            stopped_by = trainer.run(state)
+            if stopped_by is None and state.step < self.config.training.steps:
+                self._say_early(state)
+            return stopped_by
         finally:
             writer.close()
             self.display.stop()
 
-    def _trainer(self, callbacks: list[Callback], writer: Writer) -> Trainer:
+    def _early_stopping(self) -> EarlyStopping | None:
+        patience, best = self.config.training.early_stopping, self.setup.best
+        return None if patience is None or best is None else EarlyStopping(best, patience)
+
+    def _say_early(self, state: TrainerState) -> None:
+        best = self.config.training.best_metric
+        self.display.notice(
+            f"ended at step {state.step} of {self.config.training.steps}: {best} has not got better than"
+            f" {state.best_value:.5g} in {state.waited} evaluations (training.early_stopping)"
+        )
+
+    def _trainer(
+        self, callbacks: list[Callback], early_stopping: EarlyStopping | None, writer: Writer
+    ) -> Trainer:
         training = self.config.training
         return Trainer(
             train_step=self.setup.step,
@@ -107,6 +128,7 @@ class _Run:
             save=Save(
                 every=training.checkpoint_every, checkpointer=self.setup.checkpointer, best=self.setup.best
             ),
+            early_stopping=early_stopping,
             side_shows=self._side_shows(writer),
             stop_request=lambda: StopRequest(notice=training.preemption_notice, notify=self.display.notice),
             on_failure=self._keep_failure,

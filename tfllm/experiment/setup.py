@@ -20,6 +20,7 @@ from tfllm.config.build import to_mapping
 from tfllm.data.pipeline import training_batches
 from tfllm.experiment.build import build, check_builders
 from tfllm.experiment.checks import best_metric, check_late
+from tfllm.experiment.epochs import with_steps
 from tfllm.experiment.labels import with_labels
 from tfllm.experiment.model import make_model
 from tfllm.experiment.model_source import start_from_source
@@ -91,6 +92,10 @@ def set_up(
         gather_from_workers(strategy, [0])
         if not chief:
             prepared = _prepare(config, run, display, records=False)
+        config = with_steps(config, prepared.train.num_rows, notify=display.notice)
+        display.total_steps = config.training.steps
+        if chief and records:
+            run.open_for(config)
         setup = TrainingSetup(config, run, strategy, prepared, display)
         stack.callback(setup.checkpointer.settle)  # what still writes holds the lock
         yield setup

@@ -34,6 +34,9 @@ class TrainerState:
         seconds: Time since the last log line, by what it was spent on: step, input, evaluate, save, …
         validation: The newest validation metrics.
         validated_step: The step they belong to.
+        best_value: The best value of the metric that says when to stop early.
+        waited: Evaluations since then.
+        judged_step: The step of the last that was counted.
         steps: Updates in the whole run.
         saved_step: The last step that a checkpoint was made of.
     """
@@ -46,6 +49,9 @@ class TrainerState:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     validation: dict[str, float] = dataclasses.field(default_factory=dict)
     validated_step: int = -1
+    best_value: float | None = None
+    waited: int = 0
+    judged_step: int = -1
     steps: int = 0
     saved_step: int = -1
 
@@ -79,7 +85,8 @@ class TrainerState:
     def saved(self) -> dict[str, Any]:
         """What a checkpoint must hold for the next log line to come out the same."""
         names = ("tokens", "window", "learning_rate", "loss_scale", "seconds", "validation", "validated_step")
-        return {name: copy.copy(getattr(self, name)) for name in names}
+        early = ("best_value", "waited", "judged_step") if self.judged_step >= 0 else ()
+        return {name: copy.copy(getattr(self, name)) for name in (*names, *early)}
 
 
 class Callback(Protocol):

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfllm.training.callbacks import Callback, Save, TrainerState
 from tfllm.training.distribution import num_workers
+from tfllm.training.early_stopping import EarlyStopping
 from tfllm.training.errors import TrainingError
 from tfllm.training.stop_request import StopRequest
 from tfllm.training.train_step import METRICS, TrainStep, metric_names, metrics_by_name
@@ -31,6 +32,7 @@ class Trainer:
         steps_per_call: Steps inside one compiled loop at most; callbacks shorten it where they are due.
         callbacks: Called in order, and before a save: the order of log before save keeps a resumed log the same.
         save: The callback that saves; also called when the run is asked to stop.
+        early_stopping: Says after an evaluation that the run has ended, before its last step; None goes to that.
         side_shows: Called last, once a checkpoint of the same step is on disk; one that fails, or takes the process
             with it, costs no weights.
         stop_request: Makes the context in which signals become requests to stop.
@@ -47,6 +49,7 @@ class Trainer:
         steps: int,
         callbacks: Sequence[Callback],
         save: Save,
+        early_stopping: EarlyStopping | None = None,
         side_shows: Sequence[Callback] = (),
         stop_request: Callable[[], StopRequest] = StopRequest,
         steps_per_call: int = 10,
@@ -59,6 +62,7 @@ class Trainer:
         self.steps = steps
         self.callbacks = [*callbacks, save]
         self.save = save
+        self.early_stopping = early_stopping
         self.side_shows = list(side_shows)
         self.stop_request = stop_request
         self.steps_per_call = steps_per_call
@@ -94,9 +98,7 @@ class Trainer:
             while state.step < self.steps:
                 others_stop = self._advance(state, iterator, stop.requested())
                 self.progress(state)
-                for callback in self.callbacks:
-                    if self._is_due(callback, state):
-                        callback(state)
+                self._call_due(state)
                 leaves = self._saves_to_leave(state, others_stop, stop)
                 self._show([show for show in self.side_shows if self._is_due(show, state)], state)
                 if leaves or self._saves_to_leave(state, others_stop, stop):
@@ -104,6 +106,25 @@ class Trainer:
                     return stop.requested() or "another worker was asked to stop"
             self.save.wait(last=True)
         return None
+
+    def _call_due(self, state: TrainerState) -> None:
+        """Calls what is due; where an evaluation shows that the run has ended, all that has yet to be called then."""
+        waiting: list[Callback] = []
+        for callback in self.callbacks:
+            if callback is self.save and self._ends_early(state):
+                self.steps = state.steps = state.step
+                for late in waiting:
+                    late(state)
+            if self._is_due(callback, state):
+                callback(state)
+            else:
+                waiting.append(callback)
+
+    def _ends_early(self, state: TrainerState) -> bool:
+        if self.early_stopping is None:
+            return False
+        self.early_stopping.count(state)
+        return self.early_stopping.ended(state)
 
     def _saves_to_leave(self, state: TrainerState, others_stop: bool, stop: StopRequest) -> bool:
         """Whether the run is asked to stop before its end; then its weights are saved."""
