@@ -172,6 +172,7 @@ def test_what_evaluate_cannot_override_is_told(tfllm, run_dir, override, words):
     assert out == "" and status in (1, 2) and words in err
 
 
+@pytest.mark.slow
 def test_text_may_be_corrected_before_anything_is_trained(tfllm, config_file, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "' + "word " * 99 + '"}\n' * 40 + "broken\n")
     words = ["data.train.type=jsonl", f"data.train.path={tmp_path / 'a.jsonl'}", "data.train.split_on=null"]

@@ -55,7 +55,7 @@ def small_encoder(**arguments):
 
 @pytest.fixture(scope="module")
 def model():
-    return small_encoder(pooler="tanh", dropout=0.25, head="masked_lm")
+    return small_encoder(num_layers=1, pooler="tanh", dropout=0.25, head="masked_lm")
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,7 @@ def test_variables_keep_their_paths(model, loaded):
     assert (loaded.hidden_dim, loaded.max_seq_len) == (16, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_outputs_and_gradients_are_those_of_the_model(model, loaded, features, training):
     def run(which, features):
@@ -155,6 +156,7 @@ def test_a_training_step_changes_it_alike(folder, features):
     assert max(np.abs(change).max() for change in ends[1]) > 1e-3
 
 
+@pytest.mark.slow
 def test_frozen_it_computes_as_in_inference(folder, loaded, features):
     frozen = HubEncoder(handle=str(folder / "encoder"), trainable=False)
     assert frozen.trainable_variables == [] and len(frozen.variables) == len(loaded.variables)
@@ -163,6 +165,7 @@ def test_frozen_it_computes_as_in_inference(folder, loaded, features):
     )
 
 
+@pytest.mark.slow
 def test_it_is_itself_after_keras_saving(folder, features, tmp_path):
     model = HubEncoder(handle=str(folder / "encoder"))
     model.trainable_variables[0].assign_add(tf.ones_like(model.trainable_variables[0]))

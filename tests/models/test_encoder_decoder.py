@@ -114,7 +114,7 @@ def model(request):
 
 @pytest.fixture(
     scope="module",
-    params=["bart", "rotary", *(pytest.param(k, marks=pytest.mark.slow) for k in ("t5", "marian"))],
+    params=mostly_slow(KINDS, ["rotary"]),
 )
 def generating(request):
     return randomized(EncoderDecoder(**{**SMALL, **KINDS[request.param]}))

@@ -274,6 +274,7 @@ def test_blank_texts_are_left_out_and_wrong_records_named(tokenizer, tmp_path):
         task.examples_of(tokenizer, seq_len=2, packing=True)
 
 
+@pytest.mark.slow
 def test_from_yaml_to_vectors_that_find_more(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(1)

@@ -171,6 +171,7 @@ def test_a_tokenizer_without_a_mask_token_is_refused():
         MaskedLM(tokenizer=ByteTokenizer())
 
 
+@pytest.mark.slow
 def test_from_yaml_to_an_encoder_that_has_learned(tmp_path, monkeypatch, capfd):
     """Trained, gone on with, evaluated and loaded by the command line; a tokenizer with a mask token comes with it."""
     monkeypatch.chdir(tmp_path)

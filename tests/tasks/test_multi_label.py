@@ -146,6 +146,7 @@ def test_each_class_has_its_bit(count):
         assert set(np.flatnonzero(task.features(rows)["labels"][0, 0])) == chosen
 
 
+@pytest.mark.slow
 def test_from_a_csv_to_a_served_classifier(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     write_reviews(tmp_path)

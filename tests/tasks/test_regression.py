@@ -115,6 +115,7 @@ def reviews(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_from_a_csv_to_a_served_number(reviews, capfd):
     assert main(["train", "reviews.yaml"]) == 0
     assert "labels: 200 numbers from 1 to 10, mean 6.69" in capfd.readouterr().err

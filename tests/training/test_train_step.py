@@ -33,7 +33,7 @@ def assert_same(ours, theirs):
 
 @pytest.mark.parametrize(
     ("settings", "replicas", "num_microbatches"),
-    [(SGD, 2, 1), (SGD, 1, 4), (ADAMW, 2, 2)],
+    [pytest.param(SGD, 2, 1, marks=pytest.mark.slow), (SGD, 1, 4), (ADAMW, 2, 2)],
     ids=["2 replicas", "4 microbatches", "2 replicas x 2 microbatches, adamw"],
 )
 def test_replicas_and_microbatches_equal_one_device(whole, settings, replicas, num_microbatches):
