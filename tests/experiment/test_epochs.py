@@ -41,6 +41,8 @@ def test_steps_are_those_of_the_passes(text):
     assert words == ["2.5 epochs of 99 rows: 62 steps of 4"]
     counted = experiment.with_steps(config, 9999, notify=words.append).training
     assert (counted.steps, counted.epochs, counted.evaluate_every) == (6250, None, 2500)
+    in_parts = config_from_mapping(mapping(text, training={**given, "microbatch_size": 1}))
+    assert experiment.with_steps(in_parts, 9999, notify=words.append).training.steps == 6250
     said = config_from_mapping(mapping(text, training={**given, "evaluate_every": 7}))
     assert experiment.with_steps(said, 9999, notify=words.append).training.evaluate_every == 7
     warm = {"learning_rate": 0.1, "schedule": {"type": "linear", "warmup_steps": 1500}}
