@@ -11,6 +11,7 @@ import tfllm
 from tests.tasks.test_contrastive import WORDS
 from tests.tiny import randomized
 from tests.training.toy import DIVISIONS, run_steps, toy_step
+from tfllm import experiment
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import prepare_rows
@@ -22,6 +23,7 @@ from tfllm.data.split import split_of
 from tfllm.evaluation.classification import classification_metrics, confusion_matrix
 from tfllm.evaluation.evaluator import Evaluator
 from tfllm.export.bert_packer import BertPacker
+from tfllm.language_model.language_model import LanguageModel
 from tfllm.models.encoder import Encoder
 from tfllm.tasks.classification import Classification
 from tfllm.tasks.errors import TaskError
@@ -359,6 +361,33 @@ def test_a_run_goes_on_and_one_begins_where_it_ended(run, tmp_path, monkeypatch,
     words[0] = f"model={{type: pretrained, source: {run}, new_head: true}}"
     assert main(["train", "reviews.yaml", "--run-dir", str(tmp_path / "two"), *words]) == 0
     assert tfllm.load(tmp_path / "two", jit_compile=False).class_names == ("no", "yes")
+
+
+@pytest.mark.parametrize("to", ["huggingface", "tfllm"])
+@pytest.mark.parametrize(("pooler", "pooling"), [("tanh", "mean"), ("none", "first"), ("none", "mean")])
+def test_a_checkpoint_is_the_start_whether_it_has_a_pooler_or_not(tokenizer, tmp_path, to, pooler, pooling):
+    sizes = {"num_layers": 1, "hidden_dim": 16, "num_heads": 2, "max_seq_len": T, "pooler": pooler}
+    given = {"name": "given", "model": {"type": "encoder", **sizes}, "tokenizer": "byte"}
+    given = config_from_mapping({**given, "task": "contrastive", "data": {"seq_len": T}}, for_training=False)
+    encoder = randomized(Encoder(vocab_size=tokenizer.vocab_size, **sizes))
+    LanguageModel(encoder, tokenizer, given).save(tmp_path / "given", to=to)
+    (tmp_path / "text.csv").write_text("text,label\nbat,a\ncon,b\n")
+    config = config_from_mapping(
+        {
+            "name": "tuned",
+            "task": "classification",
+            "model": {"type": "pretrained", "source": str(tmp_path / "given"), "pooling": pooling},
+            "data": {"train": {"type": "csv", "path": str(tmp_path / "text.csv")}, "seq_len": T},
+        }
+    )
+    config = experiment.with_labels(experiment.expand(config), notify=lambda words: None)
+    assert config.model.pooler == {"mean": "none", "first": "tanh"}[pooling]
+    model = experiment.make_model(config, tokenizer.vocab_size)
+    experiment.start_from_source(config, model, notify=lambda words: None)
+    features = {"token_ids": tf.constant([[5, 6, 7]])}
+    np.testing.assert_allclose(
+        model(features)["hidden_states"], encoder(features)["hidden_states"], rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from tfllm.convert.weight_table import variables_by_path
 
 # The layers of our models that are the output layer, or a part of it.
 HEAD_LAYERS = ("output_projection", "logits_bias", "masked_lm_head", "classifier", "next_sentence")
+# The layer before it that a new one may do without, or have where the checkpoint has none.
+POOLER = "pooler"
 # Variables whose size may differ, and the axis of it.
 _SIZED = {
     "token_embedding/embeddings": 0,
@@ -32,7 +34,7 @@ def assign_weights(checkpoint: Checkpoint, model: Any, *, new_head: bool = False
         checkpoint: From `read_checkpoint`.
         model: A built model with the checkpoint's arguments, but for the number of tokens, the longest context and
             the output layer.
-        new_head: Leave the model's own output layer as it is.
+        new_head: Leave the model's own output layer as it is, and read no pooler where it has none.
 
     Raises:
         ConvertError: when a file is damaged, or the model is another one; the model is then as it was.
@@ -40,10 +42,11 @@ def assign_weights(checkpoint: Checkpoint, model: Any, *, new_head: bool = False
     tensors = checkpoint.open_tensors()
     names = checked_names(checkpoint, tensors)
     variables = variables_by_path(model)
+    left = (*HEAD_LAYERS, *(() if has_pooler(model) else (POOLER,))) if new_head else ()
     rows = [
         row
         for row in checkpoint.family.rows(checkpoint.arguments)
-        if row.theirs in names and not (new_head and row.ours[0].split("/")[0] in HEAD_LAYERS)
+        if row.theirs in names and row.ours[0].split("/")[0] not in left
     ]
     for row in rows:
         absent = [path for path in row.ours if path not in variables]
@@ -67,6 +70,11 @@ def assign_weights(checkpoint: Checkpoint, model: Any, *, new_head: bool = False
             if path in _SIZED:
                 part = RESIZED[path](part, tuple(variable.shape))
             variable.assign(tf.cast(tf.convert_to_tensor(part), variable.dtype))
+
+
+def has_pooler(model: Any) -> bool:
+    """Whether a dense layer stands between a row's vector and the output layer."""
+    return getattr(model, POOLER, None) is not None
 
 
 def _resized(array: np.ndarray, size: int, axis: int) -> np.ndarray:

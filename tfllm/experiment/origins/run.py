@@ -9,7 +9,7 @@ from typing import Any
 
 from tfllm.config import ExperimentConfig
 from tfllm.config.build import to_mapping
-from tfllm.convert.assignment import HEAD_LAYERS, RESIZED
+from tfllm.convert.assignment import HEAD_LAYERS, POOLER, RESIZED
 from tfllm.convert.sentence_modules import SentenceModules, read_sentence_modules
 from tfllm.convert.summary import Section
 from tfllm.experiment.model import make_model
@@ -93,7 +93,8 @@ class RunOrigin:
 
     def fill(self, model: Any, *, new_head: bool, notify: Callable[[str], None]) -> None:
         """Reads the weights into a model; more tokens than the run has begin as the mean of the others."""
-        leave = HEAD_LAYERS if new_head else ()
+        learned = getattr(self._config.model, POOLER, "none") != "none"
+        leave = (*HEAD_LAYERS, *(() if learned else (POOLER,))) if new_head else ()
         restore_model(self._run.checkpoints, model, leave=leave, resize=_MORE_TOKENS, notify=notify)
 
     def summary(self) -> list[Section]:
