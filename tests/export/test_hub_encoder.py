@@ -55,7 +55,7 @@ def small_encoder(**arguments):
 
 @pytest.fixture(scope="module")
 def model():
-    return small_encoder(num_layers=1, pooler="tanh", dropout=0.25, head="masked_lm")
+    return small_encoder(pooler="tanh", dropout=0.25, head="masked_lm")
 
 
 @pytest.fixture(scope="module")
