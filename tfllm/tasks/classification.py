@@ -11,8 +11,8 @@ import tensorflow as tf
 from tfllm.evaluation.classification import classification_metrics
 from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.class_weights import weights_by_class
-from tfllm.tasks.examples.labelled_text import LabelledText
 from tfllm.tasks.examples.labels import ClassLabels
+from tfllm.tasks.labelled_text import LabelledTextTask
 from tfllm.tasks.multi_label import MultiLabel
 
 Features = dict[str, tf.Tensor]
@@ -34,7 +34,7 @@ def classification(
     return Classification(**settings)
 
 
-class Classification:
+class Classification(LabelledTextTask):
     """Cross-entropy of the class of each text, weighed by class and record.
 
     What a record counts is its own weight times its class's, in the loss and in what the loss is divided by, as in
@@ -51,8 +51,6 @@ class Classification:
         TaskError: A weight is given to a class that is not there.
     """
 
-    coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
-    aligned: ClassVar[Mapping[str, str]] = {}
     of_examples: ClassVar[Sequence[str]] = ("accuracy", "f1_macro", "mcc", "calibration_error")
     metric_modes: ClassVar[Mapping[str, str]] = {
         "accuracy": "max",
@@ -70,21 +68,9 @@ class Classification:
         class_weights: Mapping[str, float] | None = None,
         label_smoothing: float = 0.0,
     ):
-        self.class_names, self.pairs, self.label_smoothing = tuple(class_names), pairs, label_smoothing
+        self.class_names, self.label_smoothing = tuple(class_names), label_smoothing
+        super().__init__(ClassLabels(self.class_names), pairs=pairs)
         self.class_weights = weights_by_class(self.class_names, class_weights)
-
-    def examples_of(self, tokenizer: Any, *, seq_len: int, packing: bool) -> LabelledText:
-        """What tokenises the texts of a record."""
-        labels = ClassLabels(self.class_names)
-        return LabelledText(tokenizer, seq_len=seq_len, packing=packing, labels=labels, pairs=self.pairs)
-
-    def features(self, rows: Features) -> Features:
-        """The rows as they are."""
-        return rows
-
-    def weights(self, features: Features) -> Features:
-        """What all examples count together, float32 scalar."""
-        return {"loss": tf.reduce_sum(self._weights(features))}
 
     def loss(self, model: Any, features: Features, outputs: Features) -> Features:
         """The sum of losses in nats, float32 scalar.
@@ -103,30 +89,19 @@ class Classification:
         counted = tf.where(features["example_ids"] >= 0, own * features["weights"], 0.0)
         return {"loss": tf.reduce_sum(counted)}
 
-    def evaluation_sums(self, model: Any, features: Features, outputs: Features) -> Features:
-        """`loss` and `weight`, float32 scalars: all else is computed of predictions."""
-        return {
-            "loss": self.loss(model, features, outputs)["loss"],
-            "weight": self.weights(features)["loss"],
-        }
-
     def predictions(self, model: Any, features: Features, outputs: Features) -> dict[str, Features]:
         """The probability of each class, and the label."""
         probabilities = tf.nn.softmax(outputs["logits"])
         return {"segments": {"probabilities": probabilities, "label": features["labels"]}}
 
-    def evaluation_metrics(
-        self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
-    ) -> dict[str, float]:
-        """`loss`, what `classification_metrics` finds, where every example counts 1, and `examples`."""
+    def metrics_of(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """What `classification_metrics` finds."""
         probabilities = np.array([each.values["probabilities"] for each in predictions], np.float32)
         labels = np.array([each.values["label"] for each in predictions], np.int32)
-        return {
-            "loss": sums["loss"] / sums["weight"] if sums["weight"] else float("nan"),
-            **classification_metrics(probabilities.reshape([len(labels), -1]), labels),
-            "examples": float(len(labels)),
-        }
+        return classification_metrics(probabilities.reshape([len(labels), -1]), labels)
 
-    def _weights(self, features: Features) -> tf.Tensor:
-        weights = features["weights"] * tf.gather(tf.constant(self.class_weights), features["labels"])
-        return tf.where(features["example_ids"] >= 0, weights, 0.0)
+    def example_weights(self, features: Features) -> tf.Tensor:
+        """The weight of each segment, times its class's."""
+        return super().example_weights(features) * tf.gather(
+            tf.constant(self.class_weights), features["labels"]
+        )

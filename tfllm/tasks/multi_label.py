@@ -11,13 +11,13 @@ import tensorflow as tf
 from tfllm.evaluation.classification import multi_label_metrics
 from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.class_weights import weights_by_class
-from tfllm.tasks.examples.labelled_text import LabelledText
 from tfllm.tasks.examples.labels import ClassSetLabels
+from tfllm.tasks.labelled_text import LabelledTextTask
 
 Features = dict[str, tf.Tensor]
 
 
-class MultiLabel:
+class MultiLabel(LabelledTextTask):
     """The binary cross-entropy of each class, in the mean over the classes, weighed by class and record.
 
     With equal weights of the classes it is `torch.nn.BCEWithLogitsLoss`, which transformers takes too. With label
@@ -34,8 +34,6 @@ class MultiLabel:
         TaskError: A weight is given to a class that is not there.
     """
 
-    coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
-    aligned: ClassVar[Mapping[str, str]] = {}
     of_examples: ClassVar[Sequence[str]] = ("f1_micro", "f1_macro", "exact_match")
     metric_modes: ClassVar[Mapping[str, str]] = {
         "f1_micro": "max",
@@ -53,24 +51,21 @@ class MultiLabel:
         label_smoothing: float = 0.0,
         label_separator: str = ",",
     ):
-        self.class_names, self.pairs, self.label_smoothing = tuple(class_names), pairs, label_smoothing
-        self.labels = ClassSetLabels(self.class_names, label_separator)
+        self.class_names, self.label_smoothing = tuple(class_names), label_smoothing
+        self.sets = ClassSetLabels(self.class_names, label_separator)
+        super().__init__(self.sets, pairs=pairs)
         self.class_weights = weights_by_class(self.class_names, class_weights)
-
-    def examples_of(self, tokenizer: Any, *, seq_len: int, packing: bool) -> LabelledText:
-        """What tokenises the texts of a record."""
-        return LabelledText(tokenizer, seq_len=seq_len, packing=packing, labels=self.labels, pairs=self.pairs)
 
     def features(self, rows: Features) -> Features:
         """The rows, and of each segment whether it has each class: `labels` float32 [B, S, C]."""
-        places = [self.labels.place(index) for index in range(len(self.class_names))]
+        places = [self.sets.place(index) for index in range(len(self.class_names))]
         bits = [tf.bitwise.right_shift(rows[name], bit) & 1 for name, bit in places]
-        kept = {name: value for name, value in rows.items() if name not in self.labels.names}
+        kept = {name: value for name, value in rows.items() if name not in self.sets.names}
         return {**kept, "labels": tf.cast(tf.stack(bits, axis=-1), tf.float32)}
 
     def weights(self, features: Features) -> Features:
         """What all examples count together, float32 scalar."""
-        return {"loss": tf.reduce_sum(_weights(features)) * float(self.class_weights.mean())}
+        return {"loss": tf.reduce_sum(self.example_weights(features)) * float(self.class_weights.mean())}
 
     def loss(self, model: Any, features: Features, outputs: Features) -> Features:
         """The sum over examples of the mean over classes, in nats, float32 scalar.
@@ -83,35 +78,18 @@ class MultiLabel:
         labels = (1.0 - self.label_smoothing) * features["labels"] + 0.5 * self.label_smoothing
         losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, outputs["logits"])
         own = tf.reduce_mean(losses * tf.constant(self.class_weights), axis=-1)
-        return {"loss": tf.reduce_sum(own * _weights(features))}
-
-    def evaluation_sums(self, model: Any, features: Features, outputs: Features) -> Features:
-        """`loss` and `weight`, float32 scalars: all else is computed of predictions."""
-        return {
-            "loss": self.loss(model, features, outputs)["loss"],
-            "weight": self.weights(features)["loss"],
-        }
+        return {"loss": tf.reduce_sum(own * self.example_weights(features))}
 
     def predictions(self, model: Any, features: Features, outputs: Features) -> dict[str, Features]:
         """The probability of each class, and which there are."""
         probabilities = tf.math.sigmoid(outputs["logits"])
         return {"segments": {"probabilities": probabilities, "labels": features["labels"]}}
 
-    def evaluation_metrics(
-        self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
-    ) -> dict[str, float]:
-        """`loss`, what `multi_label_metrics` finds, where every example counts 1, and `examples`."""
+    def metrics_of(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """What `multi_label_metrics` finds."""
         shape = [len(predictions), len(self.class_names)]
         said, meant = (
             np.array([each.values[name] for each in predictions], np.float32).reshape(shape) > 0.5
             for name in ("probabilities", "labels")
         )
-        return {
-            "loss": sums["loss"] / sums["weight"] if sums["weight"] else float("nan"),
-            **multi_label_metrics(said, meant),
-            "examples": float(len(predictions)),
-        }
-
-
-def _weights(features: Features) -> tf.Tensor:
-    return tf.where(features["example_ids"] >= 0, features["weights"], 0.0)
+        return multi_label_metrics(said, meant)
