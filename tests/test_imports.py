@@ -32,6 +32,7 @@ ALLOWED = {
         "evaluation.predictions",
         "evaluation.regression",
         "evaluation.retrieval",
+        "evaluation.tagging",
     },
     "peft": {"layers"},
     "training": set(),

@@ -83,12 +83,12 @@ def test_numbers_of_pairs(tmp_path, monkeypatch, capfd):
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["new.xlsx"], 2, "FILE=new.xlsx must end in .csv, .tsv or .jsonl"),
+        (["new.xlsx"], 2, "FILE=new.xlsx must end in .csv, .tsv, .jsonl or .conll"),
         (["none.csv"], 1, "matches no file"),
         (
             ["new.csv", "--columns", "words=text"],
             2,
-            "--columns=words=text must say which column is text or text_pair",
+            "--columns=words=text must say which column is text, text_pair or tokens",
         ),
         (["new.csv", "--columns", "text=comment"], 1, "no column 'comment'"),
         (["new.csv"], 1, "no column 'review'"),
@@ -111,4 +111,7 @@ def test_what_cannot_be_read_is_told_and_leaves_nothing(
 def test_a_model_of_no_labels_says_so(tiny_run, tmp_path, capfd):
     (tmp_path / "new.csv").write_text("text\nbat\n")
     assert main(["predict", str(tiny_run), str(tmp_path / "new.csv")]) == 1
-    assert "tells neither classes nor numbers from texts; train one with" in capfd.readouterr().err
+    assert (
+        "tells neither classes nor numbers from texts, nor tags of words; train one with"
+        in capfd.readouterr().err
+    )

@@ -28,6 +28,7 @@ REQUIRED = {
     "keras_nlp": {"backbone": "GPT2Backbone", "arguments": {"num_layers": 2}},
     "text_files": {"path": "a.txt"},
     "jsonl": {"path": ["a.jsonl", "b.jsonl"]},
+    "conll": {"path": "a.conll"},
     "csv": {"path": "a.csv"},
     "tfds": {"name": "imdb_reviews"},
     "tfrecord": {"path": "a.tfrecord"},
@@ -342,7 +343,8 @@ def test_missing_sections_are_told_with_what_to_write():
     problems, message = problems_of({"name": "x", "data": {}})
     assert list(problems) == ["data.train"]
     assert (
-        "data.train is required; write data.train.type as one of csv, jsonl, mixture, python_docs" in message
+        "data.train is required; write data.train.type as one of conll, csv, jsonl, mixture, python_docs"
+        in message
     )
     problems, _ = problems_of({})
     assert set(problems) == {"name", "data.train"}

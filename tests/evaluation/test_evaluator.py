@@ -64,6 +64,9 @@ def test_sums_are_added_in_double_precision(model):
         def predictions(self, model, features, outputs):
             return {}
 
+        def joined(self, predictions):
+            return predictions
+
         def evaluation_metrics(self, sums, predictions):
             return sums
 

@@ -23,6 +23,9 @@ class Echo:
         segments = {"label": features["labels"], "score": features["scores"]}
         return {"segments": segments, "tokens": {"ids": features["token_ids"], "likeliest": likeliest}}
 
+    def joined(self, predictions):
+        return predictions
+
     def evaluation_metrics(self, sums, predictions):
         assert sums["real"] == len(predictions)
         return {"mean_label": float(np.mean([prediction.values["label"] for prediction in predictions]))}

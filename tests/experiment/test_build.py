@@ -38,6 +38,7 @@ def place(tmp_path_factory):
     """A folder with a text of each kind, and a saved model."""
     folder = tmp_path_factory.mktemp("build")
     (folder / "a.txt").write_text("one two three")
+    (folder / "a.conll").write_text("one O\ntwo B-X\n")
     (folder / "a.csv").write_text("text,label\none two three,1\n")
     (folder / "a.jsonl").write_text('{"text": "one two three"}\n')
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"one two three"]))
@@ -55,6 +56,7 @@ def test_every_source(kind, place, data_dir):
     keys = {
         "text_files": {"path": str(place / "a.txt")},
         "jsonl": {"path": str(place / "a.jsonl")},
+        "conll": {"path": str(place / "a.conll")},
         "csv": {"path": str(place / "a.csv")},
         "tfrecord": {"path": str(place / "a.tfrecord")},
         "tfds": {"name": "tiny_texts", "data_dir": data_dir},
@@ -119,8 +121,9 @@ def test_every_stretching_of_positions_reaches_the_model(kind):
 def test_every_task(kind):
     learned = {"type": "byte_bpe", "vocab_size": 400}
     model = {"type": TASKS.get(kind).trains}
-    if TASKS.get(kind).labels == "classes":
-        model |= {"head": "sequence_classification", "num_classes": 2, "class_names": ["a", "b"]}
+    head = {"classes": "sequence_classification", "tags": "token_classification"}.get(TASKS.get(kind).labels)
+    if head is not None:
+        model |= {"head": head, "num_classes": 2, "class_names": ["a", "b"]}
     config = experiment_of(task=kind, model=model, tokenizer=learned)
     tokenizer = experiment.make_tokenizer(config, Pairs())
     task = experiment.make_task(config, tokenizer)

@@ -90,6 +90,8 @@ def _write_texts(folder):
     (folder / "table.csv").write_text('text,body\n"one, two",the body\nthree,its end\n')
     (folder / "semicolons.csv").write_text("text;body\nfour;x\nfive;y\n")
     (folder / "ragged.csv").write_text("text,body\nsix,x\nseven\n")
+    (folder / "words.conll").write_text("eight A x\nnine A y\n\nten A z\n")
+    (folder / "ragged.conll").write_text("eight O\nnine\n\nten O\n")
     records = [{"text": [b"a record"], "body": [b"its body"]}]
     for name, compression in (("plain", ""), ("packed", "GZIP")):
         write_records(folder / f"{name}.tfrecord", records, compression)
@@ -180,6 +182,22 @@ SOURCES = {
         "csv", "delimiter", ";", ["four", "five"], path="{folder}/semicolons.csv"
     ),
     "data source:csv.on_error": of_source("csv", "on_error", "skip", ["six"], path="{folder}/ragged.csv"),
+    "data source:conll": Case(
+        trains_on("eight nine", "ten"),
+        source(type="conll", path="{folder}/words.conll"),
+        source(type="text_files", path="{folder}/words.conll"),
+    ),
+    "data source:conll.path": Case(
+        trains_on("eight nine", "ten"),
+        source(type="conll", path="{folder}/words.conll"),
+        source(type="conll", path="{folder}/none.conll"),
+    ),
+    "data source:conll.columns": of_source(
+        "conll", "columns", {"tokens": 2}, ["x y", "z"], path="{folder}/words.conll"
+    ),
+    "data source:conll.on_error": of_source(
+        "conll", "on_error", "skip", ["ten"], path="{folder}/ragged.conll"
+    ),
     "data source:tfrecord": Case(
         trains_on("a record"),
         source(type="tfrecord", path="{folder}/plain.tfrecord"),

@@ -42,6 +42,10 @@ def made(tmp_path_factory):
         f"{text[:30]},{text[30:60]},{'abb'[i % 3]},{i / 4},{'b+' * (i % 3)}a" for i, text in enumerate(texts)
     ]
     (folder / "labels.csv").write_text("\n".join(["text,text_pair,label,score,tags", *labels]))
+    tags = [{"tokens": text.split(), "tags": [i % 2 for i, _ in enumerate(text.split())]} for text in texts]
+    (folder / "tags.jsonl").write_text("\n".join(map(json.dumps, tags)))
+    named = [{**row, "tags": [("O", "B-X")[tag] for tag in row["tags"]]} for row in tags]
+    (folder / "named.jsonl").write_text("\n".join(map(json.dumps, named)))
     (folder / "pairs.csv").write_text("\n".join(["anchor,positive,negative,text", *pairs]))
 
     @functools.cache
@@ -214,6 +218,23 @@ def _squares(fed):
     assert float(loss) == pytest.approx(9.0 * float(features["weights"][0, 0]), rel=1e-5)
 
 
+def words(file="tags", **keys):
+    data = {"train": {"type": "jsonl", "path": f"{{folder}}/{file}.jsonl"}, "seq_len": 48}
+    return {"task": {"type": "token_classification", **keys}, "model": ENCODER, "data": data}
+
+
+def _tags(*names):
+    """Every other word of a text is the second, or the second but one."""
+
+    def shows(fed):
+        assert getattr(fed, "error", "") == "" and getattr(fed.task, "class_names", None) == names
+        told, last = fed.features["words"] > 0, len(names) // 2
+        word, tag = fed.features["words"][told], fed.features["tags"][told]
+        assert told.any() and (tag == np.where(word % 2 == 1, 0, last)).all()
+
+    return shows
+
+
 CASES = {
     "task:span_corruption": Case(_has_both_texts, spans(), masked()),
     "task:span_corruption.corruption_rate": Case(_most_is_written, spans(corruption_rate=0.4), spans()),
@@ -246,6 +267,10 @@ CASES = {
     "task:classification.label_separator": Case(_sets_of("a", "b"), tagged(label_separator="+"), tagged()),
     "task:regression": Case(_squares, numbered(), masked()),
     "task:regression.pairs": Case(_both_texts, numbered(pairs=True), numbered()),
+    "task:token_classification": Case(_tags("O", "B-X", "I-X"), words("named"), masked()),
+    "task:token_classification.tag_names": Case(
+        _tags("NN", "VB"), words(tag_names=["NN", "VB"]), words("named", tag_names=["O", "B-X"])
+    ),
     "task:masked_lm": Case(_hides, masked(), {"task": "causal_lm"}),
     "task:masked_lm.mask_rate": Case(_share, masked(mask_rate=0.4), masked()),
     "task:masked_lm.mask_split": Case(_none_is_a_mask, masked(mask_split=[0.0, 1.0, 0.0]), masked()),

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,34 @@ from tfllm.commands.arguments import add_model
 from tfllm.commands.start import start_tensorflow
 from tfllm.commands.whole_file import whole_file
 from tfllm.config import ConfigError, Problem
-from tfllm.config.data import CsvConfig, JsonlConfig
+from tfllm.config.data import ConllConfig, CsvConfig, JsonlConfig
 from tfllm.config.home import expand_home
 
 SUMMARY = "say the class, the classes or the number of each text of a file."
 
 EPILOG = """Each line that it writes is a JSON object: `record`, what the file says, and what the model says: `label`,
-`score` and `scores` of classes, `labels` and `scores` where a text may have several, or `value`, a number.
+`score` and `scores` of classes, `labels` and `scores` where a text may have several, `value`, a number, or of a model
+that tags words `entities`, and `tags` where the record is `tokens`, as in JSON lines and .conll files.
 
 The columns are called as in the text that the model was trained on, or as --columns says:
   tfllm predict runs/sentiment new.csv --columns text=review --out said.jsonl"""
 
+_OURS = ("text", "text_pair", "tokens")
 _AT_ONCE = 1024  # records between two writes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add_model(parser)
-    parser.add_argument("file", metavar="FILE", help="a .csv, .tsv or .jsonl file, or one of these as .gz")
+    parser.add_argument(
+        "file", metavar="FILE", help="a .csv, .tsv, .jsonl or .conll file, or one of these as .gz"
+    )
     parser.add_argument(
         "--columns",
         metavar="OURS=THEIRS",
         nargs="+",
         default=[],
-        help="what the file calls text and text_pair",
+        help="what the file calls text, text_pair or tokens",
     )
     parser.add_argument("--out", metavar="FILE", help="where the lines go (default: the output)")
 
@@ -53,30 +58,56 @@ def run(arguments: argparse.Namespace) -> int:
     from tfllm.generation.errors import GenerationError
 
     lm = tfllm.load(arguments.run, jit_compile=False)
-    if lm.class_names is None and not lm.tells_numbers:
+    if lm.class_names is None and lm.tag_names is None and not lm.tells_numbers:
         raise GenerationError(
-            "this model tells neither classes nor numbers from texts; train one with task.type=classification or"
-            " regression"
+            "this model tells neither classes nor numbers from texts, nor tags of words; train one with"
+            " task.type=classification, regression or token_classification"
         )
-    ours = ("text", "text_pair") if getattr(lm.config.task, "pairs", False) else ("text",)
-    trained = getattr(lm.config.data.train, "columns", {})
-    columns = {name: column for name, column in {**trained, **columns}.items() if name in ours}
+    if kind is ConllConfig and lm.tag_names is None:
+        rule, mend = "holds words and their tags, and this model tells none", "write a .csv or .jsonl file"
+        raise ConfigError([Problem("FILE", arguments.file, rule, mend)], "the arguments")
+    ours = ("text", "tokens") if lm.tag_names else ("text", "text_pair")
+    columns = {name: column for name, column in _all_columns(lm, kind, columns).items() if name in ours}
     source = experiment.make_source(kind(path=(str(expand_home(arguments.file, "FILE")),), columns=columns))
     with whole_file(arguments.out, "--out") if arguments.out else contextlib.nullcontext(sys.stdout) as out:
         records = source.records()
         while chunk := list(itertools.islice(records, _AT_ONCE)):
-            texts = [record.text(ours[0]) for record in chunk]
-            given: Any = texts
-            if len(ours) == 2:
-                given = list(zip(texts, (record.text(ours[1]) for record in chunk), strict=True))
-            said = (
-                [{"value": float(value)} for value in lm.regress(given)]
-                if lm.tells_numbers
-                else lm.classify(given)
-            )
-            for record, each in zip(chunk, said, strict=True):
+            for record, each in zip(chunk, _said(lm, chunk), strict=True):
                 out.write(_line({"record": dict(record.fields), **each}))
     return 0
+
+
+def _all_columns(lm: Any, kind: Any, columns: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for, and else what the training text called its columns."""
+    if kind is ConllConfig:
+        return {"tokens": int(columns.get("tokens", 0))}
+    trained = lm.config.data.train
+    named = trained.columns if isinstance(trained, CsvConfig | JsonlConfig) else {}
+    if not getattr(lm.config.task, "pairs", False):
+        named = {name: column for name, column in named.items() if name != "text_pair"}
+    return columns if columns and lm.tag_names else {**named, **columns}
+
+
+def _said(lm: Any, records: Sequence[Any]) -> list[dict[str, Any]]:
+    """What the model says of each record."""
+    if lm.tag_names is not None:
+        return _tagged(lm, records)
+    given: Any = [record.text("text") for record in records]
+    if getattr(lm.config.task, "pairs", False):
+        given = list(zip(given, (record.text("text_pair") for record in records), strict=True))
+    if lm.tells_numbers:
+        return [{"value": float(value)} for value in lm.regress(given)]
+    return list(lm.classify(given))
+
+
+def _tagged(lm: Any, records: Sequence[Any]) -> list[dict[str, Any]]:
+    """The tags of the words of a record, or the spans of its text."""
+    by_words = [record for record in records if "tokens" in record.fields]
+    said = iter(lm.tag([record.value("tokens") for record in by_words]))
+    spans = iter(lm.entities([record.text("text") for record in records if "tokens" not in record.fields]))
+    return [
+        {"tags": next(said)} if "tokens" in record.fields else {"entities": next(spans)} for record in records
+    ]
 
 
 def _line(mapping: dict[str, Any]) -> str:
@@ -90,17 +121,18 @@ def _columns(words: list[str]) -> dict[str, str]:
     """What stands in the file for each of our columns."""
     columns = dict(word.partition("=")[::2] for word in words)
     for ours, theirs in columns.items():
-        if ours not in ("text", "text_pair") or not theirs:
-            rule, mend = "must say which column is text or text_pair", "write for example text=review"
+        if ours not in _OURS or not theirs:
+            rule, mend = "must say which column is text, text_pair or tokens", "write for example text=review"
             raise ConfigError([Problem("--columns", f"{ours}={theirs}", rule, mend)], "the arguments")
     return columns
 
 
-def _kind(file: str) -> type[CsvConfig] | type[JsonlConfig]:
+def _kind(file: str) -> Any:
     """The kind of source that the file's name says."""
     endings = Path(file).name.lower().removesuffix(".gz").rpartition(".")
     kinds: dict[str, Any] = {"csv": CsvConfig, "tsv": CsvConfig, "jsonl": JsonlConfig, "json": JsonlConfig}
+    kinds["conll"] = ConllConfig
     if endings[2] not in kinds or not endings[1]:
-        rule, mend = "must end in .csv, .tsv or .jsonl", "rename it, or write one of these"
+        rule, mend = "must end in .csv, .tsv, .jsonl or .conll", "rename it, or write one of these"
         raise ConfigError([Problem("FILE", file, rule, mend)], "the arguments")
     return kinds[endings[2]]

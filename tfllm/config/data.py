@@ -75,6 +75,19 @@ class CsvConfig:
             yield Problem(f"{path}.columns", self.columns, rule, "give each of our columns one of its own")
 
 
+@SOURCES.register("conll", builds="tfllm.data.sources:ConllSource")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConllConfig:
+    """Files of CoNLL: a word a line, with its tag; a record is a sentence, and a blank line ends it."""
+
+    type: str = "conll"
+    path: tuple[str, ...] = setting(help="file that exists, else a glob; or a list of them")
+    columns: dict[str, int] = setting(
+        {"tokens": 0, "tags": -1}, "the place of each column in a line, from 0, or from the end, -1"
+    )
+    on_error: str = setting("raise", "what to do with broken sentences and files", choices=_ON_ERROR)
+
+
 @SOURCES.register("tfds", builds="tfllm.data.sources:TfdsSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsConfig:

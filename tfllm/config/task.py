@@ -25,8 +25,8 @@ class TaskConfig:
         trains: The kind of model: decoder, encoder or encoder_decoder.
         special_tokens: What a tokenizer that is learned for it has besides: names by role, such as `mask_token`, and
             `extra_special_tokens`, a tuple of names.
-        labels: What the column label of the text holds, where the task reads it: `classes`, whose names are those that
-            the training text has, or `numbers`.
+        labels: What is said of a text, where the task reads it: `classes`, whose names are those that the training
+            text has; `numbers`; or `tags`, of its words, whose names are found too.
     """
 
     trains: ClassVar[str]
@@ -180,10 +180,7 @@ class LabelledTextConfig(TaskConfig):
 
     def check_training(self, config: Any) -> Iterator[Problem]:
         """Yields a head of another kind, and segments that are not told apart."""
-        head = getattr(config.model, "head", "none")
-        if head not in ("none", "sequence_classification") and config.model.source is None:
-            rule = f"is not trained by task.type={self.type}, which needs sequence_classification"
-            yield Problem("model.head", head, rule, "leave it out: the task knows")
+        yield from _other_head(self, config, "sequence_classification")
         if self.pairs and getattr(config.model, "num_token_types", 2) < 2:
             rule, mend = (
                 "tells no two texts of a pair apart",
@@ -243,3 +240,45 @@ class RegressionConfig(LabelledTextConfig):
     labels: ClassVar[str | None] = "numbers"
 
     type: str = "regression"
+
+
+@TASKS.register("token_classification", builds="tfllm.tasks.token_classification:TokenClassification")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenClassificationConfig(TaskConfig):
+    """Tell what words are, or which are names and of what: columns tokens and tags, or text and spans; a column
+    weight, where there is one, weighs a record.
+
+    The tags are those of the training text, in whatever scheme, and are learned as B-, I- and O where they mark spans.
+    """
+
+    trains: ClassVar[str] = "encoder"
+    labels: ClassVar[str | None] = "tags"
+
+    type: str = "token_classification"
+    tag_names: tuple[str, ...] = setting(
+        (), "names of tags that are numbers in the text, in their order, e.g. [O, B-PER, I-PER]"
+    )
+
+    def check_training(self, config: Any) -> Iterator[Problem]:
+        """Yields a head of another kind, and an export that there is not."""
+        yield from _other_head(self, config, "token_classification")
+        if config.export.at_end:
+            rule = f"is not for task.type={self.type}, whose model is called by lm.entities"
+            yield Problem("export.at_end", True, rule, "leave it out")
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields names that stand twice."""
+        twice = sorted({name for name in self.tag_names if self.tag_names.count(name) > 1})
+        if twice:
+            rule = f"names {twice[0]} twice"
+            yield Problem(
+                f"{path}.tag_names", list(self.tag_names), rule, "give each number a name of its own"
+            )
+
+
+def _other_head(task: Any, config: Any, head: str) -> Iterator[Problem]:
+    """A model section that says another head than a task trains."""
+    there = getattr(config.model, "head", "none")
+    if there not in ("none", head) and config.model.source is None:
+        rule = f"is not trained by task.type={task.type}, which needs {head}"
+        yield Problem("model.head", there, rule, "leave it out: the task knows")

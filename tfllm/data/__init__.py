@@ -10,6 +10,7 @@ from tfllm.data.mixture import RowMixture
 from tfllm.data.packing import RowPacker, positions_from_segments
 from tfllm.data.prepare import prepare_rows
 from tfllm.data.sources import (
+    ConllSource,
     CsvSource,
     JsonlSource,
     MixtureSource,
@@ -23,6 +24,7 @@ from tfllm.data.split import split_of
 from tfllm.data.store import RowStore
 
 __all__ = [
+    "ConllSource",
     "CsvSource",
     "DataError",
     "JsonlSource",

@@ -9,6 +9,7 @@ from typing import Any
 from tfllm.data.errors import DataError
 
 TEXT = "text"  # the only column of sources of plain text
+TOKENS = "tokens"  # the words of a text, where it is given by words
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,14 @@ class Record:
     def at(self) -> str:
         """The place as a message begins with it."""
         return f"{self.place}: " if self.place else ""
+
+
+def with_text(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return fields with a text, which is that of their words where they have words and no text."""
+    words = fields.get(TOKENS)
+    if TEXT in fields or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return fields
+    return {**fields, TEXT: " ".join(words)}
 
 
 def text_record(text: str) -> Record:

@@ -37,7 +37,7 @@ class Evaluator:
 
     Args:
         model: A model that keeps the features-to-outputs contract.
-        task: Gives `evaluation_sums`, `predictions` and `evaluation_metrics` (see `tfllm.tasks.task.Task`).
+        task: Gives `evaluation_sums`, `predictions`, `joined` and `evaluation_metrics` (see `tfllm.tasks.task.Task`).
         batches: Returns the (distributed) dataset of feature dicts, from the start. Every replica gets
             the same number of batches, the last one filled up with rows of weight 0.
         strategy: The strategy that the model was made under.
@@ -98,7 +98,7 @@ class Evaluator:
                 for name, value in sums.items():
                     totals[name] = totals.get(name, 0.0) + float(value)
                 predictions += _of_batch(tf.nest.map_structure(lambda x: x.numpy(), said))
-        predictions.sort(key=lambda prediction: prediction.number)
+        predictions = self.task.joined(sorted(predictions, key=lambda each: each.number))
         return Evaluation(self.task.evaluation_metrics(totals, predictions), predictions, totals)
 
 

@@ -15,6 +15,8 @@ from tfllm.data.sources import Source
 from tfllm.data.split import split_of
 from tfllm.experiment.source import make_source, split_side
 from tfllm.tasks.examples.labels import label_name, label_names, label_number
+from tfllm.tasks.examples.tagged_record import tagged_record
+from tfllm.tasks.tags import iob2, mark_spans, spans_of, tag_names
 
 _SHOWN = 20
 _Counts: TypeAlias = "collections.Counter[str]"
@@ -42,6 +44,10 @@ def with_labels(config: ExperimentConfig, *, notify: Callable[[str], None] = pri
     if config.task.labels == "numbers":
         notify(_range(source))
         mapping["model"] = _with_layer(mapping["model"], None)
+    elif config.task.labels == "tags":
+        names = _tags(config, source, notify)
+        _check_held_out(config, names)
+        mapping["model"] = _with_layer(mapping["model"], names, head="token_classification")
     else:
         counts, total, trained = _counted(config, source)
         names = _checked(counts, total, several=config.task.multi_label)
@@ -59,16 +65,20 @@ def with_labels(config: ExperimentConfig, *, notify: Callable[[str], None] = pri
 
 
 def _with_layer(
-    model: dict[str, Any], names: list[str] | None, *, multi_label: bool = False
+    model: dict[str, Any],
+    names: list[str] | None,
+    *,
+    head: str = "sequence_classification",
+    multi_label: bool = False,
 ) -> dict[str, Any]:
     """A model section with a layer for these classes, or for one number; it is drawn anew where the model has none."""
     model = {**model, "multi_label": multi_label}
-    there = model["num_classes"] if model["head"] == "sequence_classification" else None
+    there = model["num_classes"] if model["head"] == head else None
     fits = there is not None and (there == 1) == (names is None)
     if fits and not model["new_head"]:
         return model if names is None else {**model, "class_names": _as_there(model, names)}
-    drawn = {"head": "sequence_classification", "new_head": model["source"] is not None}
-    if model["pooling"] == "first" and model["pooler"] == "none":
+    drawn = {"head": head, "new_head": model["source"] is not None}
+    if head == "sequence_classification" and model["pooling"] == "first" and model["pooler"] == "none":
         drawn["pooler"] = "tanh"  # as BERT has it
     return {**model, **drawn, "num_classes": len(names or [""]), "class_names": names}
 
@@ -81,6 +91,36 @@ def _range(source: Source) -> str:
         found = f"all {len(numbers)} records have the label {least:g}" if numbers else "there is no record"
         raise DataError(f"{found}, and of that nothing is learned; name another column as label")
     return f"labels: {len(numbers)} numbers from {least:g} to {most:g}, mean {sum(numbers) / len(numbers):g}"
+
+
+def _tags(config: ExperimentConfig, source: Source, notify: Callable[[str], None]) -> list[str]:
+    """The tags to learn: O, and B- and I- of each kind of spans, sorted; or, where tags mark none, these, sorted."""
+    tags: _Counts = collections.Counter()
+    kinds: _Counts = collections.Counter()
+    trained: _Counts = collections.Counter()
+    split = split_side(config, "train")
+    for record in source.records():
+        text = record.text(config.task.text_columns[0])
+        if not text.strip():
+            continue
+        found = tagged_record(record, config.task.tag_names).tags
+        spans = [kind for _, _, kind in spans_of(found)]
+        tags.update(found)
+        kinds.update(spans)
+        if split is None or split_of(text, fraction=split[1], seed=split[2]) == split[0]:
+            trained.update({*found, *spans})
+    marks, words = mark_spans(tags), sum(tags.values())
+    counts = kinds if marks else tags
+    if not kinds if marks else len(tags) < 2:
+        only = f"all {words} words have the tag {next(iter(tags))!r}" if tags else "there are no words"
+        raise DataError(f"{only}, and of that nothing is learned; name another column as tags or spans")
+    named = (f"{kind or 'of no kind'} {counts[kind]}" for kind in sorted(counts)[:_SHOWN])
+    more = ", …" if len(counts) > _SHOWN else ""
+    notify(f"{'spans' if marks else 'tags'} in {words} words: {', '.join(named)}{more}")
+    for kind in sorted(counts):
+        if not trained[kind]:
+            notify(f"{kind!r}: no record is left to train on, all {counts[kind]} are held out")
+    return tag_names(sorted(kinds)) if marks else sorted(tags)
 
 
 def _counted(config: ExperimentConfig, source: Source) -> tuple[_Counts, int, _Counts]:
@@ -99,6 +139,9 @@ def _counted(config: ExperimentConfig, source: Source) -> tuple[_Counts, int, _C
 
 
 def _names(config: ExperimentConfig, record: Record) -> list[str]:
+    if config.task.labels == "tags":
+        tags = tagged_record(record, config.task.tag_names).tags
+        return iob2(spans_of(tags), len(tags)) if mark_spans(tags) else tags
     return (
         label_names(record, config.task.label_separator) if config.task.multi_label else [label_name(record)]
     )

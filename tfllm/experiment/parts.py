@@ -30,7 +30,7 @@ def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
     more = {}
     if config.task.trains == "encoder_decoder":
         more["decoder_start_id"] = config.model.decoder_start_id
-    if config.task.labels == "classes":
+    if config.task.labels in ("classes", "tags"):
         more["class_names"] = config.model.class_names
     return build(
         config.task,

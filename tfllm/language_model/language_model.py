@@ -24,6 +24,7 @@ from tfllm.generation.generate import Generator
 from tfllm.generation.model import Generates
 from tfllm.language_model.embed import embed
 from tfllm.language_model.text_logits import text_logits
+from tfllm.language_model.word_tags import entities, tags
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables
@@ -222,6 +223,58 @@ class LanguageModel:
         if isinstance(texts, str):
             return float(self.regress([texts])[0])
         return text_logits(self.model, self.tokenizer, texts)[:, 0]
+
+    @property
+    def tag_names(self) -> tuple[str, ...] | None:
+        """The tags that it tells words by, in the order of their logits; None where it does not."""
+        if getattr(self.model, "head", "none") != "token_classification":
+            return None
+        return self.model.class_names or tuple(map(str, range(self.model.classifier.units)))
+
+    def entities(self, texts: Any) -> Any:
+        """The names and other spans that each text holds, from an encoder that was trained to tag words.
+
+        Args:
+            texts: One text, or a list of them; what is longer than the model's context is read in windows.
+
+        Returns:
+            A list of spans in order, each with its `label`, `text`, first character `start`, the one behind the last
+            `end`, and `score`, the mean of its words' probabilities; or a list of such lists. Where the tags mark no
+            spans, as parts of speech, each word is one.
+
+        Raises:
+            GenerationError: when the model tags no words.
+
+        Example:
+            >>> lm = tfllm.load("runs/ner")
+            >>> lm.entities("Ada moved to London.")[0]["label"]
+        """
+        names = self._checked_tags()
+        if isinstance(texts, str):
+            return self.entities([texts])[0]
+        return entities(self.model, self.tokenizer, texts, names)
+
+    def tag(self, sentences: Sequence[Any]) -> Any:
+        """The tag of each word.
+
+        Args:
+            sentences: The words of a sentence, or a list of sentences.
+
+        Returns:
+            A list of tags, one for each word; or a list of such lists.
+
+        Raises:
+            GenerationError: when the model tags no words.
+        """
+        names = self._checked_tags()
+        if sentences and isinstance(sentences[0], str):
+            return self.tag([sentences])[0]
+        return tags(self.model, self.tokenizer, sentences, names)
+
+    def _checked_tags(self) -> tuple[str, ...]:
+        if self.tag_names is None:
+            raise GenerationError("this model tags no words; train one with task.type=token_classification")
+        return self.tag_names
 
     def encode_chat(self, prompt: str | Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """Token ids of a chat, up to where the assistant's answer begins.

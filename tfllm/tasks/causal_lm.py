@@ -85,6 +85,10 @@ class CausalLM:
         """None: sums say all."""
         return {}
 
+    def joined(self, predictions: Sequence[Prediction]) -> Sequence[Prediction]:
+        """As they are."""
+        return predictions
+
     def evaluation_metrics(
         self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
     ) -> dict[str, float]:

@@ -108,6 +108,10 @@ class Contrastive:
         vectors = self.vectors(model, features, outputs)["vectors"]
         return {"segments": {"vector": vectors, "role": features["roles"], "key": features["text_keys"]}}
 
+    def joined(self, predictions: Sequence[Prediction]) -> Sequence[Prediction]:
+        """As they are."""
+        return predictions
+
     def evaluation_metrics(
         self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
     ) -> dict[str, float]:

@@ -57,6 +57,10 @@ class LabelledTextTask:
             "weight": self.weights(features)["loss"],
         }
 
+    def joined(self, predictions: Sequence[Prediction]) -> Sequence[Prediction]:
+        """As they are."""
+        return predictions
+
     def evaluation_metrics(
         self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
     ) -> dict[str, float]:

@@ -68,6 +68,10 @@ class Task(Protocol):
         """Return what the model says of each example: `segments` [B, S, …] and `tokens` [B, T, …]; or nothing."""
         ...
 
+    def joined(self, predictions: Sequence[Prediction]) -> Sequence[Prediction]:
+        """Return what is said of each example, of what is said of its segments: all of a split, in order."""
+        ...
+
     def evaluation_metrics(
         self, sums: Mapping[str, float], predictions: Sequence[Prediction]
     ) -> dict[str, float]:

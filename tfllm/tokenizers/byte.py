@@ -55,6 +55,7 @@ class ByteTokenizer(LibraryTokenizer):
             pad_token=pad_token,
             **conventions,
         )
+        self._set_library()
 
     def _encode_repaired(self, texts: list[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]

@@ -38,13 +38,15 @@ class LibraryTokenizer(Tokenizer):
         rows = [np.array(encoding.ids, np.int32) for encoding in encodings]
         return rows if self._ids is None else [self._ids[row] for row in rows]
 
-    def encode_with_offsets(self, text: str | bytes) -> tuple[list[int], list[tuple[int, int]]]:  # noqa: D102
+    def encode_with_offsets(  # noqa: D102
+        self, text: str | bytes, *, special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        if not special:
+            return _encoded(self._library, self._ids, text)
         if self._trusted is None:
             library = self._library_with_added()
             self._trusted = _Trusted(library, own_ids(library, self.added_tokens, self.vocab_size))
-        library, ids = self._trusted
-        encoding = library.encode(repair_text(text), add_special_tokens=False)
-        return encoding.ids if ids is None else ids[encoding.ids].tolist(), encoding.offsets
+        return _encoded(self._trusted.library, self._trusted.ids, text)
 
     def _library_with_added(self) -> tokenizers.Tokenizer:
         """One that takes names of special tokens for these tokens."""
@@ -79,6 +81,13 @@ class _Trusted(NamedTuple):
 
     library: tokenizers.Tokenizer
     ids: np.ndarray | None
+
+
+def _encoded(
+    library: tokenizers.Tokenizer, ids: np.ndarray | None, text: str | bytes
+) -> tuple[list[int], list[tuple[int, int]]]:
+    encoding = library.encode(repair_text(text), add_special_tokens=False)
+    return encoding.ids if ids is None else ids[encoding.ids].tolist(), encoding.offsets
 
 
 def own_ids(

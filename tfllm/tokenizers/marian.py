@@ -25,7 +25,7 @@ from tfllm.tokenizers.sentencepiece_model import (
     loaded_library,
     parsed_model,
 )
-from tfllm.tokenizers.text_cut import TextCut
+from tfllm.tokenizers.text_cut import UNCUT, TextCut
 from tfllm.tokenizers.tokenizer import CONFIG_FILE, Tokenizer
 
 if TYPE_CHECKING:
@@ -125,11 +125,13 @@ class MarianTokenizer(Tokenizer):
         assert self.unk_id is not None
         return self.piece_ids.get(piece, self.unk_id)
 
-    def encode_with_offsets(self, text: str | bytes) -> tuple[list[int], list[tuple[int, int]]]:  # noqa: D102
+    def encode_with_offsets(  # noqa: D102
+        self, text: str | bytes, *, special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]:
         text = repair_text(text)
         ids: list[int] = []
         places: list[tuple[int, int]] = []
-        for start, end, token in self._trusted_cut(text):
+        for start, end, token in (self._trusted_cut if special else UNCUT)(text):
             if token is not None:
                 ids.append(token.id)
                 places.append((start, end))

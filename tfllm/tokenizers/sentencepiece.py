@@ -32,7 +32,7 @@ from tfllm.tokenizers.sentencepiece_model import (
     parsed_model,
     with_dummy_prefix,
 )
-from tfllm.tokenizers.text_cut import TextCut
+from tfllm.tokenizers.text_cut import UNCUT, TextCut
 from tfllm.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -185,8 +185,11 @@ class SentencePieceTokenizer(Tokenizer):
             return [np.array(ids, np.int32) for ids in self._library.encode(texts)]
         return [np.array(self._cut_and_encode(self._plain_cut, text)[0], np.int32) for text in texts]
 
-    def encode_with_offsets(self, text: str | bytes) -> tuple[list[int], list[tuple[int, int]]]:  # noqa: D102
-        return self._cut_and_encode(self._trusted_cut, repair_text(text), offsets=True)
+    def encode_with_offsets(  # noqa: D102
+        self, text: str | bytes, *, special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        cut = self._trusted_cut if special else self._plain_cut or UNCUT
+        return self._cut_and_encode(cut, repair_text(text), offsets=True)
 
     def _cut_and_encode(
         self, cut: TextCut, text: str, *, offsets: bool = False

@@ -53,5 +53,8 @@ class TextCut:
         return [*pieces, Piece(done, len(text), None)] if done < len(text) else pieces
 
 
+UNCUT = TextCut((), special=False)  # takes every text as it is
+
+
 def _in_word(text: str, start: int, end: int) -> bool:
     return bool(_WORD.match(text[start - 1 : start]) or _WORD.match(text[end : end + 1]))

@@ -133,11 +133,14 @@ class Tokenizer(HasVocabulary, ABC):
         return self.encode_with_offsets(text)[0]
 
     @abstractmethod
-    def encode_with_offsets(self, text: str | bytes) -> tuple[list[int], list[tuple[int, int]]]:
-        """Encode as `encode_with_special`, and tell where each token stands.
+    def encode_with_offsets(
+        self, text: str | bytes, *, special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Encode as `encode_with_special`, or as `encode`, and tell where each token stands.
 
         Args:
             text: a text, repaired first if it is not valid Unicode.
+            special: names of special tokens stand for these tokens; otherwise they are text.
 
         Returns:
             The ids, and for each id the place of its first character and of the one behind its last, in the

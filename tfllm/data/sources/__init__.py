@@ -1,5 +1,6 @@
 """Sources: where documents come from. A source is one small class that yields text."""
 
+from tfllm.data.sources.conll import ConllSource
 from tfllm.data.sources.csv import CsvSource
 from tfllm.data.sources.files import check_apart
 from tfllm.data.sources.jsonl import JsonlSource
@@ -11,6 +12,7 @@ from tfllm.data.sources.tfds import TfdsSource
 from tfllm.data.sources.tfrecord import TfRecordSource
 
 __all__ = [
+    "ConllSource",
     "CsvSource",
     "JsonlSource",
     "MixtureSource",

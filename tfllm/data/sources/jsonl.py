@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfllm.data.record import TEXT, Record
+from tfllm.data.record import TEXT, Record, with_text
 from tfllm.data.sources.file_kind import HEAD_BYTES
 from tfllm.data.sources.file_source import FileSource
 from tfllm.data.sources.files import (
@@ -96,9 +96,12 @@ class JsonlSource(FileSource, TextSource):
             except ValueError as error:
                 self._broken(f"{file}:{number}: {error}", error)
 
-    def _fields(self, line: bytes, *, whole: bool) -> dict[str, Any]:
+    def _fields(self, line: bytes, *, whole: bool) -> Mapping[str, Any]:
         if not self.columns:
             found = _parsed(line, [self.text_key], whole=whole)
+            by_words = with_text({name: value for name, value in found.items() if name != TEXT})
+            if self.text_key not in found and TEXT in by_words:
+                return by_words
             return {**found, TEXT: self._text(found)}
         found = _parsed(line, list(self.columns.values()), whole=whole)
         for name, key in self.columns.items():
@@ -111,7 +114,7 @@ class JsonlSource(FileSource, TextSource):
                 raise ValueError(f"{key!r} holds half of a surrogate pair; write the whole character")
         given = {key: name for name, key in self.columns.items()}
         others = {key: value for key, value in found.items() if key not in given and key not in self.columns}
-        return {**others, **{name: found[key] for name, key in self.columns.items()}}
+        return with_text({**others, **{name: found[key] for name, key in self.columns.items()}})
 
     def _text(self, found: Mapping[str, Any]) -> str:
         key = f"{self.section}.text_key"
