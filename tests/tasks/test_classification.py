@@ -10,13 +10,13 @@ import tensorflow as tf
 import tfllm
 from tests.tasks.test_contrastive import WORDS
 from tests.tiny import randomized
-from tests.training.toy import DIVISIONS, run_steps, toy_step
+from tests.training.toy import DIVISIONS, assert_same_training, trained_on_rows
 from tfllm import experiment
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import prepare_rows
 from tfllm.data.errors import DataError
-from tfllm.data.pipeline import evaluation_batches, training_batches
+from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.record import Record
 from tfllm.data.sources import Source
 from tfllm.data.split import split_of
@@ -203,28 +203,18 @@ def weighed(tokenizer, tmp_path_factory):
     return task, rows_of(task, tokenizer, tmp_path_factory.mktemp("rows"))
 
 
-def trained(weighed, tokenizer, **arguments):
-    task, store = weighed
-    sgd = {"optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.1, "clip_norm": 0.1}
-    step = toy_step(
-        task=task, make=lambda **made: model_of(tokenizer, dropout=made["dropout"]), **sgd, **arguments
-    )
-    rows = training_batches(
-        store, global_batch_size=4, seed=1, num_steps=3, transform=task.features, aligned=task.aligned
-    )
-    return run_steps(step, 3, rows)
+@pytest.fixture(scope="module")
+def whole(weighed, tokenizer):
+    return trained_on_rows(*weighed, lambda dropout: model_of(tokenizer, dropout=dropout))
 
 
 @pytest.mark.parametrize(
     "division",
-    ["4 microbatches", *(pytest.param(d, marks=pytest.mark.slow) for d in ("2 replicas", "2 x 2"))],
+    ["4 microbatches", pytest.param("2 x 2", marks=pytest.mark.slow)],
 )
-def test_replicas_and_microbatches_equal_one_device(weighed, tokenizer, division):
-    metrics, weights = trained(weighed, tokenizer)
-    others, spread = trained(weighed, tokenizer, **DIVISIONS[division])
-    np.testing.assert_allclose(others, metrics, rtol=3e-6, atol=1e-6)
-    for one, other in zip(weights, spread, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-6)
+def test_replicas_and_microbatches_equal_one_device(weighed, tokenizer, whole, division):
+    made = (*weighed, lambda dropout: model_of(tokenizer, dropout=dropout))
+    assert_same_training(whole, trained_on_rows(*made, **DIVISIONS[division]), atol=2e-6)
 
 
 def test_every_example_counts_once_whatever_the_batch_size(weighed, tokenizer):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import tfllm
 from tests.tiny import randomized
-from tests.training.toy import DIVISIONS, run_steps, toy_step
+from tests.training.toy import DIVISIONS, assert_same_training, run_steps, toy_step
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import prepare_rows
@@ -183,10 +183,7 @@ def test_the_loss_is_that_of_telling_each_text_among_all(task, store, tokenizer)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["both", "hard negatives"], indirect=True)
 def test_replicas_and_microbatches_equal_one_device(task, store, tokenizer, whole):
-    metrics, weights = steps(task, store, tokenizer, **DIVISIONS["2 x 2"])
-    np.testing.assert_allclose(metrics, whole[0], rtol=1e-5, atol=1e-6)
-    for one, other in zip(weights, whole[1], strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert_same_training(whole, steps(task, store, tokenizer, **DIVISIONS["2 x 2"]), rtol=1e-5)
 
 
 def test_twins_differ_in_training_and_not_in_evaluation(tokenizer, tmp_path):

@@ -10,7 +10,7 @@ import tfllm
 from tests.data.fakes import ListSource
 from tests.marks import mostly_slow
 from tests.tiny import randomized, weights
-from tests.training.toy import DIVISIONS, run_steps, toy_step
+from tests.training.toy import DIVISIONS, assert_same_training, run_steps, toy_step
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import prepare_rows
@@ -123,10 +123,7 @@ def test_only_what_was_hidden_is_learned(task, store, tokenizer, whole):
 
 @pytest.mark.parametrize("division", mostly_slow(DIVISIONS, ["2 x 2"]))
 def test_replicas_and_microbatches_equal_one_device(task, store, tokenizer, whole, division):
-    metrics, weights = steps(task, store, tokenizer, **DIVISIONS[division])
-    np.testing.assert_allclose(metrics, whole[0], rtol=3e-6, atol=1e-6)
-    for one, other in zip(weights, whole[1], strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert_same_training(whole, steps(task, store, tokenizer, **DIVISIONS[division]))
 
 
 def test_a_run_that_goes_on_sees_the_masks_it_would_have_seen(task, store):

@@ -6,7 +6,7 @@ import pytest
 import tfllm
 from tests.data.fakes import ListSource
 from tests.tiny import randomized
-from tests.training.toy import DIVISIONS, run_steps, toy_step
+from tests.training.toy import DIVISIONS, assert_same_training, run_steps, toy_step
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import prepare_rows
@@ -186,10 +186,7 @@ def test_the_loss_is_the_sum_of_both_means(task, store, whole):
 
 @pytest.mark.slow
 def test_replicas_and_microbatches_equal_one_device(task, store, whole):
-    metrics, weights = steps(task, store, **DIVISIONS["2 x 2"])
-    np.testing.assert_allclose(metrics, whole[0], rtol=3e-6, atol=1e-6)
-    for one, other in zip(weights, whole[1], strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert_same_training(whole, steps(task, store, **DIVISIONS["2 x 2"]))
 
 
 def test_metrics_count_each_pair_once(task, store):

@@ -9,9 +9,8 @@ import tensorflow as tf
 import tfllm
 from tests.tasks.test_classification import Reviews, batch_of, model_of, rows_of, write_reviews
 from tests.tasks.test_contrastive import WORDS
-from tests.training.toy import DIVISIONS, run_steps, toy_step
+from tests.training.toy import DIVISIONS, assert_same_training, trained_on_rows
 from tfllm.commands.main import main
-from tfllm.data.pipeline import training_batches
 from tfllm.evaluation.regression import regression_metrics
 from tfllm.generation.errors import GenerationError
 from tfllm.tasks.regression import Regression
@@ -62,24 +61,18 @@ def test_the_loss_is_the_weighed_mean_square_packed_or_not(task, stores, tokeniz
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("division", DIVISIONS)
-def test_replicas_and_microbatches_equal_one_device(tokenizer, tmp_path, division):
+def test_replicas_and_microbatches_equal_one_device(tokenizer, tmp_path):
     task = Regression(tokenizer=tokenizer)
     store = rows_of(task, tokenizer, tmp_path, source=Ratings())
 
-    def trained(**arguments):
-        sgd = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.1, "clip_norm": 0.1}
-        make = lambda **made: model_of(tokenizer, dropout=made["dropout"], num_classes=1)  # noqa: E731
-        step = toy_step(task=task, make=make, **sgd, **arguments)
-        rows = training_batches(
-            store, global_batch_size=4, seed=1, num_steps=3, transform=task.features, aligned=task.aligned
-        )
-        return run_steps(step, 3, rows)
+    def make(dropout):
+        return model_of(tokenizer, dropout=dropout, num_classes=1)
 
-    (metrics, weights), (others, spread) = trained(), trained(**DIVISIONS[division])
-    np.testing.assert_allclose(others, metrics, rtol=3e-6, atol=1e-6)
-    for one, other in zip(weights, spread, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-6)
+    one, other = (
+        trained_on_rows(task, store, make, learning_rate=0.1, **division)
+        for division in ({}, DIVISIONS["2 x 2"])
+    )
+    assert_same_training(one, other, atol=2e-6)
 
 
 def test_metrics_are_those_of_their_definitions():

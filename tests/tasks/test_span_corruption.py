@@ -11,7 +11,7 @@ import tensorflow as tf
 import tfllm
 from tests.data.fakes import ListSource
 from tests.tiny import randomized
-from tests.training.toy import DIVISIONS, run_steps, toy_step
+from tests.training.toy import DIVISIONS, assert_same_training, run_steps, toy_step
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import prepare_rows
@@ -212,10 +212,7 @@ def test_the_loss_is_that_of_what_is_written(task, store, tokenizer, whole):
 
 @pytest.mark.slow
 def test_replicas_and_microbatches_equal_one_device(task, store, tokenizer, whole):
-    metrics, weights = steps(task, store, tokenizer, **DIVISIONS["2 x 2"])
-    np.testing.assert_allclose(metrics, whole[0], rtol=3e-6, atol=1e-6)
-    for one, other in zip(weights, whole[1], strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert_same_training(whole, steps(task, store, tokenizer, **DIVISIONS["2 x 2"]))
 
 
 def test_spans_follow_from_the_place_in_the_sequence_of_training(task, store):

@@ -10,12 +10,12 @@ import tfllm
 from tests.tasks.test_contrastive import WORDS
 from tests.tiny import randomized
 from tests.tokenizers.hard_texts import HARD_CASES, random_texts
-from tests.training.toy import DIVISIONS, run_steps, toy_step
+from tests.training.toy import DIVISIONS, assert_same_training, trained_on_rows
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.data import prepare_rows
 from tfllm.data.errors import DataError
-from tfllm.data.pipeline import evaluation_batches, training_batches
+from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.record import Record, with_text
 from tfllm.data.sources import Source
 from tfllm.evaluation.evaluator import Evaluator
@@ -260,26 +260,18 @@ def test_the_loss_is_the_cross_entropy_of_words_weighed_by_record(task, stores, 
     assert found.metrics["loss"] == pytest.approx(losses / weights, rel=1e-5)
 
 
+@pytest.fixture(scope="module")
+def whole(task, stores, tokenizer):
+    return trained_on_rows(task, stores[True], lambda dropout: model_of(tokenizer, dropout=dropout))
+
+
 @pytest.mark.parametrize(
     "division",
-    ["4 microbatches", *(pytest.param(d, marks=pytest.mark.slow) for d in ("2 replicas", "2 x 2"))],
+    ["4 microbatches", pytest.param("2 x 2", marks=pytest.mark.slow)],
 )
-def test_replicas_and_microbatches_equal_one_device(task, stores, tokenizer, division):
-    def trained(**arguments):
-        sgd = {"optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.1, "clip_norm": 0.1}
-        step = toy_step(
-            task=task, make=lambda **made: model_of(tokenizer, dropout=made["dropout"]), **sgd, **arguments
-        )
-        rows = training_batches(
-            stores[True], global_batch_size=4, seed=1, num_steps=3, transform=task.features
-        )
-        return run_steps(step, 3, rows)
-
-    metrics, weights = trained()
-    others, spread = trained(**DIVISIONS[division])
-    np.testing.assert_allclose(others, metrics, rtol=3e-6, atol=1e-6)
-    for one, other in zip(weights, spread, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-6)
+def test_replicas_and_microbatches_equal_one_device(task, stores, tokenizer, whole, division):
+    made = (task, stores[True], lambda dropout: model_of(tokenizer, dropout=dropout))
+    assert_same_training(whole, trained_on_rows(*made, **DIVISIONS[division]), atol=2e-6)
 
 
 def predictions_of(task, pairs):

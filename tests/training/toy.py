@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tests.tiny import randomized
 from tests.training.rules import optimizer_of
+from tfllm.data.pipeline import training_batches
 from tfllm.models.decoder import Decoder
 from tfllm.tasks.causal_lm import CausalLM
 from tfllm.training.distribution import mirrored, one_device
@@ -92,3 +93,26 @@ def run_steps(step, count, data=None):
     )  # tracing takes long
     metrics = np.stack([call(features).numpy() for features in data])
     return metrics, [v.numpy() for v in step.model.trainable_variables]
+
+
+def trained_on_rows(task, store, make, *, learning_rate=0.5, **arguments):
+    """Takes three steps of four of a task's rows, with dropout; `make` takes the dropout and gives the model."""
+    step = toy_step(
+        task=task,
+        make=lambda **made: make(made["dropout"]),
+        learning_rate=learning_rate,
+        weight_decay=0.1,
+        **arguments,
+    )
+    rows = training_batches(
+        store, global_batch_size=4, seed=1, num_steps=3, transform=task.features, aligned=task.aligned
+    )
+    return run_steps(step, 3, rows)
+
+
+def assert_same_training(one, other, *, rtol=3e-6, atol=1e-6):
+    """What two trainings said and became is the same; `atol` is that of the weights."""
+    (metrics, weights), (others, spread) = one, other
+    np.testing.assert_allclose(others, metrics, rtol=rtol, atol=1e-6)
+    for ours, theirs in zip(weights, spread, strict=True):
+        np.testing.assert_allclose(theirs, ours, atol=atol)
