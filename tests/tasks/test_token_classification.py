@@ -13,7 +13,7 @@ from tests.tokenizers.hard_texts import HARD_CASES, random_texts
 from tests.training.toy import DIVISIONS, assert_same_training, trained_on_rows
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
-from tfllm.data import prepare_rows
+from tfllm.data import RowMixture, prepare_rows
 from tfllm.data.errors import DataError
 from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.record import Record, with_text
@@ -241,6 +241,14 @@ def test_packed_or_not_every_word_is_told_once_and_in_order(task, stores, tokeni
         assert [NAMES[place] for place in ours.values["labels"]] == row["tags"]
         np.testing.assert_array_equal(ours.values["tags"], theirs.values["tags"])
     assert one.metrics["words"] == sum(len(row["tokens"]) for row in rows)
+
+
+def test_texts_of_several_sources_are_told_apart(task, stores, tokenizer):
+    both = RowMixture((stores[True], stores[True]), (1.0, 3.0))
+    alone, found = (evaluated(task, model_of(tokenizer), rows, 3) for rows in (stores[True], both))
+    assert [each.number for each in found.predictions] == list(range(2 * 40))
+    for number, each in enumerate(found.predictions):
+        np.testing.assert_array_equal(each.values["tags"], alone.predictions[number // 2].values["tags"])
 
 
 def test_the_loss_is_the_cross_entropy_of_words_weighed_by_record(task, stores, tokenizer):

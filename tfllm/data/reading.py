@@ -11,6 +11,8 @@ from tfllm.data.layout import RowLayout
 from tfllm.data.mixture import RowMixture, stores_of
 from tfllm.data.store import RowStore
 
+EXAMPLE_IDS = "example_ids"  # of each segment: the place of its record in its source; negative: no segment
+
 AnyRows = RowStore | RowMixture
 Batch = dict[str, tf.Tensor]
 
@@ -30,7 +32,7 @@ def read_rows(rows: AnyRows, source_ids: tf.Tensor, row_ids: tf.Tensor) -> Batch
 
     Returns:
         The features of the rows' layout, int32 or float32: [B, T] with a value for each token of their side, or
-        [B, segments].
+        [B, segments]. In a mixture of K sources `example_ids` are K times those of a source, and which it is.
     """
 
     def read(mapped: tf.Tensor, row_ids: tf.Tensor) -> tf.Tensor:
@@ -41,6 +43,10 @@ def read_rows(rows: AnyRows, source_ids: tf.Tensor, row_ids: tf.Tensor) -> Batch
     for feature, start, stop in rows.layout.places():
         values = numbers[:, start:stop]
         features[feature.name] = tf.bitcast(values, tf.float32) if feature.dtype == "float32" else values
+    count = len(stores_of(rows))
+    if count > 1 and EXAMPLE_IDS in features:
+        ids = features[EXAMPLE_IDS]
+        features[EXAMPLE_IDS] = tf.where(ids >= 0, ids * count + source_ids[:, None], ids)
     return features
 
 

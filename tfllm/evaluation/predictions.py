@@ -13,7 +13,8 @@ class Prediction:
     """What a model says of one example.
 
     Attributes:
-        number: The place of the example's record in its source, from 0.
+        number: The place of the example's record in its source, from 0; of a mixture of K sources K times that, and
+            which it is of.
         values: By name: what was said of the example, or of each of its tokens, [n, …].
     """
 
