@@ -73,8 +73,8 @@ def write_sentence_encoder(folder):
         json.loads((folder / "config.json").read_text()),
     )
     [name] = (name for name in weights if name.endswith("position_embeddings.weight"))
-    config["max_position_embeddings"] = 128  # for rows as configs have them
-    weights[name] = np.resize(weights[name], [128, weights[name].shape[1]])
+    config["max_position_embeddings"] = 256  # for rows as configs have them
+    weights[name] = np.resize(weights[name], [256, weights[name].shape[1]])
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
     size = config_of("bert")["vocab_size"]

@@ -27,6 +27,7 @@ ALLOWED = {
         "data",
         "layers.pooling",
         "layers.stateless_random",
+        "evaluation.answers",
         "evaluation.classification",
         "evaluation.metrics",
         "evaluation.predictions",

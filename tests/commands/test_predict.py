@@ -88,7 +88,7 @@ def test_numbers_of_pairs(tmp_path, monkeypatch, capfd):
         (
             ["new.csv", "--columns", "words=text"],
             2,
-            "--columns=words=text must say which column is text, text_pair or tokens",
+            "--columns=words=text must say which column is one of text, text_pair, tokens, question, context",
         ),
         (["new.csv", "--columns", "text=comment"], 1, "no column 'comment'"),
         (["new.csv"], 1, "no column 'review'"),
@@ -112,6 +112,6 @@ def test_a_model_of_no_labels_says_so(tiny_run, tmp_path, capfd):
     (tmp_path / "new.csv").write_text("text\nbat\n")
     assert main(["predict", str(tiny_run), str(tmp_path / "new.csv")]) == 1
     assert (
-        "tells neither classes nor numbers from texts, nor tags of words; train one with"
+        "tells neither classes nor numbers from texts, nor tags of words nor answers; train one with"
         in capfd.readouterr().err
     )

@@ -29,6 +29,7 @@ REQUIRED = {
     "text_files": {"path": "a.txt"},
     "jsonl": {"path": ["a.jsonl", "b.jsonl"]},
     "conll": {"path": "a.conll"},
+    "squad": {"path": "a.json"},
     "csv": {"path": "a.csv"},
     "tfds": {"name": "imdb_reviews"},
     "tfrecord": {"path": "a.tfrecord"},
@@ -343,7 +344,7 @@ def test_missing_sections_are_told_with_what_to_write():
     problems, message = problems_of({"name": "x", "data": {}})
     assert list(problems) == ["data.train"]
     assert (
-        "data.train is required; write data.train.type as one of conll, csv, jsonl, mixture, python_docs"
+        "data.train is required; write data.train.type as one of conll, csv, jsonl, mixture, python_docs, squad"
         in message
     )
     problems, _ = problems_of({})

@@ -1,5 +1,6 @@
 """Every registered type of every registry is built by what it names."""
 
+import json
 import socket
 
 import pytest
@@ -8,6 +9,7 @@ import tensorflow as tf
 from tests.commands.test_keras_nlp_run import GPT2
 from tests.config.minimal import minimal
 from tests.tasks.test_contrastive import Pairs
+from tests.tasks.test_span_qa import Questions
 from tfllm import experiment
 from tfllm.config import config_from_mapping
 from tfllm.config.data import SOURCES
@@ -39,6 +41,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("build")
     (folder / "a.txt").write_text("one two three")
     (folder / "a.conll").write_text("one O\ntwo B-X\n")
+    asked = {"context": "one two", "qas": [{"question": "which", "answers": []}]}
+    (folder / "a.json").write_text(json.dumps({"data": [{"paragraphs": [asked]}]}))
     (folder / "a.csv").write_text("text,label\none two three,1\n")
     (folder / "a.jsonl").write_text('{"text": "one two three"}\n')
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"one two three"]))
@@ -57,6 +61,7 @@ def test_every_source(kind, place, data_dir):
         "text_files": {"path": str(place / "a.txt")},
         "jsonl": {"path": str(place / "a.jsonl")},
         "conll": {"path": str(place / "a.conll")},
+        "squad": {"path": str(place / "a.json")},
         "csv": {"path": str(place / "a.csv")},
         "tfrecord": {"path": str(place / "a.tfrecord")},
         "tfds": {"name": "tiny_texts", "data_dir": data_dir},
@@ -125,7 +130,7 @@ def test_every_task(kind):
     if head is not None:
         model |= {"head": head, "num_classes": 2, "class_names": ["a", "b"]}
     config = experiment_of(task=kind, model=model, tokenizer=learned)
-    tokenizer = experiment.make_tokenizer(config, Pairs())
+    tokenizer = experiment.make_tokenizer(config, Questions() if kind == "span_qa" else Pairs())
     task = experiment.make_task(config, tokenizer)
     assert type(task).__name__.lower() == kind.replace("_", "")
     assert "loss" in task.metric_modes

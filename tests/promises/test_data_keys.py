@@ -92,6 +92,10 @@ def _write_texts(folder):
     (folder / "ragged.csv").write_text("text,body\nsix,x\nseven\n")
     (folder / "words.conll").write_text("eight A x\nnine A y\n\nten A z\n")
     (folder / "ragged.conll").write_text("eight O\nnine\n\nten O\n")
+    asked = [{"question": "eleven", "answers": []}, {"question": "twelve", "answers": []}]
+    squad = {"data": [{"title": "t", "paragraphs": [{"context": "ten", "qas": asked}]}]}
+    (folder / "squad.json").write_text(json.dumps(squad))
+    (folder / "held.json").write_text(json.dumps(squad).replace("ten", "held"))
     records = [{"text": [b"a record"], "body": [b"its body"]}]
     for name, compression in (("plain", ""), ("packed", "GZIP")):
         write_records(folder / f"{name}.tfrecord", records, compression)
@@ -118,6 +122,22 @@ def trains_on(*texts):
 
 def of_source(kind, key, value, texts, **beside):
     return Case(trains_on(*texts), source(type=kind, **beside, **{key: value}), source(type=kind, **beside))
+
+
+def questions(**keys):
+    """A config that trains on questions."""
+    model = {"type": "encoder", "num_layers": 1, "hidden_dim": 8, "num_heads": 2}
+    held = {"type": "squad", "path": "{folder}/held.json"}
+    return {"task": "span_qa", "model": model, "data": {**source(**keys)["data"], "validation": held}}
+
+
+def _asks(*texts):
+    def shows(prepared):
+        assert prepared.train is not None, prepared.error
+        found = {text for row in prepared.texts(prepared.train) for text in texts if text in row}
+        assert found == set(texts)
+
+    return shows
 
 
 def _hundreds(prepared):
@@ -197,6 +217,16 @@ SOURCES = {
     ),
     "data source:conll.on_error": of_source(
         "conll", "on_error", "skip", ["ten"], path="{folder}/ragged.conll"
+    ),
+    "data source:squad": Case(
+        _asks("eleven", "twelve"),
+        questions(type="squad", path="{folder}/squad.json"),
+        questions(type="jsonl", path="{folder}/squad.json"),
+    ),
+    "data source:squad.path": Case(
+        _asks("eleven", "twelve"),
+        questions(type="squad", path="{folder}/squad.json"),
+        questions(type="squad", path="{folder}/none.json"),
     ),
     "data source:tfrecord": Case(
         trains_on("a record"),

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.tasks.test_contrastive import by_hand
 from tfllm import experiment
 from tfllm.config import config_from_mapping
 from tfllm.data.pipeline import training_batches
+from tfllm.tasks.span_qa import answer_of
 
 
 class Fed:
@@ -46,6 +48,16 @@ def made(tmp_path_factory):
     (folder / "tags.jsonl").write_text("\n".join(map(json.dumps, tags)))
     named = [{**row, "tags": [("O", "B-X")[tag] for tag in row["tags"]]} for row in tags]
     (folder / "named.jsonl").write_text("\n".join(map(json.dumps, named)))
+    rows = [
+        {
+            "question": text[:9],
+            "context": text[9:],
+            "answers": text[20:32] if i % 3 else "",
+            "always": text[20:40],
+        }
+        for i, text in enumerate(texts)
+    ]
+    (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "pairs.csv").write_text("\n".join(["anchor,positive,negative,text", *pairs]))
 
     @functools.cache
@@ -235,6 +247,50 @@ def _tags(*names):
     return shows
 
 
+ANSWERED = {"question": "question", "context": "context", "answers": "always"}
+
+
+def asked(columns=None, **keys):
+    columns = columns or {name: name for name in ANSWERED}
+    train = {"type": "jsonl", "path": "{folder}/asked.jsonl", "columns": columns}
+    task = {"type": "span_qa", **keys}
+    return {"task": task, "model": ENCODER, "data": {"train": train, "seq_len": 28, "packing": False}}
+
+
+def _marks_answers(fed):
+    marks = fed.features.get("answer")
+    assert marks is not None
+    assert set(marks.sum(axis=1).tolist()) <= {0, 3} and (marks == 1).any() and (marks[:, 0] == 3).any()
+
+
+def _shares(tokens):
+    """Windows of one context that follow each other share so many tokens."""
+
+    def shows(fed):
+        rows = {}
+        for begins, number in zip(fed.rows["begins"], fed.rows["example_ids"][:, 0], strict=True):
+            rows.setdefault(int(number), []).append(begins[begins > 0])
+        cut = [sorted(each, key=lambda begins: begins[0]) for each in rows.values() if len(each) > 2]
+        shared = {len(set(one) & set(other)) for each in cut for one, other in pairwise(each[:-1])}
+        assert shared == {tokens}, shared
+
+    return shows
+
+
+def _longest(tokens):
+    def shows(fed):
+        values = {"start": np.arange(9.0)[::-1], "end": np.arange(9.0), "begins": np.arange(1, 10)}
+        window = {**values, "ends": np.arange(1, 10)}
+        place = answer_of([window], max_answer_tokens=fed.task.max_answer_tokens)[:2]
+        assert place[1] - place[0] == tokens
+
+    return shows
+
+
+def _may_be_silent(fed):
+    assert "silence_accuracy" in fed.task.metric_modes
+
+
 CASES = {
     "task:span_corruption": Case(_has_both_texts, spans(), masked()),
     "task:span_corruption.corruption_rate": Case(_most_is_written, spans(corruption_rate=0.4), spans()),
@@ -271,6 +327,10 @@ CASES = {
     "task:token_classification.tag_names": Case(
         _tags("NN", "VB"), words(tag_names=["NN", "VB"]), words("named", tag_names=["O", "B-X"])
     ),
+    "task:span_qa": Case(_marks_answers, asked(), masked()),
+    "task:span_qa.stride": Case(_shares(5), asked(stride=5), asked(stride=3)),
+    "task:span_qa.max_answer_tokens": Case(_longest(2), asked(max_answer_tokens=2), asked()),
+    "task:span_qa.unanswerable": Case(_may_be_silent, asked(ANSWERED, unanswerable=True), asked(ANSWERED)),
     "task:masked_lm": Case(_hides, masked(), {"task": "causal_lm"}),
     "task:masked_lm.mask_rate": Case(_share, masked(mask_rate=0.4), masked()),
     "task:masked_lm.mask_split": Case(_none_is_a_mask, masked(mask_split=[0.0, 1.0, 0.0]), masked()),

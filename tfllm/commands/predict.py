@@ -21,13 +21,14 @@ from tfllm.config.home import expand_home
 SUMMARY = "say the class, the classes or the number of each text of a file."
 
 EPILOG = """Each line that it writes is a JSON object: `record`, what the file says, and what the model says: `label`,
-`score` and `scores` of classes, `labels` and `scores` where a text may have several, `value`, a number, or of a model
-that tags words `entities`, and `tags` where the record is `tokens`, as in JSON lines and .conll files.
+`score` and `scores` of classes, `labels` and `scores` where a text may have several, `value`, a number; of a model
+that tags words `entities`, and `tags` where the record is `tokens`, as in JSON lines and .conll files; of one that
+finds answers `answer`, `start`, `end`, `score` and `null_odds`.
 
 The columns are called as in the text that the model was trained on, or as --columns says:
   tfllm predict runs/sentiment new.csv --columns text=review --out said.jsonl"""
 
-_OURS = ("text", "text_pair", "tokens")
+_OURS = ("text", "text_pair", "tokens", "question", "context")
 _AT_ONCE = 1024  # records between two writes
 
 
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OURS=THEIRS",
         nargs="+",
         default=[],
-        help="what the file calls text, text_pair or tokens",
+        help="what the file calls text, text_pair, tokens, question or context",
     )
     parser.add_argument("--out", metavar="FILE", help="where the lines go (default: the output)")
 
@@ -58,16 +59,15 @@ def run(arguments: argparse.Namespace) -> int:
     from tfllm.generation.errors import GenerationError
 
     lm = tfllm.load(arguments.run, jit_compile=False)
-    if lm.class_names is None and lm.tag_names is None and not lm.tells_numbers:
+    if lm.class_names is None and lm.tag_names is None and not (lm.tells_numbers or lm.finds_answers):
         raise GenerationError(
-            "this model tells neither classes nor numbers from texts, nor tags of words; train one with"
-            " task.type=classification, regression or token_classification"
+            "this model tells neither classes nor numbers from texts, nor tags of words nor answers; train one with"
+            " task.type=classification, regression, token_classification or span_qa"
         )
     if kind is ConllConfig and lm.tag_names is None:
         rule, mend = "holds words and their tags, and this model tells none", "write a .csv or .jsonl file"
         raise ConfigError([Problem("FILE", arguments.file, rule, mend)], "the arguments")
-    ours = ("text", "tokens") if lm.tag_names else ("text", "text_pair")
-    columns = {name: column for name, column in _all_columns(lm, kind, columns).items() if name in ours}
+    columns = {name: column for name, column in _all_columns(lm, kind, columns).items() if name in _read(lm)}
     source = experiment.make_source(kind(path=(str(expand_home(arguments.file, "FILE")),), columns=columns))
     with whole_file(arguments.out, "--out") if arguments.out else contextlib.nullcontext(sys.stdout) as out:
         records = source.records()
@@ -75,6 +75,13 @@ def run(arguments: argparse.Namespace) -> int:
             for record, each in zip(chunk, _said(lm, chunk), strict=True):
                 out.write(_line({"record": dict(record.fields), **each}))
     return 0
+
+
+def _read(lm: Any) -> tuple[str, ...]:
+    """The columns that the model reads."""
+    if lm.tag_names is not None:
+        return ("text", "tokens")
+    return ("question", "context") if lm.finds_answers else ("text", "text_pair")
 
 
 def _all_columns(lm: Any, kind: Any, columns: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +99,9 @@ def _said(lm: Any, records: Sequence[Any]) -> list[dict[str, Any]]:
     """What the model says of each record."""
     if lm.tag_names is not None:
         return _tagged(lm, records)
+    if lm.finds_answers:
+        questions, contexts = ([record.text(name) for record in records] for name in _read(lm))
+        return list(lm.answer(questions, contexts))
     given: Any = [record.text("text") for record in records]
     if getattr(lm.config.task, "pairs", False):
         given = list(zip(given, (record.text("text_pair") for record in records), strict=True))
@@ -122,7 +132,10 @@ def _columns(words: list[str]) -> dict[str, str]:
     columns = dict(word.partition("=")[::2] for word in words)
     for ours, theirs in columns.items():
         if ours not in _OURS or not theirs:
-            rule, mend = "must say which column is text, text_pair or tokens", "write for example text=review"
+            rule, mend = (
+                f"must say which column is one of {', '.join(_OURS)}",
+                "write for example text=review",
+            )
             raise ConfigError([Problem("--columns", f"{ours}={theirs}", rule, mend)], "the arguments")
     return columns
 

@@ -88,6 +88,15 @@ class ConllConfig:
     on_error: str = setting("raise", "what to do with broken sentences and files", choices=_ON_ERROR)
 
 
+@SOURCES.register("squad", builds="tfllm.data.sources:SquadSource")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SquadConfig:
+    """JSON files as SQuAD 1.1 and 2.0 have them; a record is a question with its context and answers."""
+
+    type: str = "squad"
+    path: tuple[str, ...] = setting(help="file that exists, else a glob; or a list of them")
+
+
 @SOURCES.register("tfds", builds="tfllm.data.sources:TfdsSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsConfig:

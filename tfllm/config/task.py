@@ -26,7 +26,7 @@ class TaskConfig:
         special_tokens: What a tokenizer that is learned for it has besides: names by role, such as `mask_token`, and
             `extra_special_tokens`, a tuple of names.
         labels: What is said of a text, where the task reads it: `classes`, whose names are those that the training
-            text has; `numbers`; or `tags`, of its words, whose names are found too.
+            text has; `numbers`; `tags`, of its words, whose names are found too; or `answers`, which it may lack.
     """
 
     trains: ClassVar[str]
@@ -274,6 +274,50 @@ class TokenClassificationConfig(TaskConfig):
             yield Problem(
                 f"{path}.tag_names", list(self.tag_names), rule, "give each number a name of its own"
             )
+
+
+@TASKS.register("span_qa", builds="tfllm.tasks.span_qa:SpanQA")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanQAConfig(TaskConfig):
+    """Find the answer to a question in its context: columns question, context and answers; a column weight, where there
+    is one, weighs a record.
+
+    Answers are a list of {text, answer_start}, empty where the context has none, as SQuAD has it; or one text.
+    """
+
+    trains: ClassVar[str] = "encoder"
+    labels: ClassVar[str | None] = "answers"
+
+    type: str = "span_qa"
+    stride: int = setting(
+        128, "tokens that a window of a long context shares with the next; at most half of it", minimum=0
+    )
+    max_answer_tokens: int = setting(30, "tokens of an answer, at most", minimum=1)
+    unanswerable: bool = setting(
+        False, "questions may have no answer; found in the training text where it has such"
+    )
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns whose texts are read; all questions about a context fall on one side of a split."""
+        return ("context", "question")
+
+    @staticmethod
+    def encoder_keys(task: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What an encoder of this task has, where it says nothing else."""
+        del task
+        return {"head": "span"}
+
+    def check_training(self, config: Any) -> Iterator[Problem]:
+        """Yields an export that there is not, and text whose answers are not found again."""
+        if config.export.at_end:
+            rule = f"is not for task.type={self.type}, whose model is called by lm.answer"
+            yield Problem("export.at_end", True, rule, "leave it out")
+        if config.data.validation is None and getattr(config.data.train, "type", "") == "mixture":
+            rule = (
+                "is required beside a mixture: the answers of held-out questions are looked up in one source"
+            )
+            yield Problem("data.validation", Problem.ABSENT, rule, "write data.validation.type and .path")
 
 
 def _other_head(task: Any, config: Any, head: str) -> Iterator[Problem]:

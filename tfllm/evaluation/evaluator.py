@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -43,6 +43,7 @@ class Evaluator:
         strategy: The strategy that the model was made under.
         averaged: Makes the context in which the model holds the weights to evaluate.
         jit_compile: Compile the forward pass with XLA.
+        records: Returns the records of the split's source by number, for tasks that read them.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Evaluator:
         strategy: tf.distribute.Strategy | None = None,
         averaged: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
         jit_compile: bool = True,
+        records: Callable[[], Iterable[tuple[int, Any]]] | None = None,
     ):
         self.task = task
+        self.records = records
         self.batches = batches
         self.averaged = averaged
         strategy = strategy or tf.distribute.get_strategy()
@@ -98,8 +101,15 @@ class Evaluator:
                 for name, value in sums.items():
                     totals[name] = totals.get(name, 0.0) + float(value)
                 predictions += _of_batch(tf.nest.map_structure(lambda x: x.numpy(), said))
-        predictions = self.task.joined(sorted(predictions, key=lambda each: each.number))
+        predictions = self.task.joined(self._with_records(sorted(predictions, key=lambda each: each.number)))
         return Evaluation(self.task.evaluation_metrics(totals, predictions), predictions, totals)
+
+    def _with_records(self, predictions: list[Prediction]) -> list[Prediction]:
+        if self.records is None:
+            return predictions
+        wanted = {each.number for each in predictions}
+        records = {number: record for number, record in self.records() if number in wanted}
+        return [dataclasses.replace(each, record=records[each.number]) for each in predictions]
 
 
 def _of_batch(said: dict[str, Any]) -> Iterator[Prediction]:

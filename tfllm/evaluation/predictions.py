@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,12 @@ class Prediction:
         number: The place of the example's record in its source, from 0; of a mixture of K sources K times that, and
             which it is of.
         values: By name: what was said of the example, or of each of its tokens, [n, …].
+        record: The example's record, for tasks that read it.
     """
 
     number: int
     values: Mapping[str, np.ndarray]
+    record: Any = None
 
 
 def predictions_of_batch(

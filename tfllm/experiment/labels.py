@@ -14,11 +14,13 @@ from tfllm.data.record import Record
 from tfllm.data.sources import Source
 from tfllm.data.split import split_of
 from tfllm.experiment.source import make_source, split_side
+from tfllm.tasks.examples.asked_record import asked_record
 from tfllm.tasks.examples.labels import label_name, label_names, label_number
 from tfllm.tasks.examples.tagged_record import tagged_record
 from tfllm.tasks.tags import iob2, mark_spans, spans_of, tag_names
 
 _SHOWN = 20
+_LONGEST = 60  # characters of a text that is shown
 _Counts: TypeAlias = "collections.Counter[str]"
 
 
@@ -44,6 +46,8 @@ def with_labels(config: ExperimentConfig, *, notify: Callable[[str], None] = pri
     if config.task.labels == "numbers":
         notify(_range(source))
         mapping["model"] = _with_layer(mapping["model"], None)
+    elif config.task.labels == "answers":
+        mapping["task"]["unanswerable"] |= _answers(source, notify)
     elif config.task.labels == "tags":
         names = _tags(config, source, notify)
         _check_held_out(config, names)
@@ -91,6 +95,36 @@ def _range(source: Source) -> str:
         found = f"all {len(numbers)} records have the label {least:g}" if numbers else "there is no record"
         raise DataError(f"{found}, and of that nothing is learned; name another column as label")
     return f"labels: {len(numbers)} numbers from {least:g} to {most:g}, mean {sum(numbers) / len(numbers):g}"
+
+
+def _answers(source: Source, notify: Callable[[str], None]) -> bool:
+    """Whether there are questions without an answer."""
+    count = silent = moved = lost = 0
+    first = ""
+    for record in source.records():
+        asked = asked_record(record)
+        count += 1
+        silent += not asked.texts
+        moved += asked.moved
+        lost += asked.is_lost
+        if asked.is_lost and not first:
+            first = f"{record.at}{asked.texts[0][:_LONGEST]!r}"
+    if silent + lost == count:
+        why = f"the answers of {lost} are not found in their contexts, such as {first}" if lost else ""
+        raise DataError(
+            f"of {count} questions none has an answer in its context{', and ' if why else ''}{why}; name other columns"
+            " as question, context and answers"
+        )
+    notify(f"questions: {count}, of which {silent} have no answer" if silent else f"questions: {count}")
+    if moved:
+        notify(
+            f"{moved} answers are elsewhere in their contexts than answer_start says, and were found there"
+        )
+    if lost:
+        notify(
+            f"{lost} questions are not learned from: their answers are not in their contexts, such as {first}"
+        )
+    return silent > 0
 
 
 def _tags(config: ExperimentConfig, source: Source, notify: Callable[[str], None]) -> list[str]:

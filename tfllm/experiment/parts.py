@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.store import RowStore
 from tfllm.evaluation.evaluator import Evaluator
 from tfllm.experiment.build import arguments_of, build
+from tfllm.experiment.source import held_out_records
 from tfllm.experiment.stop_tokens import stop_ids
 from tfllm.generation.generate import Generator
 from tfllm.tokenizers import Tokenizer
@@ -32,6 +34,8 @@ def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
         more["decoder_start_id"] = config.model.decoder_start_id
     if config.task.labels in ("classes", "tags"):
         more["class_names"] = config.model.class_names
+    if config.task.labels == "answers":
+        more["token_types"] = config.model.num_token_types > 1
     return build(
         config.task,
         at="task",
@@ -86,6 +90,9 @@ def make_evaluator(
         strategy=strategy,
         averaged=averaged,
         jit_compile=config.training.jit_compile,
+        records=functools.partial(held_out_records, config)
+        if getattr(task, "reads_records", False)
+        else None,
     )
 
 

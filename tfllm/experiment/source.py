@@ -7,7 +7,7 @@ from typing import Any
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.data import MixtureConfig
-from tfllm.data.record import TEXT
+from tfllm.data.record import TEXT, Record
 from tfllm.data.sources import Source
 from tfllm.data.split import split_of
 from tfllm.experiment.build import build
@@ -52,3 +52,11 @@ def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
     if config.data.validation is None:
         return documents_of(make_source(config.data.train), split_side(config, "validation"))
     return documents_of(make_source(config.data.validation, "data.validation"), None)
+
+
+def held_out_records(config: ExperimentConfig) -> Iterator[tuple[int, Record]]:
+    """Yields the records of the one source that is held out, or of which some are, with their places in it."""
+    if config.data.validation is None:
+        yield from enumerate(make_source(config.data.train).records())
+    else:
+        yield from enumerate(make_source(config.data.validation, "data.validation").records())

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfllm.config import ExperimentConfig, save_config
 from tfllm.config.build import to_mapping
+from tfllm.config.task import SpanQAConfig
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.generation_config import write_generation_file
 from tfllm.convert.huggingface import save_model
@@ -22,6 +23,7 @@ from tfllm.experiment.stop_tokens import named_ids
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.generation.model import Generates
+from tfllm.language_model.answer import answers
 from tfllm.language_model.embed import embed
 from tfllm.language_model.text_logits import text_logits
 from tfllm.language_model.word_tags import entities, tags
@@ -275,6 +277,53 @@ class LanguageModel:
         if self.tag_names is None:
             raise GenerationError("this model tags no words; train one with task.type=token_classification")
         return self.tag_names
+
+    @property
+    def finds_answers(self) -> bool:
+        """Whether it finds answers to questions in their contexts."""
+        return getattr(self.model, "head", "none") == "span"
+
+    def answer(self, questions: Any, contexts: Any, *, unanswerable: bool | None = None) -> Any:
+        """The answer to each question in its context, from an encoder that was trained to find it.
+
+        Args:
+            questions: A question, or a list of them.
+            contexts: Its context, or a list, one for each; what is longer than the model's context is read in windows.
+            unanswerable: Give no answer where none is likelier; None is as it was trained.
+
+        Returns:
+            `answer`, empty where there is none; its first character in the context, `start`, and the one behind its
+            last,
+            `end`; its probability among all spans, `score`; and by how much none is likelier, `null_odds`, in nats; or
+            a list of these.
+
+        Raises:
+            GenerationError: when the model finds no answers, or there are not as many contexts as questions.
+            DataError: when a question leaves no room for its context.
+
+        Example:
+            >>> lm = tfllm.load("runs/qa")
+            >>> lm.answer("Who wrote it?", "It was written by Ada in 1843.")["answer"]
+        """
+        if not self.finds_answers:
+            raise GenerationError("this model finds no answers; train one with task.type=span_qa")
+        if isinstance(questions, str) and isinstance(contexts, str):
+            return self.answer([questions], [contexts], unanswerable=unanswerable)[0]
+        if isinstance(questions, str) or isinstance(contexts, str) or len(questions) != len(contexts):
+            raise GenerationError(
+                "give a question and its context, or a list of questions and one of contexts"
+            )
+        task = self.config.task
+        if unanswerable is None:
+            unanswerable = getattr(task, "unanswerable", False)
+        return answers(
+            self.model,
+            self.tokenizer,
+            list(zip(questions, contexts, strict=True)),
+            stride=getattr(task, "stride", SpanQAConfig.stride),
+            max_answer_tokens=getattr(task, "max_answer_tokens", SpanQAConfig.max_answer_tokens),
+            unanswerable=unanswerable,
+        )
 
     def encode_chat(self, prompt: str | Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """Token ids of a chat, up to where the assistant's answer begins.

@@ -42,11 +42,18 @@ def text_logits(model: Any, tokenizer: Tokenizer, texts: Sequence[Any]) -> np.nd
     found = np.zeros([len(rows), model.classifier.units], np.float32)
     for start in range(0, len(order), _BATCH_SIZE):
         chosen = order[start : start + _BATCH_SIZE]
-        found[chosen] = _logits(model, [rows[index] for index in chosen], tokenizer.pad_id)
+        found[chosen] = row_logits(model, [rows[index] for index in chosen], tokenizer.pad_id)
     return found
 
 
-def _logits(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int) -> np.ndarray:
+def row_logits(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int) -> np.ndarray:
+    """What an encoder's head says of framed rows, padded to the longest's bucket: float32 [B, C] or [B, T, C].
+
+    Args:
+        model: The encoder.
+        rows: The ids of each, int32 [n], and their types, which are left out where the model tells none apart.
+        pad_id: The id behind their ends.
+    """
     width = min(bucket(max(len(ids) for ids, _ in rows)), model.max_seq_len)
     token_ids = np.full([len(rows), width], pad_id, np.int32)
     types, mask = np.zeros_like(token_ids), np.zeros([len(rows), width], bool)

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.generation.errors import GenerationError
-from tfllm.generation.generate import bucket
-from tfllm.tasks.examples.tagged_text import TextWindows, Window
+from tfllm.language_model.text_logits import row_logits
+from tfllm.tasks.examples.tagged_text import TextWindows
 from tfllm.tasks.examples.words import Place, joined, word_places
 from tfllm.tasks.tags import mark_spans, spans_of
 from tfllm.tokenizers import Tokenizer
@@ -68,24 +68,12 @@ def _said(model: Any, tokenizer: Tokenizer, texts: Sequence[tuple[str, Sequence[
     windows.sort(key=lambda each: len(each[1].token_ids))
     for start in range(0, len(windows), _BATCH_SIZE):
         chosen = windows[start : start + _BATCH_SIZE]
-        rows = _probabilities(model, [window for _, window in chosen], tokenizer.pad_id)
+        framed = [(window.token_ids, np.zeros_like(window.token_ids)) for _, window in chosen]
+        rows = tf.nn.softmax(row_logits(model, framed, tokenizer.pad_id)).numpy()
         for (index, window), row in zip(chosen, rows, strict=True):
             own = np.nonzero(window.words)[0]
             found[index][window.words[own] - 1] = row[own]
     return found
-
-
-def _probabilities(model: Any, windows: Sequence[Window], pad_id: int) -> np.ndarray:
-    width = min(bucket(max(len(window.token_ids) for window in windows)), model.max_seq_len)
-    token_ids = np.full([len(windows), width], pad_id, np.int32)
-    mask = np.zeros([len(windows), width], bool)
-    for index, window in enumerate(windows):
-        token_ids[index, : len(window.token_ids)], mask[index, : len(window.token_ids)] = (
-            window.token_ids,
-            True,
-        )
-    features = {"token_ids": tf.constant(token_ids), "padding_mask": tf.constant(mask)}
-    return tf.nn.softmax(model(features)["logits"]).numpy()
 
 
 def _spans(

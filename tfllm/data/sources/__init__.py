@@ -7,6 +7,7 @@ from tfllm.data.sources.jsonl import JsonlSource
 from tfllm.data.sources.mixture import MixtureSource
 from tfllm.data.sources.python_docs import PythonDocsSource
 from tfllm.data.sources.source import Source
+from tfllm.data.sources.squad import SquadSource
 from tfllm.data.sources.text_files import TextFilesSource
 from tfllm.data.sources.tfds import TfdsSource
 from tfllm.data.sources.tfrecord import TfRecordSource
@@ -18,6 +19,7 @@ __all__ = [
     "MixtureSource",
     "PythonDocsSource",
     "Source",
+    "SquadSource",
     "TextFilesSource",
     "TfRecordSource",
     "TfdsSource",
