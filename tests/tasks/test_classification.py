@@ -28,6 +28,7 @@ from tfllm.models.encoder import Encoder
 from tfllm.tasks.classification import Classification
 from tfllm.tasks.errors import TaskError
 from tfllm.tokenizers import WordPieceTokenizer
+from tfllm.tokenizers.byte import ByteTokenizer
 
 T = 14
 NAMES = ("bad", "good", "so so")
@@ -459,17 +460,37 @@ def test_what_cannot_be_is_told_by_the_config(section, words):
 
 
 @pytest.mark.parametrize("types", [0, 1])
-def test_a_model_that_tells_no_two_texts_apart_learns_no_pairs(types):
-    mapping = {
-        "name": "m",
-        "task": {"type": "classification", "pairs": True},
-        "model": {"type": "encoder", "num_token_types": types, "source": "runs/other"},
-        "data": {"train": {"type": "text_files", "path": "text.txt"}},
-    }
+def test_a_model_without_token_types_learns_pairs_by_what_stands_between_them(tokenizer, tmp_path, types):
+    """RoBERTa and DistilBERT are such; a tokenizer without a separator leaves nothing to tell two texts by."""
+    source = tmp_path / "a.csv"
+    source.write_text("text,text_pair,label\nbat,con,a\ncon,bat,b\n")
+    config = config_from_mapping(
+        {
+            "name": "m",
+            "task": {"type": "classification", "pairs": True},
+            "model": {
+                "type": "encoder",
+                "initializer_range": 0.5,
+                "num_token_types": types,
+                "num_layers": 1,
+                "hidden_dim": 16,
+                "num_heads": 2,
+            },
+            "data": {"train": {"type": "csv", "path": str(source)}, "seq_len": T},
+        }
+    )
+    config = experiment.with_labels(config, notify=lambda words: None)
+    task = experiment.make_task(config, tokenizer)
+    store = rows_of(task, tokenizer, tmp_path, source=experiment.make_source(config.data.train))
+    features = batch_of(task, store, 2)
+    assert "token_type_ids" not in features
+    model = experiment.make_model(config, tokenizer.vocab_size)
+    logits = model(features)["logits"].numpy()
+    assert not np.allclose(logits[0, 0], logits[0, 1], atol=1e-4), "the order of both texts is seen"
     with pytest.raises(
-        ConfigError, match=f"num_token_types={types} tells no two texts of a pair apart; write 2"
+        DataError, match="the model has no types of tokens, and the tokenizer nothing that stands"
     ):
-        config_from_mapping(mapping)
+        task.examples_of(ByteTokenizer(), seq_len=T, packing=True)
 
 
 def test_weights_of_no_class_and_of_no_number_are_named(tokenizer, tmp_path):

@@ -179,14 +179,8 @@ class LabelledTextConfig(TaskConfig):
         return ("text", "text_pair") if self.pairs else ("text",)
 
     def check_training(self, config: Any) -> Iterator[Problem]:
-        """Yields a head of another kind, and segments that are not told apart."""
+        """Yields a head of another kind."""
         yield from _other_head(self, config, "sequence_classification")
-        if self.pairs and getattr(config.model, "num_token_types", 2) < 2:
-            rule, mend = (
-                "tells no two texts of a pair apart",
-                "write 2, or take a source that does, such as BERT",
-            )
-            yield Problem("model.num_token_types", config.model.num_token_types, rule, mend)
 
 
 @TASKS.register("classification", builds="tfllm.tasks.classification:classification")

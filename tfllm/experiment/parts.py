@@ -34,7 +34,7 @@ def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
         more["decoder_start_id"] = config.model.decoder_start_id
     if config.task.labels in ("classes", "tags"):
         more["class_names"] = config.model.class_names
-    if config.task.labels == "answers":
+    if config.task.labels in ("classes", "numbers", "answers"):
         more["token_types"] = config.model.num_token_types > 1
     return build(
         config.task,

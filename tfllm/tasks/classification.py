@@ -44,6 +44,7 @@ class Classification(LabelledTextTask):
     Args:
         class_names: The classes C, in the order of the model's logits.
         pairs: A record is two texts.
+        token_types: The model tells token types apart.
         class_weights: What each class counts, by name; those left out count 1.
         label_smoothing: The share that is spread.
 
@@ -65,11 +66,12 @@ class Classification(LabelledTextTask):
         *,
         class_names: Sequence[str],
         pairs: bool = False,
+        token_types: bool = True,
         class_weights: Mapping[str, float] | None = None,
         label_smoothing: float = 0.0,
     ):
         self.class_names, self.label_smoothing = tuple(class_names), label_smoothing
-        super().__init__(ClassLabels(self.class_names), pairs=pairs)
+        super().__init__(ClassLabels(self.class_names), pairs=pairs, token_types=token_types)
         self.class_weights = weights_by_class(self.class_names, class_weights)
 
     def loss(self, model: Any, features: Features, outputs: Features) -> Features:

@@ -22,17 +22,25 @@ class LabelledTextTask:
     Args:
         labels: What the labels are.
         pairs: A record is two texts.
+        token_types: The model tells token types apart; else the separator alone stands between two texts.
     """
 
     coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     aligned: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, labels: Labels, *, pairs: bool):
-        self.labels, self.pairs = labels, pairs
+    def __init__(self, labels: Labels, *, pairs: bool, token_types: bool):
+        self.labels, self.pairs, self.token_types = labels, pairs, token_types
 
     def examples_of(self, tokenizer: Any, *, seq_len: int, packing: bool) -> LabelledText:
         """What tokenises the texts of a record."""
-        return LabelledText(tokenizer, seq_len=seq_len, packing=packing, labels=self.labels, pairs=self.pairs)
+        return LabelledText(
+            tokenizer,
+            seq_len=seq_len,
+            packing=packing,
+            labels=self.labels,
+            pairs=self.pairs,
+            token_types=self.token_types,
+        )
 
     def features(self, rows: Features) -> Features:
         """The rows as they are."""

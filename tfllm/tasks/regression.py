@@ -22,6 +22,7 @@ class Regression(LabelledTextTask):
     Args:
         tokenizer: Of no use here.
         pairs: A record is two texts.
+        token_types: The model tells token types apart.
         loss_chunk_tokens: Of no use here.
     """
 
@@ -33,9 +34,16 @@ class Regression(LabelledTextTask):
         "loss": "min",
     }
 
-    def __init__(self, *, tokenizer: Any, pairs: bool = False, loss_chunk_tokens: int | None = None):
+    def __init__(
+        self,
+        *,
+        tokenizer: Any,
+        pairs: bool = False,
+        token_types: bool = True,
+        loss_chunk_tokens: int | None = None,
+    ):
         del tokenizer, loss_chunk_tokens
-        super().__init__(NumberLabels(), pairs=pairs)
+        super().__init__(NumberLabels(), pairs=pairs, token_types=token_types)
 
     def loss(self, model: Any, features: Features, outputs: Features) -> Features:
         """The sum of squares, float32 scalar.

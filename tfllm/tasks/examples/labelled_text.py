@@ -30,9 +30,10 @@ class LabelledText:
         packing: Several examples to a row.
         labels: What the labels are.
         pairs: Read two texts.
+        token_types: The model tells token types apart; else rows have none.
 
     Raises:
-        DataError: The tokens around the texts leave no room for them.
+        DataError: The tokens around the texts leave no room for them, or nothing tells two texts apart.
     """
 
     split_column = TEXT
@@ -46,9 +47,10 @@ class LabelledText:
         packing: bool,
         labels: Labels,
         pairs: bool = False,
+        token_types: bool = True,
     ):
         self.tokenizer, self.seq_len, self.packing, self.pairs = tokenizer, seq_len, packing, pairs
-        self.labels = labels
+        self.labels, self.token_types = labels, token_types or not pairs
         between = [tokenizer.separator_ids] if pairs else []
         around = (tokenizer.prefix_ids, *between, tokenizer.suffix_ids)
         self.around = tuple(tuple(map(int, ids)) for ids in around)
@@ -58,7 +60,12 @@ class LabelledText:
             raise DataError(
                 f"data.seq_len={seq_len} leaves no room beside the {seq_len - self.room} tokens around a text; raise it"
             )
-        types = (Feature("token_type_ids", "", limit=2),) if pairs else ()
+        if pairs and not token_types and not tokenizer.separator_ids:
+            raise DataError(
+                "task.pairs=true: the model has no types of tokens, and the tokenizer nothing that stands between two"
+                " texts; take a model with model.num_token_types=2, or one like RoBERTa's"
+            )
+        types = (Feature("token_type_ids", "", limit=2),) if pairs and token_types else ()
         self.layout = RowLayout(
             (("", seq_len),),
             (
@@ -80,6 +87,7 @@ class LabelledText:
             "around": self.around,
             "seq_len": self.seq_len,
             "packing": self.packing,
+            **({} if self.token_types else {"token_types": False}),
             **self.labels.settings,
         }
 
