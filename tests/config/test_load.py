@@ -122,3 +122,20 @@ def test_help_and_checks_come_before_tensorflow(statement):
     program = f"{statement}\nimport sys\nheavy = {{'tensorflow', 'keras'}} & set(sys.modules)\nassert not heavy, heavy"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_held_out_text_without_a_type_is_read_as_the_training_text():
+    train = {"type": "csv", "path": "a.csv", "columns": {"text": "review"}, "delimiter": ";"}
+    given = minimal(data={"train": train, "validation": {"path": "b.csv"}})
+    held = config_from_mapping(given).data.validation
+    assert (held.path, held.columns, held.delimiter) == (("b.csv",), {"text": "review"}, ";")
+    assert given["data"]["validation"] == {"path": "b.csv"}, "the mapping stays as it is"
+    alone = config_from_mapping(minimal(data={"train": train}), ["data.validation.path=c.csv"])
+    assert alone.data.validation.path == ("c.csv",) and alone.data.validation.delimiter == ";"
+    other = {"type": "jsonl", "path": "b.jsonl"}
+    assert (
+        config_from_mapping(minimal(data={"train": train, "validation": other})).data.validation.columns == {}
+    )
+    mixture = {"type": "mixture", "sources": [{"weight": 1, "source": train}]}
+    with pytest.raises(ConfigError, match=r"data\.validation\.type is required"):
+        config_from_mapping(minimal(data={"train": mixture, "validation": {"path": "b.csv"}}))

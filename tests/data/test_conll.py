@@ -58,6 +58,10 @@ def test_corpora_are_read_as_they_are_written(tmp_path):
     assert read(tmp_path, "O one\nB-X 1\u00a02\n", {"tokens": 1, "tags": 0}) == [
         (["one", "1\u00a02"], ["O", "B-X"])
     ]
+    attached = (
+        "-DOCSTART- -DOCSTART- O\nDe Art O\ntekst N B-X\n"  # as the Dutch part of CoNLL 2002 and 2003 has it
+    )
+    assert read(tmp_path, attached) == [(["De", "tekst"], ["O", "B-X"])]
     assert read(tmp_path, "") == [] and read(tmp_path, "\n\n# only = this\n") == []
 
 

@@ -102,6 +102,19 @@ def test_a_window_speaks_of_words_that_stand_in_it_with_something_around_them():
     assert [int(word) for window in windows for word in window.words if word] == list(range(1, 101))
 
 
+def test_a_word_too_long_for_the_vocabulary_has_its_tag(tokenizers):
+    """WordPiece takes a word of more than 100 letters for an unknown one, which is a token all the same."""
+    text, places = joined(["see", "x" * 300, "https://" + "a/" * 200, "now"])
+    for tokenizer in tokenizers.values():
+        told = [
+            int(word)
+            for window in TextWindows(tokenizer, 1000).of(text, places)
+            for word in window.words
+            if word
+        ]
+        assert told == [1, 2, 3, 4]
+
+
 def test_words_of_texts():
     def words(text):
         return [text[a:b] for a, b in word_places(text)]

@@ -155,7 +155,9 @@ class DataConfig:
 
     train: Any | None = setting(None, "the training text; needed to train, not to generate", registry=SOURCES)
     validation: Any | None = setting(
-        None, "the held-out text; null: a share of data.train's documents", registry=SOURCES
+        None,
+        "the held-out text; without a type as data.train, but for what it says; null: a share of its documents",
+        registry=SOURCES,
     )
     validation_fraction: float = setting(
         0.05, "share of documents held out when data.validation is null", above=0.0, below=1.0

@@ -64,12 +64,23 @@ def _checked(
     wrong = import_plugins(mapping.get("plugins", ()))
     if wrong:  # without the types that they have, the rest would be misjudged
         raise ConfigError([*problems, *wrong], source)
-    config = build(ExperimentConfig, mapping, "", problems)
+    config = build(ExperimentConfig, _with_validation(mapping), "", problems)
     if for_training:
         problems += _training_problems(mapping, config)
     if problems:
         raise ConfigError(problems, source)
     return config
+
+
+def _with_validation(mapping: dict[str, Any]) -> dict[str, Any]:
+    """A held-out text without a type is of that of the training text, and says only what differs."""
+    data = mapping.get("data")
+    train, held = (data.get(name) if isinstance(data, dict) else None for name in ("train", "validation"))
+    if not isinstance(train, dict) or not isinstance(held, dict) or "type" in held:
+        return mapping
+    if train.get("type") in (None, "mixture"):
+        return mapping
+    return {**mapping, "data": {**mapping["data"], "validation": {**train, **held}}}
 
 
 def _training_problems(mapping: dict[str, Any], config: Any) -> list[Problem]:
