@@ -88,7 +88,7 @@ def test_numbers_of_pairs(tmp_path, monkeypatch, capfd):
         (
             ["new.csv", "--columns", "words=text"],
             2,
-            "--columns=words=text must say which column is one of text, text_pair, tokens, question, context",
+            "--columns=words=text must say which column is one of text, text_pair, tokens, question, context, head, tail",
         ),
         (["new.csv", "--columns", "text=comment"], 1, "no column 'comment'"),
         (["new.csv"], 1, "no column 'review'"),

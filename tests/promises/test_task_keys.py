@@ -48,6 +48,10 @@ def made(tmp_path_factory):
     (folder / "tags.jsonl").write_text("\n".join(map(json.dumps, tags)))
     named = [{**row, "tags": [("O", "B-X")[tag] for tag in row["tags"]]} for row in tags]
     (folder / "named.jsonl").write_text("\n".join(map(json.dumps, named)))
+    related = [
+        {"text": text, "head": [0, 3], "tail": [5, 9], "label": "abb"[i % 3]} for i, text in enumerate(texts)
+    ]
+    (folder / "related.jsonl").write_text("\n".join(map(json.dumps, related)))
     rows = [
         {
             "question": text[:9],
@@ -247,6 +251,26 @@ def _tags(*names):
     return shows
 
 
+def related(**keys):
+    columns = {name: name for name in ("text", "head", "tail", "label")}
+    train = {"type": "jsonl", "path": "{folder}/related.jsonl", "columns": columns}
+    task = {"type": "relation_extraction", **keys}
+    return {"task": task, "model": ENCODER, "data": {"train": train, "seq_len": 96}}
+
+
+def _marks_places(fed):
+    real = fed.features["segment_ids"] > 0
+    texts = [
+        fed.tokenizer.decode(row[own].tolist())
+        for row, own in zip(fed.features["token_ids"], real, strict=True)
+    ]
+    assert all(text.startswith("@ ") and text.count("#") >= 2 for text in texts), texts[0]
+
+
+def _leaves_one_out(fed):
+    assert "relation_f1" in fed.task.metric_modes and fed.task.no_relation == "b"
+
+
 ANSWERED = {"question": "question", "context": "context", "answers": "always"}
 
 
@@ -326,6 +350,15 @@ CASES = {
     "task:token_classification": Case(_tags("O", "B-X", "I-X"), words("named"), masked()),
     "task:token_classification.tag_names": Case(
         _tags("NN", "VB"), words(tag_names=["NN", "VB"]), words("named", tag_names=["O", "B-X"])
+    ),
+    "task:relation_extraction": Case(_marks_places, related(), masked()),
+    "task:relation_extraction.no_relation": Case(_leaves_one_out, related(no_relation="b"), related()),
+    "task:relation_extraction.class_weights": Case(
+        _counts(3, 1), related(class_weights={"a": 3.0}), related(class_weights={"b": 3.0})
+    ),
+    "task:relation_extraction.balanced": Case(_counts(1.5, 0.75), related(balanced=True), related()),
+    "task:relation_extraction.label_smoothing": Case(
+        _counts(1, 1, smoothing=0.3), related(label_smoothing=0.3), related()
     ),
     "task:span_qa": Case(_marks_answers, asked(), masked()),
     "task:span_qa.stride": Case(_shares(5), asked(stride=5), asked(stride=3)),

@@ -60,6 +60,10 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
 
 def _exported(lm: Any, folder: Path) -> Path:
     """What the model does decides what is served: classes or numbers of texts, or their continuation."""
+    if lm.tells_relations:
+        raise ExportError(
+            "a model of task.type=relation_extraction marks two places of a text, which is not exported; call lm.relate"
+        )
     pairs = getattr(lm.config.task, "pairs", False)
     if lm.tells_numbers:
         from tfllm.export.regressor import export_regressor

@@ -28,7 +28,7 @@ finds answers `answer`, `start`, `end`, `score` and `null_odds`.
 The columns are called as in the text that the model was trained on, or as --columns says:
   tfllm predict runs/sentiment new.csv --columns text=review --out said.jsonl"""
 
-_OURS = ("text", "text_pair", "tokens", "question", "context")
+_OURS = ("text", "text_pair", "tokens", "question", "context", "head", "tail")
 _AT_ONCE = 1024  # records between two writes
 
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OURS=THEIRS",
         nargs="+",
         default=[],
-        help="what the file calls text, text_pair, tokens, question or context",
+        help="what the file calls text, text_pair, tokens, question, context, head or tail",
     )
     parser.add_argument("--out", metavar="FILE", help="where the lines go (default: the output)")
 
@@ -81,6 +81,8 @@ def _read(lm: Any) -> tuple[str, ...]:
     """The columns that the model reads."""
     if lm.tag_names is not None:
         return ("text", "tokens")
+    if lm.tells_relations:
+        return ("text", "head", "tail")
     return ("question", "context") if lm.finds_answers else ("text", "text_pair")
 
 
@@ -103,6 +105,9 @@ def _said(lm: Any, records: Sequence[Any]) -> list[dict[str, Any]]:
         questions, contexts = ([record.text(name) for record in records] for name in _read(lm))
         return list(lm.answer(questions, contexts))
     given: Any = [record.text("text") for record in records]
+    if lm.tells_relations:
+        heads, tails = ([record.value(name) for record in records] for name in ("head", "tail"))
+        return list(lm.relate(given, heads, tails))
     if getattr(lm.config.task, "pairs", False):
         given = list(zip(given, (record.text("text_pair") for record in records), strict=True))
     if lm.tells_numbers:

@@ -211,19 +211,13 @@ class ClassificationConfig(LabelledTextConfig):
 
     def check(self, path: str) -> Iterator[Problem]:
         """Yields problems between keys."""
-        for name, weight in self.class_weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
-                rule = "must be a number that is not negative"
-                yield Problem(f"{path}.class_weights.{name}", weight, rule, "write for example 2.0")
+        yield from _weight_problems(self, path)
         if self.balanced and self.multi_label:
             rule = "counts texts by their one class, and task.multi_label has any number"
             yield Problem(f"{path}.balanced", True, rule, "leave it out, or write task.class_weights")
         if not self.label_separator:
             rule = "must be the character or the text between names"
             yield Problem(f"{path}.label_separator", "", rule, "write for example ';'")
-        if self.balanced and self.class_weights:
-            rule = "finds what task.class_weights says already"
-            yield Problem(f"{path}.balanced", True, rule, "leave one of both out")
 
 
 @TASKS.register("regression", builds="tfllm.tasks.regression:Regression")
@@ -268,6 +262,45 @@ class TokenClassificationConfig(TaskConfig):
             yield Problem(
                 f"{path}.tag_names", list(self.tag_names), rule, "give each number a name of its own"
             )
+
+
+@TASKS.register("relation_extraction", builds="tfllm.tasks.relation_extraction:relation_extraction")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RelationExtractionConfig(TaskConfig):
+    """Tell how two places of a text are related: columns text, head and tail ([start, end], in characters) and label; a
+    column weight, where there is one, weighs a record.
+
+    Both places are marked in the text, which is then classified.
+    """
+
+    trains: ClassVar[str] = "encoder"
+    labels: ClassVar[str | None] = "classes"
+    multi_label: ClassVar[bool] = False
+
+    type: str = "relation_extraction"
+    no_relation: str | None = setting(
+        None, "the label that says that there is none, which relation_f1 does not count"
+    )
+    class_weights: dict[str, float] = setting(
+        {}, "how much the loss of each relation counts, by name; those left out count 1"
+    )
+    balanced: bool = setting(
+        False, "class_weights are such that all relations count alike in the training text"
+    )
+    label_smoothing: float = setting(
+        0.0, "share of what is learned that is spread over all relations", minimum=0.0, below=1.0
+    )
+
+    def check_training(self, config: Any) -> Iterator[Problem]:
+        """Yields a head of another kind, and an export that there is not."""
+        yield from _other_head(self, config, "sequence_classification")
+        if config.export.at_end:
+            rule = f"is not for task.type={self.type}, whose model is called by lm.relate"
+            yield Problem("export.at_end", True, rule, "leave it out")
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        yield from _weight_problems(self, path)
 
 
 @TASKS.register("span_qa", builds="tfllm.tasks.span_qa:SpanQA")
@@ -320,3 +353,14 @@ def _other_head(task: Any, config: Any, head: str) -> Iterator[Problem]:
     if there not in ("none", head) and config.model.source is None:
         rule = f"is not trained by task.type={task.type}, which needs {head}"
         yield Problem("model.head", there, rule, "leave it out: the task knows")
+
+
+def _weight_problems(task: Any, path: str) -> Iterator[Problem]:
+    """Weights of classes that are none, or stand beside those that are found."""
+    for name, weight in task.class_weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            rule = "must be a number that is not negative"
+            yield Problem(f"{path}.class_weights.{name}", weight, rule, "write for example 2.0")
+    if task.balanced and task.class_weights:
+        rule = "finds what task.class_weights says already"
+        yield Problem(f"{path}.balanced", True, rule, "leave one of both out")

@@ -25,7 +25,7 @@ from tfllm.generation.generate import Generator
 from tfllm.generation.model import Generates
 from tfllm.language_model.answer import answers
 from tfllm.language_model.embed import embed
-from tfllm.language_model.text_logits import text_logits
+from tfllm.language_model.text_logits import relation_logits, text_logits
 from tfllm.language_model.word_tags import entities, tags
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
@@ -183,6 +183,8 @@ class LanguageModel:
             >>> lm.classify("What a waste of an evening.")["label"]
         """
         names = self.class_names
+        if self.tells_relations:
+            raise GenerationError("this model tells how two places of a text are related; take lm.relate")
         if names is None:
             mend = "take lm.regress" if self.tells_numbers else "train one with task.type=classification"
             raise GenerationError(f"this model classifies no texts; {mend}")
@@ -192,15 +194,42 @@ class LanguageModel:
         if self.model.multi_label:
             by_name = [dict(zip(names, map(float, row), strict=True)) for row in tf.sigmoid(logits).numpy()]
             return [{"labels": [n for n in names if row[n] > 0.5], "scores": row} for row in by_name]
-        found = tf.nn.softmax(logits).numpy()
-        return [
-            {
-                "label": names[int(row.argmax())],
-                "score": float(row.max()),
-                "scores": dict(zip(names, map(float, row), strict=True)),
-            }
-            for row in found
-        ]
+        return _likeliest(logits, names)
+
+    @property
+    def tells_relations(self) -> bool:
+        """Whether it was trained to tell how two places of a text are related."""
+        return bool(self.config.task.type == "relation_extraction")
+
+    def relate(self, texts: Any, heads: Any, tails: Any) -> Any:
+        """How two places of each text are related, from an encoder that was trained to tell.
+
+        Args:
+            texts: One text, or a list of them.
+            heads: The first character of one place and the one behind its last, `(0, 3)`; of several texts a list.
+            tails: The same of the other place.
+
+        Returns:
+            `label`, `score` and `scores` as from `classify`; or a list of these.
+
+        Raises:
+            GenerationError: when the model tells no relations, or there are not as many places as texts.
+            DataError: when a place is not in its text, or both do not fit into the model's context.
+
+        Example:
+            >>> lm = tfllm.load("runs/relations")
+            >>> lm.relate("Ada was born in London.", (0, 3), (16, 22))["label"]
+        """
+        names = self.class_names
+        if names is None or not self.tells_relations:
+            raise GenerationError(
+                "this model tells no relations; train one with task.type=relation_extraction"
+            )
+        if isinstance(texts, str):
+            return self.relate([texts], [heads], [tails])[0]
+        if not len(texts) == len(heads) == len(tails):
+            raise GenerationError("give a head and a tail for each text")
+        return _likeliest(relation_logits(self.model, self.tokenizer, texts, heads, tails), names)
 
     def regress(self, texts: Any) -> Any:
         """The number of each text, from an encoder that was trained to tell one.
@@ -427,6 +456,18 @@ class LanguageModel:
             pad_id=None if tokenizer is None else tokenizer.pad_id,
             decoder_start_id=self.model.decoder_start_id if of_encoder else None,
         )
+
+
+def _likeliest(logits: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The likeliest class of each row, and the probability of every one."""
+    return [
+        {
+            "label": names[int(row.argmax())],
+            "score": float(row.max()),
+            "scores": dict(zip(names, map(float, row), strict=True)),
+        }
+        for row in tf.nn.softmax(logits).numpy()
+    ]
 
 
 def check_format(to: str, config: ExperimentConfig) -> None:

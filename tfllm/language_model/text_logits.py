@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfllm.data.record import Record
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import bucket
 from tfllm.tasks.examples.labelled_text import LabelledText
 from tfllm.tasks.examples.labels import NumberLabels
+from tfllm.tasks.examples.marked_text import HEAD, TAIL, MarkedText, place_of
 from tfllm.tokenizers import Tokenizer
+from tfllm.tokenizers.repair import repair_text
 
 _BATCH_SIZE = 32
 
@@ -37,12 +40,43 @@ def text_logits(model: Any, tokenizer: Tokenizer, texts: Sequence[Any]) -> np.nd
     settings: dict[str, Any] = {"packing": False, "labels": NumberLabels(), "pairs": sizes == {2}}
     maker = LabelledText(tokenizer, seq_len=model.max_seq_len, **settings)  # of which no label is asked
     encoded: Iterator[Any] = iter(tokenizer.encode_batch([text for each in parts for text in each]))
-    rows = [maker.framed([next(encoded) for _ in each]) for each in parts]
+    return _in_batches(
+        model, [maker.framed([next(encoded) for _ in each]) for each in parts], tokenizer.pad_id
+    )
+
+
+def relation_logits(
+    model: Any, tokenizer: Tokenizer, texts: Sequence[str], heads: Sequence[Any], tails: Sequence[Any]
+) -> np.ndarray:
+    """Logits of how two places of each text are related, float32 [B, C].
+
+    Args:
+        model: An encoder with head sequence_classification.
+        tokenizer: Its tokenizer.
+        texts: The texts.
+        heads: The first character of each head and the one behind its last.
+        tails: Those of the tails.
+
+    Raises:
+        GenerationError: when something else is given.
+        DataError: when a place is not in its text, or both do not fit into the model's context.
+    """
+    if not all(isinstance(text, str) for text in texts):
+        raise GenerationError("give texts, and two places in each")
+    maker = MarkedText(tokenizer, seq_len=model.max_seq_len, packing=False, labels=NumberLabels())
+    ids = []
+    for text, head, tail in zip(texts, heads, tails, strict=True):
+        record = Record({HEAD: head, TAIL: tail})
+        ids.append(maker.marked(repair_text(text), place_of(record, HEAD), place_of(record, TAIL)))
+    return _in_batches(model, [(each, np.zeros_like(each)) for each in ids], tokenizer.pad_id)
+
+
+def _in_batches(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int) -> np.ndarray:
     order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
     found = np.zeros([len(rows), model.classifier.units], np.float32)
     for start in range(0, len(order), _BATCH_SIZE):
         chosen = order[start : start + _BATCH_SIZE]
-        found[chosen] = row_logits(model, [rows[index] for index in chosen], tokenizer.pad_id)
+        found[chosen] = row_logits(model, [rows[index] for index in chosen], pad_id)
     return found
 
 
