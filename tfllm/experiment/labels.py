@@ -134,10 +134,8 @@ def _tags(config: ExperimentConfig, source: Source, notify: Callable[[str], None
     trained: _Counts = collections.Counter()
     split = split_side(config, "train")
     for record in source.records():
-        text = record.text(config.task.text_columns[0])
-        if not text.strip():
-            continue
         found = tagged_record(record, config.task.tag_names).tags
+        text = record.text(config.task.text_columns[0])
         spans = [kind for _, _, kind in spans_of(found)]
         tags.update(found)
         kinds.update(spans)
