@@ -48,6 +48,10 @@ def test_vectors_are_the_librarys_and_stay_so_when_saved(name, tmp_path):
     lm.save(tmp_path / "back", to="huggingface")
     for again in ("ours", "back"):
         assert difference(load(tmp_path / again), name) < 1e-5, again
+    written_size = json.loads((tmp_path / "back/1_Pooling/config.json").read_text())[
+        "word_embedding_dimension"
+    ]
+    assert written_size == lm.model.hidden_dim, "without it the library opens no folder"
 
 
 @pytest.mark.skipif(PEERS is None, reason="TFLLM_PEERS is not set")
@@ -62,7 +66,11 @@ def test_live(tmp_path):
             "import json, sys; from sentence_transformers import SentenceTransformer as S;"
             "print(json.dumps(S(sys.argv[1], device='cpu').encode(json.loads(sys.argv[2])).tolist()))"
         )
-        if name in ("dense", "prompt", "decoder_last"):  # the library opens what was written here
+        if name in (
+            "dense",
+            "prompt",
+            "decoder_last",
+        ):  # the library opens what was written here; seconds each
             arguments = [str(tmp_path / f"{name}_back"), json.dumps(texts_of(name, found))]
             read = subprocess.run(
                 [PEERS, "-c", script, *arguments], check=True, capture_output=True, text=True

@@ -119,8 +119,13 @@ class SentenceModules:
             made = unit(made) if layer is None else layer(made)
         return made.astype(np.float32)
 
-    def save(self, folder: Path) -> None:
-        """Writes the files that the library reads, beside a model's own."""
+    def save(self, folder: Path, *, hidden_dim: int) -> None:
+        """Writes the files that the library reads, beside a model's own.
+
+        Args:
+            folder: Where to; made where it does not exist.
+            hidden_dim: The width of the model's states.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         kinds = [
             "Transformer",
@@ -144,8 +149,7 @@ class SentenceModules:
         switches = {switch: kind in self.poolings for switch, kind in _SWITCHES.items()}
         in_order = tuple(kind for kind in _SWITCHES.values() if kind in self.poolings) == self.poolings
         how = switches if in_order else {"pooling_mode": list(self.poolings)}
-        width = next((layer.weight.shape[1] for layer in self.layers if layer is not None), None)
-        sizes = {} if width is None else {"word_embedding_dimension": width // len(self.poolings)}
+        sizes = {"word_embedding_dimension": hidden_dim}
         (folder / paths[1]).mkdir(exist_ok=True)
         _write(folder / paths[1] / "config.json", {**sizes, **how, "include_prompt": self.include_prompt})
         for layer, path in zip(self.layers, paths[2:], strict=True):

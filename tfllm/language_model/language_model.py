@@ -426,7 +426,7 @@ class LanguageModel:
         if self._tokenizer is not None:
             self._tokenizer.save(folder.tokenizer)
         if self.sentence_modules is not None:
-            self.sentence_modules.save(folder.sentence)
+            self.sentence_modules.save(folder.sentence, hidden_dim=self.model.hidden_dim)
         checkpointer = Checkpointer(folder.checkpoints, model_variables(self.model), keep=1)
         checkpointer.save(self.step, {})
         checkpointer.wait()
@@ -439,7 +439,7 @@ class LanguageModel:
         if self._tokenizer is not None:
             self._tokenizer.save(folder)
         if self.sentence_modules is not None:
-            self.sentence_modules.save(folder)
+            self.sentence_modules.save(folder, hidden_dim=self.model.hidden_dim)
         if isinstance(self.model, Generates):
             self._save_generation(folder)
 
