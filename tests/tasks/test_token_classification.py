@@ -404,6 +404,10 @@ def test_from_a_corpus_to_names_in_texts(tmp_path, monkeypatch, capfd):
     assert [each["text"] for each in line["entities"]] == ["fine day", "OLD"]
     assert main(["predict", "runs/ner", "train.conll"]) == 0
     assert json.loads(capfd.readouterr().out.splitlines()[0])["record"]["tokens"] == sentences[0][0]
+    assert main(["predict", "runs/ner", "train.conll", "--columns", "tokens=-1"]) == 0
+    assert json.loads(capfd.readouterr().out.splitlines()[0])["record"]["tokens"] == sentences[0][1]
+    assert main(["predict", "runs/ner", "train.conll", "--columns", "tokens=word"]) == 2
+    assert "--columns=tokens=word must be the place of the words in a line" in capfd.readouterr().err
     assert main(["evaluate", "runs/ner", "--bootstrap", "50", "--predictions", "said.jsonl"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["span_f1"] == last["span_f1"]

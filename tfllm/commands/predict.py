@@ -88,9 +88,15 @@ def _read(lm: Any) -> tuple[str, ...]:
 
 def _all_columns(lm: Any, kind: Any, columns: dict[str, Any]) -> dict[str, Any]:
     """What is asked for, and else what the training text called its columns."""
-    if kind is ConllConfig:
-        return {"tokens": int(columns.get("tokens", 0))}
     trained = lm.config.data.train
+    if kind is ConllConfig:
+        place = columns.get(
+            "tokens", trained.columns.get("tokens", 0) if isinstance(trained, ConllConfig) else 0
+        )
+        if not str(place).removeprefix("-").isdecimal():
+            rule, mend = "must be the place of the words in a line of CoNLL", "write for example tokens=1"
+            raise ConfigError([Problem("--columns", f"tokens={place}", rule, mend)], "the arguments")
+        return {"tokens": int(place)}
     named = trained.columns if isinstance(trained, CsvConfig | JsonlConfig) else {}
     if not getattr(lm.config.task, "pairs", False):
         named = {name: column for name, column in named.items() if name != "text_pair"}
