@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 
 import tfllm
+from tests.tasks import rows
 from tests.tasks.test_contrastive import WORDS
 from tests.tiny import randomized
 from tests.training.toy import DIVISIONS, assert_same_training, trained_on_rows
 from tfllm import experiment
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
-from tfllm.data import prepare_rows
 from tfllm.data.errors import DataError
 from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.record import Record
@@ -63,14 +63,7 @@ def tokenizer():
 
 
 def rows_of(task, tokenizer, folder, packing=True, source=None):
-    return prepare_rows(
-        source=source or Reviews(),
-        tokenizer=tokenizer,
-        seq_len=T,
-        packing=packing,
-        maker=task.examples_of(tokenizer, seq_len=T, packing=packing),
-        cache_dir=folder,
-    )
+    return rows.rows_of(task, tokenizer, folder, source or Reviews(), seq_len=T, packing=packing)
 
 
 KINDS = {

@@ -137,7 +137,7 @@ def test_from_marked_places_to_relations(tmp_path, monkeypatch, capfd):
     last = [line for line in lines if line["split"] == "validation"][-1]
     assert last["relation_f1"] > 0.9 and last["accuracy"] > 0.9
     lm = tfllm.load("runs/relations", jit_compile=False)
-    assert lm.class_names == ("bad", "good", "none") and lm.tells_relations
+    assert lm.class_names == ("bad", "good", "none") and lm.tells == "relations"
     text = "bat con fine hust hill"
     found = lm.relate(text, (0, 3), (18, 22))
     assert found["label"] == "good" and found["score"] == max(found["scores"].values())
@@ -155,7 +155,7 @@ def test_from_marked_places_to_relations(tmp_path, monkeypatch, capfd):
         last["accuracy"]
     )
     assert main(["export", "runs/relations"]) == 1
-    assert "which is not exported; call lm.relate" in capfd.readouterr().err
+    assert "a model that tells relations of texts is not exported" in capfd.readouterr().err
 
 
 def test_what_cannot_be_is_told_by_the_config():

@@ -9,19 +9,18 @@ import pytest
 import tensorflow as tf
 
 import tfllm
+from tests.tasks.rows import evaluated, rows_of
 from tests.tasks.test_contrastive import WORDS
 from tests.tiny import randomized
 from tests.tokenizers.hard_texts import HARD_CASES, random_texts
 from tests.training.toy import DIVISIONS, assert_same_training, trained_on_rows
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
-from tfllm.data import prepare_rows
 from tfllm.data.errors import DataError
 from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.record import Record
 from tfllm.data.sources import Source
 from tfllm.evaluation.answers import answer_scores
-from tfllm.evaluation.evaluator import Evaluator
 from tfllm.evaluation.predictions import Prediction
 from tfllm.generation.errors import GenerationError
 from tfllm.models.encoder import Encoder
@@ -178,14 +177,7 @@ def task():
 def stores(task, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     return {
-        packing: prepare_rows(
-            source=Questions(),
-            tokenizer=tokenizer,
-            seq_len=T * (2 if packing else 1),
-            packing=packing,
-            maker=task.examples_of(tokenizer, seq_len=T * (2 if packing else 1), packing=packing),
-            cache_dir=folder,
-        )
+        packing: rows_of(task, tokenizer, folder, Questions(), seq_len=T * (1 + packing), packing=packing)
         for packing in (True, False)
     }
 
@@ -195,14 +187,8 @@ def model_of(tokenizer, **settings):
     return randomized(Encoder(vocab_size=tokenizer.vocab_size, **{**sizes, **settings}), seed=3)
 
 
-def evaluated(task, model, store, size):
-    return Evaluator(
-        model=model,
-        task=task,
-        batches=lambda: evaluation_batches(store, batch_size=size, transform=task.features),
-        jit_compile=False,
-        records=lambda: enumerate(Questions().records()),
-    ).run()
+def said_of(task, model, store, size):
+    return evaluated(task, model, store, size, source=Questions())
 
 
 def test_the_loss_is_the_mean_of_both_cross_entropies_of_each_window(task, stores, tokenizer):
@@ -221,14 +207,14 @@ def test_the_loss_is_the_mean_of_both_cross_entropies_of_each_window(task, store
                     [place] = np.nonzero(answer[row, own] & bit)[0]
                     loss -= logs[place, index] / 2 * (1 + number % 3)
                 weight += 1 + number % 3
-        found = evaluated(task, model, store, 16).metrics
+        found = said_of(task, model, store, 16).metrics
         assert found["loss"] == pytest.approx(loss / weight, rel=1e-5)
 
 
 def test_answers_are_those_of_all_windows_whatever_the_batch_size(task, stores, tokenizer):
     model, store, rows = model_of(tokenizer), stores[False], Questions().rows
     assert store.num_rows > len(rows), "some contexts are cut"
-    one, other = (evaluated(task, model, store, size) for size in (3, 64))
+    one, other = (said_of(task, model, store, size) for size in (3, 64))
     assert one.metrics == pytest.approx(other.metrics, rel=1e-5) and one.metrics["questions"] == 40
     windows = {}
     for features in evaluation_batches(store, batch_size=64, transform=task.features):
@@ -263,16 +249,8 @@ def test_answers_are_those_of_all_windows_whatever_the_batch_size(task, stores, 
 def test_packed_answers_are_those_of_each_window_alone(task, tokenizer, tmp_path):
     said = {}
     for packing in (True, False):
-        maker = task.examples_of(tokenizer, seq_len=2 * T, packing=packing)
-        store = prepare_rows(
-            source=Questions(),
-            tokenizer=tokenizer,
-            seq_len=2 * T,
-            packing=packing,
-            maker=maker,
-            cache_dir=tmp_path,
-        )
-        said[packing] = evaluated(task, model_of(tokenizer), store, 7)
+        store = rows_of(task, tokenizer, tmp_path, Questions(), seq_len=2 * T, packing=packing)
+        said[packing] = said_of(task, model_of(tokenizer), store, 7)
     assert said[True].metrics == pytest.approx(said[False].metrics, rel=1e-5)
     for one, other in zip(said[True].predictions, said[False].predictions, strict=True):
         assert float(one.values["score"]) == pytest.approx(float(other.values["score"]), abs=1e-5)
@@ -362,7 +340,7 @@ def test_from_squad_to_answers(tmp_path, monkeypatch, capfd):
     last = [line for line in lines if line["split"] == "validation"][-1]
     assert last["f1"] > 0.9 and last["silence_accuracy"] > 0.8 and last["answered_f1"] > 0.9
     lm = tfllm.load("runs/qa", jit_compile=False)
-    assert lm.config.task.unanswerable and lm.finds_answers
+    assert lm.config.task.unanswerable and lm.tells == "answers"
     word = WORDS[12]
     context = "bat con " * 20 + f"fine {word} " + "bat con " * 20
     found = lm.answer("what day", context)

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 import tfllm
+from tests.tasks.rows import evaluated, rows_of
 from tests.tasks.test_contrastive import WORDS
 from tests.tiny import randomized
 from tests.tokenizers.hard_texts import HARD_CASES, random_texts
 from tests.training.toy import DIVISIONS, assert_same_training, trained_on_rows
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
-from tfllm.data import RowMixture, prepare_rows
+from tfllm.data import RowMixture
 from tfllm.data.errors import DataError
 from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.record import Record, with_text
 from tfllm.data.sources import Source
-from tfllm.evaluation.evaluator import Evaluator
 from tfllm.evaluation.predictions import Prediction
 from tfllm.generation.errors import GenerationError
 from tfllm.models.encoder import Encoder
@@ -218,14 +218,7 @@ def task():
 def stores(task, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     return {
-        packing: prepare_rows(
-            source=Sentences(),
-            tokenizer=tokenizer,
-            seq_len=T,
-            packing=packing,
-            maker=task.examples_of(tokenizer, seq_len=T, packing=packing),
-            cache_dir=folder,
-        )
+        packing: rows_of(task, tokenizer, folder, Sentences(), seq_len=T, packing=packing)
         for packing in (True, False)
     }
 
@@ -234,15 +227,6 @@ def model_of(tokenizer, **settings):
     settings = {"num_layers": 1, "hidden_dim": 16, "num_heads": 2, "num_classes": len(NAMES), **settings}
     sizes = {"vocab_size": tokenizer.vocab_size, "max_seq_len": T, "head": "token_classification"}
     return randomized(Encoder(**sizes, **settings), seed=3)
-
-
-def evaluated(task, model, store, size=64):
-    return Evaluator(
-        model=model,
-        task=task,
-        batches=lambda: evaluation_batches(store, batch_size=size, transform=task.features),
-        jit_compile=False,
-    ).run()
 
 
 def test_packed_or_not_every_word_is_told_once_and_in_order(task, stores, tokenizer):
@@ -381,7 +365,7 @@ def test_from_a_corpus_to_names_in_texts(tmp_path, monkeypatch, capfd):
     last = [line for line in lines if line["split"] == "validation"][-1]
     assert last["span_f1"] > 0.9 and last["span_f1/T"] > 0.9
     lm = tfllm.load("runs/ner", jit_compile=False)
-    assert lm.tag_names == ("O", "B-Q", "I-Q", "B-T", "I-T") and lm.class_names is None
+    assert lm.class_names == ("O", "B-Q", "I-Q", "B-T", "I-T") and lm.tells == "tags"
     text = "bat fine day \n con OLD bat"
     first, second = lm.entities(text)
     assert (first["label"], first["text"], first["start"], first["end"]) == ("T", "fine day", 4, 12)

@@ -60,16 +60,16 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
 
 def _exported(lm: Any, folder: Path) -> Path:
     """What the model does decides what is served: classes or numbers of texts, or their continuation."""
-    if lm.tells_relations:
+    if lm.tells in ("relations", "tags", "answers"):
         raise ExportError(
-            "a model of task.type=relation_extraction marks two places of a text, which is not exported; call lm.relate"
+            f"a model that tells {lm.tells} of texts is not exported; call it from Python, or by tfllm predict"
         )
     pairs = getattr(lm.config.task, "pairs", False)
-    if lm.tells_numbers:
+    if lm.tells == "numbers":
         from tfllm.export.regressor import export_regressor
 
         return export_regressor(lm.model, lm.tokenizer, folder, pairs=pairs)
-    if lm.class_names is not None:
+    if lm.tells == "classes":
         from tfllm.export.classifier import export_classifier
 
         names = lm.class_names

@@ -28,7 +28,14 @@ finds answers `answer`, `start`, `end`, `score` and `null_odds`.
 The columns are called as in the text that the model was trained on, or as --columns says:
   tfllm predict runs/sentiment new.csv --columns text=review --out said.jsonl"""
 
-_OURS = ("text", "text_pair", "tokens", "question", "context", "head", "tail")
+_READ = {  # the columns that are read, by what the model tells
+    "classes": ("text", "text_pair"),
+    "numbers": ("text", "text_pair"),
+    "relations": ("text", "head", "tail"),
+    "tags": ("text", "tokens"),
+    "answers": ("question", "context"),
+}
+_OURS = tuple(dict.fromkeys(name for names in _READ.values() for name in names))
 _AT_ONCE = 1024  # records between two writes
 
 
@@ -59,15 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
     from tfllm.generation.errors import GenerationError
 
     lm = tfllm.load(arguments.run, jit_compile=False)
-    if lm.class_names is None and lm.tag_names is None and not (lm.tells_numbers or lm.finds_answers):
+    if lm.tells is None:
         raise GenerationError(
-            "this model tells neither classes nor numbers from texts, nor tags of words nor answers; train one with"
-            " task.type=classification, regression, token_classification or span_qa"
+            "this model tells nothing of texts; train one with task.type=classification, regression,"
+            " token_classification, relation_extraction or span_qa"
         )
-    if kind is ConllConfig and lm.tag_names is None:
+    if kind is ConllConfig and lm.tells != "tags":
         rule, mend = "holds words and their tags, and this model tells none", "write a .csv or .jsonl file"
         raise ConfigError([Problem("FILE", arguments.file, rule, mend)], "the arguments")
-    columns = {name: column for name, column in _all_columns(lm, kind, columns).items() if name in _read(lm)}
+    columns = {
+        name: column for name, column in _all_columns(lm, kind, columns).items() if name in _READ[lm.tells]
+    }
     source = experiment.make_source(kind(path=(str(expand_home(arguments.file, "FILE")),), columns=columns))
     with whole_file(arguments.out, "--out") if arguments.out else contextlib.nullcontext(sys.stdout) as out:
         records = source.records()
@@ -75,15 +84,6 @@ def run(arguments: argparse.Namespace) -> int:
             for record, each in zip(chunk, _said(lm, chunk), strict=True):
                 out.write(_line({"record": dict(record.fields), **each}))
     return 0
-
-
-def _read(lm: Any) -> tuple[str, ...]:
-    """The columns that the model reads."""
-    if lm.tag_names is not None:
-        return ("text", "tokens")
-    if lm.tells_relations:
-        return ("text", "head", "tail")
-    return ("question", "context") if lm.finds_answers else ("text", "text_pair")
 
 
 def _all_columns(lm: Any, kind: Any, columns: dict[str, Any]) -> dict[str, Any]:
@@ -100,23 +100,23 @@ def _all_columns(lm: Any, kind: Any, columns: dict[str, Any]) -> dict[str, Any]:
     named = trained.columns if isinstance(trained, CsvConfig | JsonlConfig) else {}
     if not getattr(lm.config.task, "pairs", False):
         named = {name: column for name, column in named.items() if name != "text_pair"}
-    return columns if columns and lm.tag_names else {**named, **columns}
+    return columns if columns and lm.tells == "tags" else {**named, **columns}
 
 
 def _said(lm: Any, records: Sequence[Any]) -> list[dict[str, Any]]:
     """What the model says of each record."""
-    if lm.tag_names is not None:
+    if lm.tells == "tags":
         return _tagged(lm, records)
-    if lm.finds_answers:
-        questions, contexts = ([record.text(name) for record in records] for name in _read(lm))
+    if lm.tells == "answers":
+        questions, contexts = ([record.text(name) for record in records] for name in _READ["answers"])
         return list(lm.answer(questions, contexts))
     given: Any = [record.text("text") for record in records]
-    if lm.tells_relations:
+    if lm.tells == "relations":
         heads, tails = ([record.value(name) for record in records] for name in ("head", "tail"))
         return list(lm.relate(given, heads, tails))
     if getattr(lm.config.task, "pairs", False):
         given = list(zip(given, (record.text("text_pair") for record in records), strict=True))
-    if lm.tells_numbers:
+    if lm.tells == "numbers":
         return [{"value": float(value)} for value in lm.regress(given)]
     return list(lm.classify(given))
 
@@ -154,8 +154,11 @@ def _columns(words: list[str]) -> dict[str, str]:
 def _kind(file: str) -> Any:
     """The kind of source that the file's name says."""
     endings = Path(file).name.lower().removesuffix(".gz").rpartition(".")
-    kinds: dict[str, Any] = {"csv": CsvConfig, "tsv": CsvConfig, "jsonl": JsonlConfig, "json": JsonlConfig}
-    kinds["conll"] = ConllConfig
+    kinds: dict[str, Any] = {
+        **dict.fromkeys(("csv", "tsv"), CsvConfig),
+        **dict.fromkeys(("jsonl", "json"), JsonlConfig),
+        "conll": ConllConfig,
+    }
     if endings[2] not in kinds or not endings[1]:
         rule, mend = "must end in .csv, .tsv, .jsonl or .conll", "rename it, or write one of these"
         raise ConfigError([Problem("FILE", file, rule, mend)], "the arguments")

@@ -183,22 +183,13 @@ class LabelledTextConfig(TaskConfig):
         yield from _other_head(self, config, "sequence_classification")
 
 
-@TASKS.register("classification", builds="tfllm.tasks.classification:classification")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassificationConfig(LabelledTextConfig):
-    """Tell classes of texts apart: columns text and label; a column weight, where there is one, weighs a record.
-
-    The classes are those of the training text. They read the vector that model.pooling makes; of the first token
-    through a pooler, as BERT has it.
-    """
+class ClassesConfig(TaskConfig):
+    """What tasks have in common that tell classes apart, one of them each time, or any number."""
 
     labels: ClassVar[str | None] = "classes"
 
-    type: str = "classification"
-    multi_label: bool = setting(
-        False, "a text has any number of classes: a list of names, or text with separators between them"
-    )
-    label_separator: str = setting(",", "what stands between names in such a text")
+    type: str
     class_weights: dict[str, float] = setting(
         {}, "how much the loss of each class counts, by name; those left out count 1"
     )
@@ -210,8 +201,34 @@ class ClassificationConfig(LabelledTextConfig):
     )
 
     def check(self, path: str) -> Iterator[Problem]:
+        """Yields weights that are none, or stand beside those that are found."""
+        for name, weight in self.class_weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+                rule = "must be a number that is not negative"
+                yield Problem(f"{path}.class_weights.{name}", weight, rule, "write for example 2.0")
+        if self.balanced and self.class_weights:
+            rule = "finds what task.class_weights says already"
+            yield Problem(f"{path}.balanced", True, rule, "leave one of both out")
+
+
+@TASKS.register("classification", builds="tfllm.tasks.classification:classification")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(LabelledTextConfig, ClassesConfig):
+    """Tell classes of texts apart: columns text and label; a column weight, where there is one, weighs a record.
+
+    The classes are those of the training text. They read the vector that model.pooling makes; of the first token
+    through a pooler, as BERT has it.
+    """
+
+    type: str = "classification"
+    multi_label: bool = setting(
+        False, "a text has any number of classes: a list of names, or text with separators between them"
+    )
+    label_separator: str = setting(",", "what stands between names in such a text")
+
+    def check(self, path: str) -> Iterator[Problem]:
         """Yields problems between keys."""
-        yield from _weight_problems(self, path)
+        yield from super().check(path)
         if self.balanced and self.multi_label:
             rule = "counts texts by their one class, and task.multi_label has any number"
             yield Problem(f"{path}.balanced", True, rule, "leave it out, or write task.class_weights")
@@ -266,7 +283,7 @@ class TokenClassificationConfig(TaskConfig):
 
 @TASKS.register("relation_extraction", builds="tfllm.tasks.relation_extraction:relation_extraction")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RelationExtractionConfig(TaskConfig):
+class RelationExtractionConfig(ClassesConfig):
     """Tell how two places of a text are related: columns text, head and tail ([start, end], in characters) and label; a
     column weight, where there is one, weighs a record.
 
@@ -274,21 +291,11 @@ class RelationExtractionConfig(TaskConfig):
     """
 
     trains: ClassVar[str] = "encoder"
-    labels: ClassVar[str | None] = "classes"
     multi_label: ClassVar[bool] = False
 
     type: str = "relation_extraction"
     no_relation: str | None = setting(
         None, "the label that says that there is none, which relation_f1 does not count"
-    )
-    class_weights: dict[str, float] = setting(
-        {}, "how much the loss of each relation counts, by name; those left out count 1"
-    )
-    balanced: bool = setting(
-        False, "class_weights are such that all relations count alike in the training text"
-    )
-    label_smoothing: float = setting(
-        0.0, "share of what is learned that is spread over all relations", minimum=0.0, below=1.0
     )
 
     def check_training(self, config: Any) -> Iterator[Problem]:
@@ -297,10 +304,6 @@ class RelationExtractionConfig(TaskConfig):
         if config.export.at_end:
             rule = f"is not for task.type={self.type}, whose model is called by lm.relate"
             yield Problem("export.at_end", True, rule, "leave it out")
-
-    def check(self, path: str) -> Iterator[Problem]:
-        """Yields problems between keys."""
-        yield from _weight_problems(self, path)
 
 
 @TASKS.register("span_qa", builds="tfllm.tasks.span_qa:SpanQA")
@@ -353,14 +356,3 @@ def _other_head(task: Any, config: Any, head: str) -> Iterator[Problem]:
     if there not in ("none", head) and config.model.source is None:
         rule = f"is not trained by task.type={task.type}, which needs {head}"
         yield Problem("model.head", there, rule, "leave it out: the task knows")
-
-
-def _weight_problems(task: Any, path: str) -> Iterator[Problem]:
-    """Weights of classes that are none, or stand beside those that are found."""
-    for name, weight in task.class_weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
-            rule = "must be a number that is not negative"
-            yield Problem(f"{path}.class_weights.{name}", weight, rule, "write for example 2.0")
-    if task.balanced and task.class_weights:
-        rule = "finds what task.class_weights says already"
-        yield Problem(f"{path}.balanced", True, rule, "leave one of both out")

@@ -132,14 +132,13 @@ def _tags(config: ExperimentConfig, source: Source, notify: Callable[[str], None
     tags: _Counts = collections.Counter()
     kinds: _Counts = collections.Counter()
     trained: _Counts = collections.Counter()
-    split = split_side(config, "train")
+    is_trained = _is_trained(config)
     for record in source.records():
         found = tagged_record(record, config.task.tag_names).tags
-        text = record.text(config.task.text_columns[0])
         spans = [kind for _, _, kind in spans_of(found)]
         tags.update(found)
         kinds.update(spans)
-        if split is None or split_of(text, fraction=split[1], seed=split[2]) == split[0]:
+        if is_trained(record):
             trained.update({*found, *spans})
     marks, words = mark_spans(tags), sum(tags.values())
     counts = kinds if marks else tags
@@ -159,15 +158,22 @@ def _counted(config: ExperimentConfig, source: Source) -> tuple[_Counts, int, _C
     """How many records each class has, how many there are, and how many of each class are trained on."""
     counts: _Counts = collections.Counter()
     trained: _Counts = collections.Counter()
-    total, split = 0, split_side(config, "train")
+    total, is_trained = 0, _is_trained(config)
     for record in source.records():
         names = _names(config, record)
         counts.update(names)
         total += 1
-        text = record.text(config.task.text_columns[0])
-        if split is None or split_of(text, fraction=split[1], seed=split[2]) == split[0]:
+        if is_trained(record):
             trained.update(names)
     return counts, total, trained
+
+
+def _is_trained(config: ExperimentConfig) -> Callable[[Record], bool]:
+    """Whether a record is trained on, and not held out."""
+    side, column = split_side(config, "train"), config.task.text_columns[0]
+    if side is None:
+        return lambda record: True
+    return lambda record: split_of(record.text(column), fraction=side[1], seed=side[2]) == side[0]
 
 
 def _names(config: ExperimentConfig, record: Record) -> list[str]:

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from tfllm.config import ExperimentConfig, save_config
 from tfllm.config.build import to_mapping
-from tfllm.config.task import SpanQAConfig
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.generation_config import write_generation_file
 from tfllm.convert.huggingface import save_model
@@ -23,10 +22,8 @@ from tfllm.experiment.stop_tokens import named_ids
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.generation.model import Generates
-from tfllm.language_model.answer import answers
 from tfllm.language_model.embed import embed
-from tfllm.language_model.text_logits import relation_logits, text_logits
-from tfllm.language_model.word_tags import entities, tags
+from tfllm.language_model.text_reader import TextReader
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables
@@ -35,7 +32,7 @@ _FORMATS = ("tfllm", "huggingface")
 _SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
 
 
-class LanguageModel:
+class LanguageModel(TextReader):
     """A model that reads and writes text.
 
     Args:
@@ -150,210 +147,6 @@ class LanguageModel:
             prompt_name=prompt_name,
         )
 
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The classes that it tells texts apart by, in the order of their logits; None where it does not."""
-        if getattr(self.model, "head", "none") != "sequence_classification" or self.tells_numbers:
-            return None
-        return self.model.class_names or tuple(map(str, range(self.model.classifier.units)))
-
-    @property
-    def tells_numbers(self) -> bool:
-        """Whether it tells a number from a text: a model with one class, as transformers has it too."""
-        head = getattr(self.model, "head", "none")
-        return head == "sequence_classification" and self.model.classifier.units == 1
-
-    def classify(self, texts: Any) -> Any:
-        """The class of each text, from an encoder that was trained to tell classes apart.
-
-        Args:
-            texts: One text, or a list of texts, or of pairs of them; what is longer than the model's context is cut
-                off at the end, of a pair the longer first.
-
-        Returns:
-            `label`, the likeliest class; its probability `score`; and `scores`, the probability of each class by name;
-            or a list of these. Where a text may have any number of classes, `labels`, those more likely than not, and
-            `scores`.
-
-        Raises:
-            GenerationError: when the model classifies no texts.
-
-        Example:
-            >>> lm = tfllm.load("runs/sentiment")
-            >>> lm.classify("What a waste of an evening.")["label"]
-        """
-        names = self.class_names
-        if self.tells_relations:
-            raise GenerationError("this model tells how two places of a text are related; take lm.relate")
-        if names is None:
-            mend = "take lm.regress" if self.tells_numbers else "train one with task.type=classification"
-            raise GenerationError(f"this model classifies no texts; {mend}")
-        if isinstance(texts, str):
-            return self.classify([texts])[0]
-        logits = text_logits(self.model, self.tokenizer, texts)
-        if self.model.multi_label:
-            by_name = [dict(zip(names, map(float, row), strict=True)) for row in tf.sigmoid(logits).numpy()]
-            return [{"labels": [n for n in names if row[n] > 0.5], "scores": row} for row in by_name]
-        return _likeliest(logits, names)
-
-    @property
-    def tells_relations(self) -> bool:
-        """Whether it was trained to tell how two places of a text are related."""
-        return bool(self.config.task.type == "relation_extraction")
-
-    def relate(self, texts: Any, heads: Any, tails: Any) -> Any:
-        """How two places of each text are related, from an encoder that was trained to tell.
-
-        Args:
-            texts: One text, or a list of them.
-            heads: The first character of one place and the one behind its last, `(0, 3)`; of several texts a list.
-            tails: The same of the other place.
-
-        Returns:
-            `label`, `score` and `scores` as from `classify`; or a list of these.
-
-        Raises:
-            GenerationError: when the model tells no relations, or there are not as many places as texts.
-            DataError: when a place is not in its text, or both do not fit into the model's context.
-
-        Example:
-            >>> lm = tfllm.load("runs/relations")
-            >>> lm.relate("Ada was born in London.", (0, 3), (16, 22))["label"]
-        """
-        names = self.class_names
-        if names is None or not self.tells_relations:
-            raise GenerationError(
-                "this model tells no relations; train one with task.type=relation_extraction"
-            )
-        if isinstance(texts, str):
-            return self.relate([texts], [heads], [tails])[0]
-        if not len(texts) == len(heads) == len(tails):
-            raise GenerationError("give a head and a tail for each text")
-        return _likeliest(relation_logits(self.model, self.tokenizer, texts, heads, tails), names)
-
-    def regress(self, texts: Any) -> Any:
-        """The number of each text, from an encoder that was trained to tell one.
-
-        Args:
-            texts: One text, or a list of texts, or of pairs of them; what is longer than the model's context is cut
-                off at the end, of a pair the longer first.
-
-        Returns:
-            A float for one text, float32 [B] for several.
-
-        Raises:
-            GenerationError: when the model tells no number.
-
-        Example:
-            >>> lm = tfllm.load("runs/valence")
-            >>> lm.regress("What a waste of an evening.")
-        """
-        if not self.tells_numbers:
-            mend = "take lm.classify" if self.class_names else "train one with task.type=regression"
-            raise GenerationError(f"this model tells no number from a text; {mend}")
-        if isinstance(texts, str):
-            return float(self.regress([texts])[0])
-        return text_logits(self.model, self.tokenizer, texts)[:, 0]
-
-    @property
-    def tag_names(self) -> tuple[str, ...] | None:
-        """The tags that it tells words by, in the order of their logits; None where it does not."""
-        if getattr(self.model, "head", "none") != "token_classification":
-            return None
-        return self.model.class_names or tuple(map(str, range(self.model.classifier.units)))
-
-    def entities(self, texts: Any) -> Any:
-        """The names and other spans that each text holds, from an encoder that was trained to tag words.
-
-        Args:
-            texts: One text, or a list of them; what is longer than the model's context is read in windows.
-
-        Returns:
-            A list of spans in order, each with its `label`, `text`, first character `start`, the one behind the last
-            `end`, and `score`, the mean of its words' probabilities; or a list of such lists. Where the tags mark no
-            spans, as parts of speech, each word is one.
-
-        Raises:
-            GenerationError: when the model tags no words.
-
-        Example:
-            >>> lm = tfllm.load("runs/ner")
-            >>> lm.entities("Ada moved to London.")[0]["label"]
-        """
-        names = self._checked_tags()
-        if isinstance(texts, str):
-            return self.entities([texts])[0]
-        return entities(self.model, self.tokenizer, texts, names)
-
-    def tag(self, sentences: Sequence[Any]) -> Any:
-        """The tag of each word.
-
-        Args:
-            sentences: The words of a sentence, or a list of sentences.
-
-        Returns:
-            A list of tags, one for each word; or a list of such lists.
-
-        Raises:
-            GenerationError: when the model tags no words.
-        """
-        names = self._checked_tags()
-        if sentences and isinstance(sentences[0], str):
-            return self.tag([sentences])[0]
-        return tags(self.model, self.tokenizer, sentences, names)
-
-    def _checked_tags(self) -> tuple[str, ...]:
-        if self.tag_names is None:
-            raise GenerationError("this model tags no words; train one with task.type=token_classification")
-        return self.tag_names
-
-    @property
-    def finds_answers(self) -> bool:
-        """Whether it finds answers to questions in their contexts."""
-        return getattr(self.model, "head", "none") == "span"
-
-    def answer(self, questions: Any, contexts: Any, *, unanswerable: bool | None = None) -> Any:
-        """The answer to each question in its context, from an encoder that was trained to find it.
-
-        Args:
-            questions: A question, or a list of them.
-            contexts: Its context, or a list, one for each; what is longer than the model's context is read in windows.
-            unanswerable: Give no answer where none is likelier; None is as it was trained.
-
-        Returns:
-            `answer`, empty where there is none; its first character in the context, `start`, and the one behind its
-            last,
-            `end`; its probability among all spans, `score`; and by how much none is likelier, `null_odds`, in nats; or
-            a list of these.
-
-        Raises:
-            GenerationError: when the model finds no answers, or there are not as many contexts as questions.
-            DataError: when a question leaves no room for its context.
-
-        Example:
-            >>> lm = tfllm.load("runs/qa")
-            >>> lm.answer("Who wrote it?", "It was written by Ada in 1843.")["answer"]
-        """
-        if not self.finds_answers:
-            raise GenerationError("this model finds no answers; train one with task.type=span_qa")
-        if isinstance(questions, str) and isinstance(contexts, str):
-            return self.answer([questions], [contexts], unanswerable=unanswerable)[0]
-        if isinstance(questions, str) or isinstance(contexts, str) or len(questions) != len(contexts):
-            raise GenerationError(
-                "give a question and its context, or a list of questions and one of contexts"
-            )
-        task = self.config.task
-        if unanswerable is None:
-            unanswerable = getattr(task, "unanswerable", False)
-        return answers(
-            self.model,
-            self.tokenizer,
-            list(zip(questions, contexts, strict=True)),
-            stride=getattr(task, "stride", SpanQAConfig.stride),
-            max_answer_tokens=getattr(task, "max_answer_tokens", SpanQAConfig.max_answer_tokens),
-            unanswerable=unanswerable,
-        )
-
     def encode_chat(self, prompt: str | Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """Token ids of a chat, up to where the assistant's answer begins.
 
@@ -456,18 +249,6 @@ class LanguageModel:
             pad_id=None if tokenizer is None else tokenizer.pad_id,
             decoder_start_id=self.model.decoder_start_id if of_encoder else None,
         )
-
-
-def _likeliest(logits: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The likeliest class of each row, and the probability of every one."""
-    return [
-        {
-            "label": names[int(row.argmax())],
-            "score": float(row.max()),
-            "scores": dict(zip(names, map(float, row), strict=True)),
-        }
-        for row in tf.nn.softmax(logits).numpy()
-    ]
 
 
 def check_format(to: str, config: ExperimentConfig) -> None:

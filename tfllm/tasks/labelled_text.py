@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from tfllm.tasks.examples.labels import Labels
 Features = dict[str, tf.Tensor]
 
 
-class LabelledTextTask:
+class LabelledTextTask(ABC):
     """One segment, one label: rows, sums, and what a loss is divided by.
 
     A subclass says `loss`, `predictions`, and `metrics_of` of predictions.
@@ -54,9 +55,9 @@ class LabelledTextTask:
         """What each segment counts, float32 [B, S]; 0 where there is none."""
         return tf.where(features["example_ids"] >= 0, features["weights"], 0.0)
 
+    @abstractmethod
     def loss(self, model: Any, features: Features, outputs: Features) -> Features:
         """The sum of the losses, float32 scalar."""
-        raise NotImplementedError
 
     def evaluation_sums(self, model: Any, features: Features, outputs: Features) -> Features:
         """`loss` and `weight`, float32 scalars: all else is computed of predictions."""
@@ -79,6 +80,6 @@ class LabelledTextTask:
             "examples": float(len(predictions)),
         }
 
+    @abstractmethod
     def metrics_of(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """What is computed of predictions alone."""
-        raise NotImplementedError

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from tfllm.data.errors import DataError
-from tfllm.data.examples import Example, Packer, WholeSegments
-from tfllm.data.layout import Feature, RowLayout
+from tfllm.data.examples import Example
+from tfllm.data.layout import Feature
 from tfllm.data.record import Record
 from tfllm.tasks.examples.asked_record import CONTEXT, QUESTION, Asked, asked_record
 from tfllm.tasks.examples.labels import weight_of
-
-_EXAMPLES_A_ROW = 16  # at most, with packing
+from tfllm.tasks.examples.text_segments import TextSegments
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ def _behind_marks(text: str, place: int) -> int:
     return place
 
 
-class AskedText:
+class AskedText(TextSegments):
     """Tokenises questions and their contexts; a context that does not fit becomes several windows.
 
     A row holds `token_ids`, `token_type_ids` where the model tells types apart, `segment_ids`, `begins` and `ends` (see
@@ -109,39 +108,25 @@ class AskedText:
         token_types: The model tells token types apart.
     """
 
+    kind = "asked_text 1"
     split_column = CONTEXT
-    fewest_documents = 1
 
     def __init__(self, tokenizer: Any, *, seq_len: int, packing: bool, stride: int, token_types: bool):
         self.windows = ContextWindows(tokenizer, seq_len, stride)
-        self.seq_len, self.packing, self.stride, self.token_types = seq_len, packing, stride, token_types
-        types = (Feature("token_type_ids", "", limit=2),) if token_types else ()
-        self.layout = RowLayout(
-            (("", seq_len),),
-            (
-                Feature("token_ids", "", fill=tokenizer.pad_id, limit=tokenizer.vocab_size),
-                *types,
-                Feature("segment_ids", ""),
-                Feature("begins", ""),
-                Feature("ends", ""),
-                Feature("answer", "", limit=4),
-                Feature("weights", None, dtype="float32"),
-                Feature("example_ids", None, fill=-1),
-            ),
-            segments=_EXAMPLES_A_ROW if packing else 1,
+        self.stride, self.token_types = stride, token_types
+        super().__init__(
+            tokenizer,
+            seq_len=seq_len,
+            packing=packing,
+            around=self.windows.around,
+            token_types=token_types,
+            of_tokens=(Feature("begins", ""), Feature("ends", ""), Feature("answer", "", limit=4)),
         )
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What the examples depend on, beside records and tokenizer."""
-        return {
-            "examples": "asked_text 1",
-            "around": self.windows.around,
-            "seq_len": self.seq_len,
-            "packing": self.packing,
-            "stride": self.stride,
-            "token_types": self.token_types,
-        }
+        return {**super().settings, "stride": self.stride, "token_types": self.token_types}
 
     def keeps(self, record: Record) -> bool:
         """Return whether neither text is blank."""
@@ -160,15 +145,9 @@ class AskedText:
                     "begins": window.begins,
                     "ends": window.ends,
                     "answer": answer_in(window, asked.span),
-                    "weights": np.array([weight], np.float32),
-                    "example_ids": np.array([number], np.int32),
                 }
-                yield Example(number, arrays, len(window.token_ids), size)
+                yield self.example(number, arrays, weight=weight, num_bytes=size)
                 size = 0
-
-    def packer(self) -> Packer:
-        """Return what puts windows into rows."""
-        return WholeSegments(self.layout, packing=self.packing)
 
 
 def answer_in(window: ContextWindow, span: tuple[int, int] | None) -> np.ndarray:

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 
 from tfllm.data.errors import DataError
-from tfllm.data.examples import Example, Packer, WholeSegments
-from tfllm.data.layout import Feature, RowLayout
+from tfllm.data.examples import Example
 from tfllm.data.record import TEXT, Record
 from tfllm.tasks.examples.labels import Labels, weight_of
+from tfllm.tasks.examples.text_segments import TextSegments
 
 TEXT_PAIR = "text_pair"
-_EXAMPLES_A_ROW = 16  # at most, with packing
 
 
-class LabelledText:
+class LabelledText(TextSegments):
     """Tokenises a text or a pair, framed as the tokenizer frames them, and cut to `seq_len` tokens at the end.
 
     Of a pair the longer text is cut first. A row holds `token_ids`, `token_type_ids` (of pairs: 1 for the second text
@@ -36,8 +35,7 @@ class LabelledText:
         DataError: The tokens around the texts leave no room for them, or nothing tells two texts apart.
     """
 
-    split_column = TEXT
-    fewest_documents = 1
+    kind = "labelled_text 1"
 
     def __init__(
         self,
@@ -49,47 +47,33 @@ class LabelledText:
         pairs: bool = False,
         token_types: bool = True,
     ):
-        self.tokenizer, self.seq_len, self.packing, self.pairs = tokenizer, seq_len, packing, pairs
-        self.labels, self.token_types = labels, token_types or not pairs
+        self.labels, self.pairs, self.token_types = labels, pairs, token_types or not pairs
+        if pairs and not token_types and not tokenizer.separator_ids:
+            raise DataError(
+                "task.pairs=true: the model has no types of tokens, and the tokenizer nothing that stands between two"
+                " texts; take a model with model.num_token_types=2, or one like RoBERTa's"
+            )
         between = [tokenizer.separator_ids] if pairs else []
-        around = (tokenizer.prefix_ids, *between, tokenizer.suffix_ids)
-        self.around = tuple(tuple(map(int, ids)) for ids in around)
+        super().__init__(
+            tokenizer,
+            seq_len=seq_len,
+            packing=packing,
+            around=(tokenizer.prefix_ids, *between, tokenizer.suffix_ids),
+            token_types=pairs and token_types,
+            of_segments=labels.features,
+        )
         self.columns = (TEXT, TEXT_PAIR) if pairs else (TEXT,)
         self.room = seq_len - sum(map(len, self.around))
         if self.room < len(self.columns):
             raise DataError(
                 f"data.seq_len={seq_len} leaves no room beside the {seq_len - self.room} tokens around a text; raise it"
             )
-        if pairs and not token_types and not tokenizer.separator_ids:
-            raise DataError(
-                "task.pairs=true: the model has no types of tokens, and the tokenizer nothing that stands between two"
-                " texts; take a model with model.num_token_types=2, or one like RoBERTa's"
-            )
-        types = (Feature("token_type_ids", "", limit=2),) if pairs and token_types else ()
-        self.layout = RowLayout(
-            (("", seq_len),),
-            (
-                Feature("token_ids", "", fill=tokenizer.pad_id, limit=tokenizer.vocab_size),
-                *types,
-                Feature("segment_ids", ""),
-                *labels.features,
-                Feature("weights", None, dtype="float32"),
-                Feature("example_ids", None, fill=-1),
-            ),
-            segments=_EXAMPLES_A_ROW if packing else 1,
-        )
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What the examples depend on, beside records and tokenizer."""
-        return {
-            "examples": "labelled_text 1",
-            "around": self.around,
-            "seq_len": self.seq_len,
-            "packing": self.packing,
-            **({} if self.token_types else {"token_types": False}),
-            **self.labels.settings,
-        }
+        types = {} if self.token_types else {"token_types": False}
+        return {**super().settings, **types, **self.labels.settings}
 
     def keeps(self, record: Record) -> bool:
         """Return whether no text is blank."""
@@ -101,18 +85,16 @@ class LabelledText:
         encoded = iter(self.tokenizer.encode_batch([text for each in texts for text in each]))
         for number, record, each in zip(numbers, records, texts, strict=True):
             ids, types = self.framed([next(encoded) for _ in each])
-            values = self.labels.of(record)
-            arrays = {
-                "token_ids": ids,
-                "token_type_ids": types,
-                **{
-                    feature.name: np.array([values[feature.name]], feature.dtype)
-                    for feature in self.labels.features
-                },
-                "weights": np.array([weight_of(record)], np.float32),
-                "example_ids": np.array([number], np.int32),
-            }
-            yield Example(number, arrays, len(ids), sum(len(text.encode()) for text in each))
+            arrays = {"token_ids": ids, "token_type_ids": types, **self.labelled(record)}
+            size = sum(len(text.encode()) for text in each)
+            yield self.example(number, arrays, weight=weight_of(record), num_bytes=size)
+
+    def labelled(self, record: Record) -> dict[str, np.ndarray]:
+        """Return what a row holds of a record's label, [1] each."""
+        values = self.labels.of(record)
+        return {
+            feature.name: np.array([values[feature.name]], feature.dtype) for feature in self.labels.features
+        }
 
     def framed(self, parts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of an example, int32 [n], and which of its texts each belongs to.
@@ -126,10 +108,6 @@ class LabelledText:
             ids += [*part[:count], *behind]
             types += [place] * (count + len(behind))
         return np.array(ids, np.int32), np.array(types, np.int32)
-
-    def packer(self) -> Packer:
-        """Return what puts examples into rows."""
-        return WholeSegments(self.layout, packing=self.packing)
 
 
 def _shares(sizes: Sequence[int], room: int) -> list[int]:

@@ -35,27 +35,15 @@ class MarkedText(LabelledText):
     def __init__(self, tokenizer: Any, *, seq_len: int, packing: bool, labels: Labels):
         super().__init__(tokenizer, seq_len=seq_len, packing=packing, labels=labels)
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What the examples depend on, beside records and tokenizer."""
-        return {**super().settings, "examples": "marked_text 1"}
+    kind = "marked_text 1"
 
     def examples(self, records: Sequence[Record], numbers: Sequence[int]) -> Iterator[Example]:
         """Yield each record."""
         for number, record in zip(numbers, records, strict=True):
             text = repair_text(record.text(TEXT))
             ids = self.marked(text, place_of(record, HEAD), place_of(record, TAIL), record.at)
-            values = self.labels.of(record)
-            arrays = {
-                "token_ids": ids,
-                **{
-                    feature.name: np.array([values[feature.name]], feature.dtype)
-                    for feature in self.labels.features
-                },
-                "weights": np.array([weight_of(record)], np.float32),
-                "example_ids": np.array([number], np.int32),
-            }
-            yield Example(number, arrays, len(ids), len(text.encode()))
+            arrays = {"token_ids": ids, **self.labelled(record)}
+            yield self.example(number, arrays, weight=weight_of(record), num_bytes=len(text.encode()))
 
     def marked(self, text: str, head: Place, tail: Place, at: str = "") -> np.ndarray:
         """Return the ids of an example, int32 [n].

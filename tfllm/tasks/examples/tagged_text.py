@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from tfllm.data.errors import DataError
-from tfllm.data.examples import Example, Packer, WholeSegments
-from tfllm.data.layout import Feature, RowLayout
+from tfllm.data.examples import Example
+from tfllm.data.layout import Feature
 from tfllm.data.record import TEXT, Record
 from tfllm.tasks.examples.labels import weight_of
 from tfllm.tasks.examples.tagged_record import tagged_record
+from tfllm.tasks.examples.text_segments import TextSegments
 from tfllm.tasks.examples.words import Place
 from tfllm.tasks.tags import iob2, mark_spans, spans_of
 from tfllm.tokenizers.repair import repair_text
 
-_EXAMPLES_A_ROW = 16  # at most, with packing
 _SHOWN = 20
 
 
@@ -88,7 +88,7 @@ class TextWindows:
         return Window(np.array([*before, *ids, *behind], np.int32), np.pad(words, (len(before), len(behind))))
 
 
-class TaggedText:
+class TaggedText(TextSegments):
     """Tokenises words that have a tag each; the first token of a word learns its tag, and the others nothing.
 
     A record has `tokens`, a list of words, and `tags`, one for each; or `text` and `spans` (see `tagged_record`). What
@@ -106,8 +106,7 @@ class TaggedText:
         DataError: The tokens around a text leave no room for it.
     """
 
-    split_column = TEXT
-    fewest_documents = 1
+    kind = "tagged_text 1"
 
     def __init__(
         self,
@@ -118,35 +117,22 @@ class TaggedText:
         class_names: Sequence[str],
         tag_names: Sequence[str] = (),
     ):
-        self.class_names, self.tag_names, self.packing = tuple(class_names), tuple(tag_names), packing
-        self.seq_len = seq_len
+        self.class_names, self.tag_names = tuple(class_names), tuple(tag_names)
         self.windows = TextWindows(tokenizer, seq_len)
         self.places = {name: place for place, name in enumerate(self.class_names)}
         self.marks_spans = mark_spans(self.class_names)
-        self.layout = RowLayout(
-            (("", seq_len),),
-            (
-                Feature("token_ids", "", fill=tokenizer.pad_id, limit=tokenizer.vocab_size),
-                Feature("segment_ids", ""),
-                Feature("words", ""),
-                Feature("tags", "", limit=len(self.class_names)),
-                Feature("weights", None, dtype="float32"),
-                Feature("example_ids", None, fill=-1),
-            ),
-            segments=_EXAMPLES_A_ROW if packing else 1,
+        super().__init__(
+            tokenizer,
+            seq_len=seq_len,
+            packing=packing,
+            around=self.windows.around,
+            of_tokens=(Feature("words", ""), Feature("tags", "", limit=len(self.class_names))),
         )
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What the examples depend on, beside records and tokenizer."""
-        return {
-            "examples": "tagged_text 1",
-            "around": self.windows.around,
-            "seq_len": self.seq_len,
-            "packing": self.packing,
-            "class_names": self.class_names,
-            "tag_names": self.tag_names,
-        }
+        return {**super().settings, "class_names": self.class_names, "tag_names": self.tag_names}
 
     def keeps(self, record: Record) -> bool:
         """Return whether there is any text."""
@@ -163,15 +149,9 @@ class TaggedText:
                     "token_ids": window.token_ids,
                     "words": window.words,
                     "tags": tags[window.words],
-                    "weights": np.array([weight_of(record)], np.float32),
-                    "example_ids": np.array([number], np.int32),
                 }
-                yield Example(number, arrays, len(window.token_ids), size)
+                yield self.example(number, arrays, weight=weight_of(record), num_bytes=size)
                 size = 0
-
-    def packer(self) -> Packer:
-        """Return what puts windows into rows."""
-        return WholeSegments(self.layout, packing=self.packing)
 
     def _classes(self, record: Record, tags: Sequence[str]) -> list[int]:
         """The place of each tag, of spans in the scheme that the model has learned."""
