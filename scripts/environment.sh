@@ -4,7 +4,8 @@
 
 python=${PYTHON:-python3}
 imported="
-import keras_hub, matplotlib.pyplot, tensorflow_datasets, tensorflow_hub, tensorflow_text
+import keras_hub, matplotlib.pyplot, pyarrow.parquet, rouge_score.rouge_scorer, sacrebleu
+import tensorflow_datasets, tensorflow_hub, tensorflow_text
 import tfllm.commands.train, tfllm.experiment.run, tfllm.language_model.load
 "
 

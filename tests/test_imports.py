@@ -23,6 +23,7 @@ ALLOWED = {
     "tokenizers": {"config"},
     "data": {"config", "tokenizers"},
     "tasks": {
+        "config.template",
         "tokenizers",
         "data",
         "layers.pooling",
@@ -34,6 +35,7 @@ ALLOWED = {
         "evaluation.regression",
         "evaluation.retrieval",
         "evaluation.tagging",
+        "evaluation.texts",
     },
     "peft": {"layers"},
     "training": set(),

@@ -31,6 +31,8 @@ REQUIRED = {
     "conll": {"path": "a.conll"},
     "squad": {"path": "a.json"},
     "csv": {"path": "a.csv"},
+    "parquet": {"path": "a.parquet"},
+    "parallel_text": {"source": "a.en", "target": "a.fr"},
     "tfds": {"name": "imdb_reviews"},
     "tfrecord": {"path": "a.tfrecord"},
     "mixture": {
@@ -50,7 +52,12 @@ SECTIONS = {
 EVERY_TYPE = [
     *((name, kind) for name, registry in SECTIONS.items() for kind in registry.names()),
     *(("data.train", kind) for kind in SOURCES.names()),
-    *(("data.validation", kind) for kind in SOURCES.names() if kind != "mixture"),  # it is for training
+    *(
+        (f"data.{side}", kind)
+        for side in ("validation", "test")
+        for kind in SOURCES.names()
+        if kind != "mixture"  # it is for training
+    ),
     *(("optimizer.schedule", kind) for kind in SCHEDULES.names()),
 ]
 
@@ -344,7 +351,7 @@ def test_missing_sections_are_told_with_what_to_write():
     problems, message = problems_of({"name": "x", "data": {}})
     assert list(problems) == ["data.train"]
     assert (
-        "data.train is required; write data.train.type as one of conll, csv, jsonl, mixture, python_docs, squad"
+        "data.train is required; write data.train.type as one of conll, csv, jsonl, mixture, parallel_text, parquet,"
         in message
     )
     problems, _ = problems_of({})

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data.fakes import ByteTokenizer, Labelled, LabelledSource, ListSource
-from tfllm.data import DataError, RowMixture, piece, prepare_rows
+from tfllm.data import DataError, RowMixture, Split, piece, prepare_rows
 from tfllm.data.examples import Example, WholeSegments
 from tfllm.data.layout import Feature, RowLayout, next_token_layout
 from tfllm.data.pipeline import evaluation_batches, training_batches
@@ -134,7 +134,7 @@ def test_processes_and_interruptions_make_no_difference(tmp_path, monkeypatch):
 
 
 def test_a_split_keeps_the_numbers_of_the_source(tmp_path):
-    sides = [prepare(tmp_path, split=(side, 0.3, 1)) for side in ("train", "validation")]
+    sides = [prepare(tmp_path, split=Split(side, 1, validation=0.3)) for side in ("train", "validation")]
     found = [segments_of(store.layout, store.read(range(store.num_rows))) for store in sides]
     assert not found[0].keys() & found[1].keys() and all(found)
     assert_same({**found[0], **found[1]}, expected_of(Labelled(), LabelledSource()))

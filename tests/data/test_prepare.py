@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.data.fakes import ByteTokenizer, ListSource, words
-from tfllm.data import DataError, RowStore, piece, prepare_rows, processes, store_writer
+from tfllm.data import DataError, RowStore, Split, piece, prepare_rows, processes, store_writer
 from tfllm.data.next_tokens import NextTokens
 from tfllm.data.piece import PieceTokenizer
 from tfllm.data.processes import ProcessError
@@ -63,7 +63,7 @@ def test_the_number_of_processes_makes_no_difference(tmp_path, expected, num_wor
 
 
 def test_a_split_is_cut_by_its_own_documents(tmp_path):
-    split = ("train", 0.4, 0)
+    split = Split("train", validation=0.4)
     one, two = (prepare(tmp_path / str(n), split=split, num_workers=n) for n in (1, 2))
     assert content(one) == content(two)
     assert sum(piece.num_read for piece in one.pieces) > one.num_documents

@@ -13,7 +13,15 @@ import zipfile
 import pytest
 
 from tests.data.fakes import ByteTokenizer
-from tfllm.data import DataError, JsonlSource, MixtureSource, PythonDocsSource, TextFilesSource, prepare_rows
+from tfllm.data import (
+    DataError,
+    JsonlSource,
+    MixtureSource,
+    PythonDocsSource,
+    Split,
+    TextFilesSource,
+    prepare_rows,
+)
 from tfllm.data.sources import check_apart
 from tfllm.data.sources.file_kind import encoding_mark, kind_of
 from tfllm.data.sources.files import matching_files
@@ -160,7 +168,7 @@ def test_held_out_text_is_not_training_text_under_another_name(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     train = TextFilesSource("a.txt")
     with pytest.raises(DataError, match=r"data\.validation: link\.txt is also text of data\.train"):
-        check_apart(MixtureSource([train], [1]), TextFilesSource("link.txt"))
+        check_apart(MixtureSource([train], [1]), TextFilesSource("link.txt", section="data.validation"))
     assert not caplog.text
     check_apart(train, TextFilesSource(["b.txt", str(tmp_path / "link.txt")]))
     assert "is also text of data.train" in caplog.text
@@ -336,9 +344,9 @@ def test_json_that_is_not_json_lines_is_told(tmp_path, text):
     [
         (
             ["one document " * 9],
-            r"one document, which no validation fraction divides: name .* data\.validation, or",
+            r"one document, which no share divides: name .* data\.validation, or",
         ),
-        (["a", "b"], r"too few documents for the share: write another data\.validation_fraction or seed"),
+        (["a", "b"], r"too few documents for the share: write another data\.validation_fraction, or name"),
         ([" ", "\n"], r"it holds no text; check data\.validation\.path"),
     ],
 )
@@ -346,7 +354,7 @@ def test_a_split_that_leaves_nothing_says_what_helps(tmp_path, documents, words)
     for number, document in enumerate(documents):
         (tmp_path / f"{number}.txt").write_text(document)
     source = TextFilesSource(str(tmp_path / "*.txt"), section="data.validation")
-    split = ("validation", 1e-9, 0)
+    split = Split("validation", validation=1e-9)
     with pytest.raises(DataError, match=words):
         prepare_rows(
             source=source, tokenizer=ByteTokenizer(), seq_len=4, cache_dir=tmp_path / "c", split=split

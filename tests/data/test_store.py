@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data.fakes import ByteTokenizer, ListSource, words
-from tfllm.data import DataError, RowStore, piece, prepare_rows
+from tfllm.data import DataError, RowStore, Split, piece, prepare_rows
 from tfllm.data import prepare as prepare_module
 from tfllm.data import store as store_module
 from tfllm.data.sources import JsonlSource
@@ -77,10 +77,12 @@ def test_every_setting_is_in_the_key(tmp_path):
         {"tokenizer": changed_ids},
         {"seq_len": 17},
         {"packing": False},
-        {"split": ("train", 0.2, 0)},
-        {"split": ("validation", 0.2, 0)},
-        {"split": ("train", 0.3, 0)},
-        {"split": ("train", 0.2, 1)},
+        {"split": Split("train", validation=0.2)},
+        {"split": Split("validation", validation=0.2)},
+        {"split": Split("train", validation=0.3)},
+        {"split": Split("train", 1, validation=0.2)},
+        {"split": Split("train", validation=0.2, test=0.1)},
+        {"split": Split("train", validation=0.2, column="text")},
     ]
     stores = [prepare(tmp_path, **changes) for changes in settings]
     assert len({store.path for store in stores}) == len(settings)
@@ -88,7 +90,9 @@ def test_every_setting_is_in_the_key(tmp_path):
 
 def test_the_two_sides_of_a_split_make_the_whole(tmp_path):
     texts = words(100) + words(100)
-    sides = [prepare(tmp_path, texts, split=(side, 0.3, 7)) for side in ("train", "validation")]
+    sides = [
+        prepare(tmp_path, texts, split=Split(side, 7, validation=0.3)) for side in ("train", "validation")
+    ]
     whole = prepare(tmp_path, texts)
     assert sum(side.num_documents for side in sides) == whole.num_documents == 200
     assert sum(side.num_bytes for side in sides) == whole.num_bytes
@@ -193,11 +197,9 @@ def test_too_little_text_says_what_is_needed(tmp_path):
     assert prepare(tmp_path, ["abc"], packing=False).num_rows == 1
     with pytest.raises(
         DataError,
-        match=r"validation side.*one document, which no validation fraction divides: .*data\.validation, or .*split_on",
+        match=r"validation side.*one document, which no share divides: .*data\.validation, or .*split_on",
     ):
-        prepare(tmp_path, ["abc" * 20], split=("validation", 1e-9, 0))
-    with pytest.raises(DataError, match="'train' or 'validation'"):
-        prepare(tmp_path, split=("test", 0.1, 0))
+        prepare(tmp_path, ["abc" * 20], split=Split("validation", validation=1e-9))
 
 
 def test_tokenizers_without_begin_or_pad_token(tmp_path):

@@ -3,12 +3,15 @@
 import json
 import socket
 
+import pyarrow
 import pytest
 import tensorflow as tf
+from pyarrow import parquet
 
 from tests.commands.test_keras_nlp_run import GPT2
 from tests.config.minimal import minimal
 from tests.tasks.test_contrastive import Pairs
+from tests.tasks.test_seq2seq import Pairs as Translations
 from tests.tasks.test_span_qa import Questions
 from tfllm import experiment
 from tfllm.config import config_from_mapping
@@ -44,6 +47,7 @@ def place(tmp_path_factory):
     asked = {"context": "one two", "qas": [{"question": "which", "answers": []}]}
     (folder / "a.json").write_text(json.dumps({"data": [{"paragraphs": [asked]}]}))
     (folder / "a.csv").write_text("text,label\none two three,1\n")
+    parquet.write_table(pyarrow.table({"text": ["one two three"]}), folder / "a.parquet")
     (folder / "a.jsonl").write_text('{"text": "one two three"}\n')
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"one two three"]))
     record = tf.train.Example(features=tf.train.Features(feature={"text": feature})).SerializeToString()
@@ -63,6 +67,8 @@ def test_every_source(kind, place, data_dir):
         "conll": {"path": str(place / "a.conll")},
         "squad": {"path": str(place / "a.json")},
         "csv": {"path": str(place / "a.csv")},
+        "parquet": {"path": str(place / "a.parquet")},
+        "parallel_text": {"source": str(place / "a.txt"), "target": str(place / "a.txt")},
         "tfrecord": {"path": str(place / "a.tfrecord")},
         "tfds": {"name": "tiny_texts", "data_dir": data_dir},
         "mixture": {"sources": [{"weight": 2, "source": text}, {"weight": 1, "source": "python_docs"}]},
@@ -130,7 +136,9 @@ def test_every_task(kind):
     if head is not None:
         model |= {"head": head, "num_classes": 2, "class_names": ["a", "b"]}
     config = experiment_of(task=kind, model=model, tokenizer=learned)
-    tokenizer = experiment.make_tokenizer(config, Questions() if kind == "span_qa" else Pairs())
+    tokenizer = experiment.make_tokenizer(
+        config, {"span_qa": Questions, "seq2seq": Translations}.get(kind, Pairs)()
+    )
     task = experiment.make_task(config, tokenizer)
     assert type(task).__name__.lower() == kind.replace("_", "")
     assert "loss" in task.metric_modes

@@ -5,7 +5,9 @@ import gzip
 import json
 import zlib
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.data.test_tensorflow_sources import write_records
 from tests.promises.case import Case, hold
@@ -29,9 +31,11 @@ class Prepared:
     def __init__(self, config):
         self.config, self.error = config, ""
         try:
-            self.tokenizer, self.train, self.validation = _parts(experiment.prepare(config))
+            prepared = experiment.prepare(config)
+            self.tokenizer, self.train = prepared.tokenizer, prepared.train
+            self.validation, self.test = prepared.validation, prepared.test
         except (DataError, TokenizerError) as error:
-            self.error, self.train, self.validation = str(error), None, None
+            self.error, self.train, self.validation, self.test = str(error), None, None, None
 
     def texts(self, rows):
         """The documents that the rows hold, put together again."""
@@ -44,10 +48,6 @@ class Prepared:
                 for segment in sorted(set(segments) - {0}):
                     texts.append(self.tokenizer.decode(ids[segments == segment].tolist()))
         return set(texts)
-
-
-def _parts(prepared):
-    return prepared.tokenizer, prepared.train, prepared.validation
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,14 @@ def _write_texts(folder):
     lines = [json.dumps({"text": "plain", "body": "the body"}), "{broken", json.dumps({"text": "last"})]
     (folder / "lines.jsonl").write_text("\n".join(lines))
     (folder / "good.jsonl").write_text("\n".join([lines[0], lines[2].replace("}", ', "body": "end"}')]))
+    grouped = [{"text": f"p{i % 12} {i}", "page": i % 12} for i in range(60)]
+    (folder / "grouped.jsonl").write_text("\n".join(map(json.dumps, grouped)))
+    (folder / "a.en").write_text("one\ntwo\n")
+    (folder / "a.fr").write_text("un\ndeux\n")
+    (folder / "b.fr").write_text("uno\ndos\n")
+    for name, texts in (("table", ["plain", "last"]), ("other", ["third", "fourth"])):
+        rows = pyarrow.table({"text": texts, "body": [f"body of {text}" for text in texts]})
+        parquet.write_table(rows, folder / f"{name}.parquet")
     (folder / "table.csv").write_text('text,body\n"one, two",the body\nthree,its end\n')
     (folder / "semicolons.csv").write_text("text;body\nfour;x\nfive;y\n")
     (folder / "ragged.csv").write_text("text,body\nsix,x\nseven\n")
@@ -140,6 +148,16 @@ def _asks(*texts):
     return shows
 
 
+def translated(**keys):
+    """A config that trains a decoder on sources and targets."""
+    task = {"type": "seq2seq", "template": "{source}>"}
+    held = {"type": "parallel_text", "source": "{folder}/held.txt", "target": "{folder}/held.txt"}
+    return {"task": task, "data": {**source(type="parallel_text", **keys)["data"], "validation": held}}
+
+
+BOTH = {"source": "{folder}/a.en", "target": "{folder}/a.fr"}
+
+
 def _hundreds(prepared):
     """Chapters of the language reference, and docstrings."""
     assert prepared.train.num_documents > 300
@@ -156,6 +174,32 @@ SOURCES = {
         trains_on("one two\n\nthree four\n\nfive", "six seven"),
         source(type="text_files", path=["{folder}/plain.txt", "{folder}/oth*.txt"]),
         source(type="text_files", path="{folder}/plain.txt"),
+    ),
+    "data source:parallel_text": Case(
+        _asks("one> un", "two> deux"), translated(**BOTH), source(type="text_files", **PLAIN)
+    ),
+    "data source:parallel_text.source": Case(
+        _asks("uno> un", "dos> deux"), translated(**{**BOTH, "source": "{folder}/b.fr"}), translated(**BOTH)
+    ),
+    "data source:parallel_text.target": Case(
+        _asks("one> uno", "two> dos"), translated(**{**BOTH, "target": "{folder}/b.fr"}), translated(**BOTH)
+    ),
+    "data source:parquet": Case(
+        trains_on("plain", "last"),
+        source(type="parquet", path="{folder}/table.parquet"),
+        source(type="jsonl", path="{folder}/lines.jsonl"),
+    ),
+    "data source:parquet.path": Case(
+        trains_on("plain", "last", "third", "fourth"),
+        source(type="parquet", path=["{folder}/table.parquet", "{folder}/oth*.parquet"]),
+        source(type="parquet", path="{folder}/table.parquet"),
+    ),
+    "data source:parquet.columns": of_source(
+        "parquet",
+        "columns",
+        {"text": "body"},
+        ["body of plain", "body of last"],
+        path="{folder}/table.parquet",
     ),
     "data source:text_files.split_on": of_source(
         "text_files", "split_on", "\n\n", ["one two", "three four", "five"], **PLAIN
@@ -325,6 +369,23 @@ def _half(prepared):
     assert 0.3 < prepared.validation.num_documents / 60 < 0.7
 
 
+def _tested(prepared):
+    assert prepared.texts(prepared.test) == {"held out"}
+
+
+def _half_tested(prepared):
+    assert prepared.test is not None and 0.3 < prepared.test.num_documents / 60 < 0.7
+    texts = [prepared.texts(rows) for rows in (prepared.train, prepared.validation, prepared.test)]
+    assert sum(map(len, texts)) == len(set.union(*texts)) == 60
+
+
+def _pages_apart(prepared):
+    pages = [
+        {text.split()[0] for text in prepared.texts(rows)} for rows in (prepared.train, prepared.validation)
+    ]
+    assert all(pages) and not pages[0] & pages[1] and len(pages[0] | pages[1]) == 12
+
+
 def _row_length(prepared):
     assert prepared.train.seq_len == 48
 
@@ -368,11 +429,16 @@ def _merges(prepared):
 LARGE = {"type": "text_files", "path": "{folder}/large.txt", "split_on": "\n\n"}
 RICH = {"type": "text_files", "path": "{folder}/rich.txt", "split_on": "\n\n"}
 CAPITALS = {"type": "text_files", "path": "{folder}/capitals.txt", "split_on": "\n\n"}
+ALONE = {"seq_len": 128, "packing": False}
+GROUPED = {"train": {"type": "jsonl", "path": "{folder}/grouped.jsonl"}, "validation_fraction": 0.3, **ALONE}
 DATA = {
     "data.validation": Case(
         _held_out, many(validation={"type": "text_files", "path": "{folder}/held.txt"}), many()
     ),
     "data.validation_fraction": Case(_half, many(validation_fraction=0.5), many()),
+    "data.test": Case(_tested, many(test={"type": "text_files", "path": "{folder}/held.txt"}), many()),
+    "data.test_fraction": Case(_half_tested, many(test_fraction=0.5, **ALONE), many(**ALONE)),
+    "data.split_by": Case(_pages_apart, many(split_by="page", **GROUPED), many(**GROUPED)),
     "data.seq_len": Case(_row_length, many(seq_len=48), many()),
     "data.packing": Case(_unpacked, many(packing=False, seq_len=128), many(seq_len=128)),
     "data.cache_dir": Case(_cached, many(cache_dir="{folder}/cache"), many()),

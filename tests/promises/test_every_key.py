@@ -4,6 +4,7 @@ import pytest
 
 from tests.promises import (
     test_data_keys,
+    test_evaluation_keys,
     test_generation_keys,
     test_keras_nlp_keys,
     test_model_keys,
@@ -17,6 +18,7 @@ from tests.promises.keys import all_keys
 
 MODULES = (
     test_data_keys,
+    test_evaluation_keys,
     test_generation_keys,
     test_keras_nlp_keys,
     test_model_keys,

@@ -113,12 +113,17 @@ def _pairs(fed):
 
 
 SENTINELS = {"type": "byte_bpe", "vocab_size": 400}
+T5 = {
+    "type": "encoder_decoder",
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 1,
+    "hidden_dim": 8,
+    "num_heads": 2,
+}
 
 
 def spans(**keys):
-    model = {"type": "encoder_decoder", "num_encoder_layers": 1, "num_decoder_layers": 1, "hidden_dim": 8}
-    task = {"type": "span_corruption", **keys}
-    return {"task": task, "model": {**model, "num_heads": 2}, "tokenizer": SENTINELS}
+    return {"task": {"type": "span_corruption", **keys}, "model": T5, "tokenizer": SENTINELS}
 
 
 def _written(fed):
@@ -315,7 +320,59 @@ def _may_be_silent(fed):
     assert "silence_accuracy" in fed.task.metric_modes
 
 
+ANSWERS = {"source": "question", "target": "always"}
+
+
+def answered(data=None, **keys):
+    """A config that writes answers to sources."""
+    train = {"type": "jsonl", "path": "{folder}/asked.jsonl", "columns": ANSWERS}
+    return {
+        "task": {"type": "seq2seq", **keys},
+        "model": T5,
+        "data": {"train": train, "seq_len": 48, **(data or {})},
+    }
+
+
+CONTEXTS = {"source": "context", "target": "question"}
+LONGER = {"train": {"type": "jsonl", "path": "{folder}/asked.jsonl", "columns": CONTEXTS}, "seq_len": 40}
+
+
+def _writes(begin):
+    """What the encoder reads begins so, and the decoder reads what it is to write, one token before."""
+
+    def shows(fed):
+        assert "encoder_token_ids" in fed.features
+        assert fed.tokenizer.decode(fed.features["encoder_token_ids"][0].tolist()).startswith(begin)
+        read, targets = fed.features["decoder_token_ids"][0], fed.features["targets"][0]
+        own = fed.features["decoder_segment_ids"][0] == 1
+        assert read[own][0] == 0 and (read[own][1:] == targets[own][:-1]).all()
+
+    return shows
+
+
+def _smooths(share):
+    def shows(fed):
+        features = {"targets": tf.constant([[1]]), "loss_weights": tf.constant([[1.0]])}
+        logits = tf.constant([[[0.0, 3.0, 0.0]]])
+        model = SimpleNamespace(logits=lambda hidden: hidden)
+        loss = float(fed.task.loss(model, features, {"hidden_states": logits})["loss"])
+        logs = tf.nn.log_softmax(logits[0, 0]).numpy()
+        assert loss == pytest.approx(-(1 - share) * logs[1] - share * logs.mean(), rel=1e-5)
+
+    return shows
+
+
+def _drops(fed):
+    """Of some sixty sources those that are too long are not there."""
+    count = len(set(fed.rows["example_ids"].flatten().tolist()) - {-1})
+    assert 0 < count < 40, count
+
+
 CASES = {
+    "task:seq2seq": Case(_writes(""), answered(), masked()),
+    "task:seq2seq.template": Case(_writes("Ask: "), answered(template="Ask: {source}"), answered()),
+    "task:seq2seq.label_smoothing": Case(_smooths(0.3), answered(label_smoothing=0.3), answered()),
+    "data.on_too_long": Case(_drops, answered(data=LONGER | {"on_too_long": "drop"}), answered(data=LONGER)),
     "task:span_corruption": Case(_has_both_texts, spans(), masked()),
     "task:span_corruption.corruption_rate": Case(_most_is_written, spans(corruption_rate=0.4), spans()),
     "task:span_corruption.mean_span_length": Case(

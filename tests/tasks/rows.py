@@ -21,7 +21,9 @@ def evaluated(task, model, store, size=64, *, source=None):
     return Evaluator(
         model=model,
         task=task,
-        batches=lambda: evaluation_batches(store, batch_size=size, transform=task.features),
+        batches=lambda: evaluation_batches(
+            store, batch_size=size, transform=task.features, aligned=task.aligned
+        ),
         jit_compile=False,
         records=None if source is None else lambda: enumerate(source.records()),
     ).run()

@@ -422,7 +422,7 @@ def test_a_class_of_which_all_is_held_out_is_told(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     write_reviews(tmp_path)
     texts = (f"only {i}" for i in range(1000))
-    held = next(text for text in texts if split_of(text, fraction=0.3, seed=0) == "validation")
+    held = next(text for text in texts if split_of(text, validation=0.3) == "validation")
     with (tmp_path / "reviews.csv").open("a") as file:
         file.write(f"\n{held},5")
     assert main(["train", "reviews.yaml", "--dry-run"]) == 0

@@ -106,7 +106,7 @@ def _print_data(config: ExperimentConfig, tokenizer: Any, prepared: Prepared | N
     except (ConfigError, DataError) as error:
         print(f"  {error}")
         return
-    for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
+    for name, rows in prepared.sides.items():
         print(f"  {name:<11} {rows.summary}")
     epochs = config.training.steps * config.training.global_batch_size / prepared.train.num_rows
     print(f"  {'epochs':<11} {epochs:.2f} in {config.training.steps:,} steps")

@@ -18,12 +18,14 @@ from tfllm.config import ConfigError, Problem
 from tfllm.config.data import ConllConfig, CsvConfig, JsonlConfig
 from tfllm.config.home import expand_home
 
-SUMMARY = "say the class, the classes or the number of each text of a file."
+SUMMARY = (
+    "say of each record of a file what a model tells: a class, a number, names, an answer, a translation."
+)
 
 EPILOG = """Each line that it writes is a JSON object: `record`, what the file says, and what the model says: `label`,
 `score` and `scores` of classes, `labels` and `scores` where a text may have several, `value`, a number; of a model
 that tags words `entities`, and `tags` where the record is `tokens`, as in JSON lines and .conll files; of one that
-finds answers `answer`, `start`, `end`, `score` and `null_odds`.
+finds answers `answer`, `start`, `end`, `score` and `null_odds`; of one that writes targets to sources `written`.
 
 The columns are called as in the text that the model was trained on, or as --columns says:
   tfllm predict runs/sentiment new.csv --columns text=review --out said.jsonl"""
@@ -34,6 +36,7 @@ _READ = {  # the columns that are read, by what the model tells
     "relations": ("text", "head", "tail"),
     "tags": ("text", "tokens"),
     "answers": ("question", "context"),
+    "targets": ("source",),
 }
 _OURS = tuple(dict.fromkeys(name for names in _READ.values() for name in names))
 _AT_ONCE = 1024  # records between two writes
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OURS=THEIRS",
         nargs="+",
         default=[],
-        help="what the file calls text, text_pair, tokens, question, context, head or tail",
+        help="what the file calls text, text_pair, tokens, question, context, head, tail or source",
     )
     parser.add_argument("--out", metavar="FILE", help="where the lines go (default: the output)")
 
@@ -69,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     if lm.tells is None:
         raise GenerationError(
             "this model tells nothing of texts; train one with task.type=classification, regression,"
-            " token_classification, relation_extraction or span_qa"
+            " token_classification, relation_extraction, span_qa or seq2seq"
         )
     if kind is ConllConfig and lm.tells != "tags":
         rule, mend = "holds words and their tags, and this model tells none", "write a .csv or .jsonl file"
@@ -110,6 +113,8 @@ def _said(lm: Any, records: Sequence[Any]) -> list[dict[str, Any]]:
     if lm.tells == "answers":
         questions, contexts = ([record.text(name) for record in records] for name in _READ["answers"])
         return list(lm.answer(questions, contexts))
+    if lm.tells == "targets":
+        return [{"written": text} for text in lm.write([record.text("source") for record in records])]
     given: Any = [record.text("text") for record in records]
     if lm.tells == "relations":
         heads, tails = ([record.value(name) for record in records] for name in ("head", "tail"))

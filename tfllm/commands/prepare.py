@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         prepared = experiment.prepare(config, progress=bars.progress)
         print(f"tokenizer   {config.tokenizer.type}, {prepared.tokenizer.vocab_size} tokens")
-        for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
+        for name, rows in prepared.sides.items():
             for store in stores_of(rows):
                 fill = store.num_tokens / (store.num_rows * store.seq_len)
                 print(f"{name:<12}{store.summary}")

@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(words, file=sys.stderr)
         return exit_code(outcome.stopped_by)
     print(f"trained: {run_dir}", flush=True)
+    if outcome.is_chief:
+        experiment.final_test(run_dir)
     if config.export.at_end and outcome.is_chief:
         from tfllm.commands.export import export_run
 

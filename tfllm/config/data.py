@@ -97,6 +97,30 @@ class SquadConfig:
     path: tuple[str, ...] = setting(help="file that exists, else a glob; or a list of them")
 
 
+@SOURCES.register("parquet", builds="tfllm.data.sources:ParquetSource")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParquetConfig:
+    """Parquet files, a record a row."""
+
+    type: str = "parquet"
+    path: tuple[str, ...] = setting(help="file that exists, else a glob; or a list of them")
+    columns: dict[str, str] = setting(
+        {}, "what the files call a column, by its name here, e.g. {text: review}"
+    )
+
+
+@SOURCES.register("parallel_text", builds="tfllm.data.sources:ParallelTextSource")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelTextConfig:
+    """Two files of texts that belong together, line by line, such as corpus.en and corpus.fr."""
+
+    type: str = "parallel_text"
+    source: tuple[str, ...] = setting(help="file that exists, else a glob; or a list of them")
+    target: tuple[str, ...] = setting(
+        help="the same for what is written; files pair up in the order of their names"
+    )
+
+
 @SOURCES.register("tfds", builds="tfllm.data.sources:TfdsSource")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsConfig:
@@ -162,7 +186,25 @@ class DataConfig:
     validation_fraction: float = setting(
         0.05, "share of documents held out when data.validation is null", above=0.0, below=1.0
     )
+    test: Any | None = setting(
+        None,
+        "text to test on, once, when training is over; without a type as data.train, but for what it says",
+        registry=SOURCES,
+    )
+    test_fraction: float = setting(
+        0.0, "share of documents held out to test on, the same whatever the seed", minimum=0.0, below=1.0
+    )
+    split_by: str | None = setting(
+        None,
+        "column that says what belongs together, such as a page: all its documents fall on one side; null: the text",
+    )
     seq_len: int = setting(256, "tokens a row", minimum=2)
+    on_too_long: str | None = setting(
+        None,
+        "of tasks with sources and targets: cut_source leaves out its end, drop the record, error refuses it;"
+        " null: cut_source",
+        choices=("cut_source", "drop", "error"),
+    )
     packing: bool = setting(True, "several documents a row; false: one, padded to a bucket")
     cache_dir: str | None = setting(
         None, "where tokenised rows are kept; null: $TFLLM_CACHE or ~/.cache/tfllm"
@@ -173,12 +215,28 @@ class DataConfig:
         """Yields problems between keys."""
         if self.train is None and self.validation is None:
             return
+        yield from self._check_held_out(path, "validation")
+        yield from self._check_held_out(path, "test")
+        if self.test is not None and self.test_fraction:
+            rule = f"holds documents of {path}.train out, and {path}.test is given"
+            yield Problem(f"{path}.test_fraction", self.test_fraction, rule, "leave one of both out")
+        if self.split_by is not None and self.validation is not None and not self.test_fraction:
+            rule = f"divides {path}.train, of which nothing is held out"
+            yield Problem(f"{path}.split_by", self.split_by, rule, f"leave it out, or {path}.validation")
+
+    def _check_held_out(self, path: str, side: str) -> Iterator[Problem]:
         parts = self.train.sources if isinstance(self.train, MixtureConfig) else ()
-        if self.validation == self.train or self.validation in [part.source for part in parts]:
+        held_out = getattr(self, side)
+        if held_out is None:
+            return
+        if held_out == self.train or held_out in [part.source for part in parts]:
             rule = f"is the text of {path}.train, so its loss would say nothing"
             mend = "leave it out to hold documents out, or give other text"
-            yield Problem(f"{path}.validation", Problem.ABSENT, rule, mend)
-        elif isinstance(self.validation, MixtureConfig):
+            yield Problem(f"{path}.{side}", Problem.ABSENT, rule, mend)
+        elif side == "test" and held_out == self.validation:
+            rule = f"is the text of {path}.validation, which chooses the checkpoint"
+            yield Problem(f"{path}.{side}", Problem.ABSENT, rule, "leave it out, or give other text")
+        elif isinstance(held_out, MixtureConfig):
             rule = "is for training: every held-out row is read once, whatever its weight"
             mend = "name one source, or leave it out to hold documents of every source out"
-            yield Problem(f"{path}.validation.type", "mixture", rule, mend)
+            yield Problem(f"{path}.{side}.type", "mixture", rule, mend)

@@ -15,6 +15,7 @@ from tfllm.config.optimizer import OPTIMIZERS
 from tfllm.config.sections import (
     DISTRIBUTIONS,
     TOKENIZERS,
+    EvaluationConfig,
     ExportConfig,
     GenerationConfig,
     TrainingConfig,
@@ -37,6 +38,7 @@ class ExperimentConfig:
     training: TrainingConfig = setting({})
     distribution: Any = setting("one_device", registry=DISTRIBUTIONS)
     generation: GenerationConfig = setting({})
+    evaluation: EvaluationConfig = setting({})
     export: ExportConfig = setting({})
     plugins: tuple[str, ...] = setting((), "modules to import first, which register types of their own")
 
@@ -61,24 +63,28 @@ class ExperimentConfig:
         return self.model.max_seq_len or self.data.seq_len
 
     @property
+    def kind(self) -> str:
+        """The kind of model: decoder, encoder or encoder_decoder; where it does not say, the one the task trains."""
+        return str(self.model.kind or self.task.trains)
+
+    @property
     def context_is_open(self) -> bool:
         """Whether the model takes texts of any length."""
         return self.model.max_seq_len is None and getattr(self.model, "positions", "") == "relative"
 
     def check_for_training(self) -> Iterator[Problem]:
         """Yields what is wrong about a config that is to be trained, and not about one that a model came with."""
-        needed, kind = self.task.trains, self.model.kind
-        if kind not in (needed, None):
-            article = "an" if needed.startswith("e") else "a"
-            rule = f"is not trained by task.type={self.task.type}, which needs {article} {needed}"
-            yield Problem(
-                "model.type", self.model.type, rule, f"take {article} {needed}, or a source that is one"
-            )
+        needed, kind = (self.task.trains, *getattr(self.task, "also_trains", ())), self.model.kind
+        if kind not in (*needed, None):
+            kinds = " or ".join(f"{'an' if each.startswith('e') else 'a'} {each}" for each in needed)
+            rule = f"is not trained by task.type={self.task.type}, which needs {kinds}"
+            yield Problem("model.type", self.model.type, rule, f"take {kinds}, or a source that is one")
         elif kind == "encoder":
             yield from self._check_task_of_encoder()
         if kind == "encoder":
             yield from self._check_encoder()
         yield from self.task.check_training(self)
+        yield from self._check_writing()
         if self.data.packing and not getattr(self.model, "reads_segments", True):
             rule = f"puts several documents in a row, which model.type={self.model.type} cannot tell apart"
             yield Problem("data.packing", True, rule, "write data.packing=false")
@@ -104,6 +110,16 @@ class ExperimentConfig:
                 rule = "is for models that generate, and an encoder does not"
                 yield Problem(path, value, rule, "leave it out")
 
+    def _check_writing(self) -> Iterator[Problem]:
+        """What only some tasks do."""
+        there = getattr(self.task, "too_long", ())
+        if self.data.on_too_long not in (None, *there):
+            rule = f"is not for task.type={self.task.type}"
+            yield Problem("data.on_too_long", self.data.on_too_long, rule, "leave it out")
+        if self.evaluation.max_examples is not None and not getattr(self.task, "writes", False):
+            rule = f"counts texts that are written, and task.type={self.task.type} writes none"
+            yield Problem("evaluation.max_examples", self.evaluation.max_examples, rule, "leave it out")
+
     def _check_new_head(self) -> Iterator[Problem]:
         if self.model.source is None:
             rule, mend = "means nothing without model.source", "name a source, or leave it out"
@@ -128,7 +144,7 @@ class ExperimentConfig:
         if self.data.seq_len > self.context_length:
             rule = f"exceeds model.max_seq_len={self.model.max_seq_len}"
             yield Problem("data.seq_len", self.data.seq_len, rule, "lower it, or raise model.max_seq_len")
-        generates = "encoder" not in (self.model.kind, self.task.trains)
+        generates = self.kind != "encoder" and self.task.trains != "encoder"
         if generates and not self.context_is_open and self.generation.max_new_tokens >= self.context_length:
             rule = f"leaves no room for a prompt in a context of {self.context_length}"
             mend = f"write at most {self.context_length - 1}"

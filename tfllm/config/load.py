@@ -64,7 +64,7 @@ def _checked(
     wrong = import_plugins(mapping.get("plugins", ()))
     if wrong:  # without the types that they have, the rest would be misjudged
         raise ConfigError([*problems, *wrong], source)
-    config = build(ExperimentConfig, _with_validation(mapping), "", problems)
+    config = build(ExperimentConfig, _with_held_out(mapping), "", problems)
     if for_training:
         problems += _training_problems(mapping, config)
     if problems:
@@ -72,15 +72,19 @@ def _checked(
     return config
 
 
-def _with_validation(mapping: dict[str, Any]) -> dict[str, Any]:
+def _with_held_out(mapping: dict[str, Any]) -> dict[str, Any]:
     """A held-out text without a type is of that of the training text, and says only what differs."""
     data = mapping.get("data")
-    train, held = (data.get(name) if isinstance(data, dict) else None for name in ("train", "validation"))
-    if not isinstance(train, dict) or not isinstance(held, dict) or "type" in held:
+    train = data.get("train") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(train, dict) or train.get("type") in (None, "mixture"):
         return mapping
-    if train.get("type") in (None, "mixture"):
-        return mapping
-    return {**mapping, "data": {**mapping["data"], "validation": {**train, **held}}}
+    sections = {side: data.get(side) for side in ("validation", "test")}
+    told = {
+        side: {**train, **section}
+        for side, section in sections.items()
+        if isinstance(section, dict) and "type" not in section
+    }
+    return {**mapping, "data": {**data, **told}}
 
 
 def _training_problems(mapping: dict[str, Any], config: Any) -> list[Problem]:

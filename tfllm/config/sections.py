@@ -1,4 +1,4 @@
-"""The small sections: tokenizer, training, distribution, generation, export."""
+"""The small sections: tokenizer, training, distribution, generation, evaluation, export."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from tfllm.config.setting import setting
 
 TOKENIZERS = Registry("tokenizer", default="byte_bpe")
 DISTRIBUTIONS = Registry("distribution", default="one_device", needs=("replicas",))
+
+FEWEST_SAMPLES = 40  # of which the least and the most are the ends of a 95% interval
 
 _TRAIN_MEGABYTES = "text to learn tokens from; of a larger data.train, a sample of its documents"
 
@@ -236,6 +238,27 @@ class GenerationConfig:
         (),
         "tokens that end a text, beside the tokenizer's own: by name, by a text that is one token, or id:N",
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is computed of held-out text."""
+
+    metrics: tuple[str, ...] = setting((), "the metrics to tell, beside loss; none named: all of the task's")
+    max_examples: int | None = setting(
+        None,
+        "of tasks that write texts, the examples that are written at an evaluation; null: all",
+        minimum=1,
+    )
+    bootstrap_samples: int = setting(
+        0, "samples of the examples that 95% intervals are told from when testing; 0 tells none", minimum=0
+    )
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        if 0 < self.bootstrap_samples < FEWEST_SAMPLES:
+            rule = f"is too few for a 95% interval, which needs {FEWEST_SAMPLES}"
+            yield Problem(f"{path}.bootstrap_samples", self.bootstrap_samples, rule, "write 1000")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

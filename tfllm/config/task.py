@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from tfllm.config.errors import Problem
 from tfllm.config.registry import Registry
 from tfllm.config.setting import setting
+from tfllm.config.template import split_template
 
 TASKS = Registry(
     "task",
@@ -23,6 +24,9 @@ class TaskConfig:
 
     Attributes:
         trains: The kind of model: decoder, encoder or encoder_decoder.
+        also_trains: Other kinds that it trains.
+        too_long: What `data.on_too_long` may say about texts that do not fit; the first where it says nothing.
+        writes: Texts are written while evaluating.
         special_tokens: What a tokenizer that is learned for it has besides: names by role, such as `mask_token`, and
             `extra_special_tokens`, a tuple of names.
         labels: What is said of a text, where the task reads it: `classes`, whose names are those that the training
@@ -30,7 +34,10 @@ class TaskConfig:
     """
 
     trains: ClassVar[str]
+    also_trains: ClassVar[tuple[str, ...]] = ()
     labels: ClassVar[str | None] = None
+    too_long: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[bool] = False
     special_tokens: ClassVar[Mapping[str, Any]] = {}
 
     @property
@@ -348,6 +355,50 @@ class SpanQAConfig(TaskConfig):
                 "is required beside a mixture: the answers of held-out questions are looked up in one source"
             )
             yield Problem("data.validation", Problem.ABSENT, rule, "write data.validation.type and .path")
+
+
+@TASKS.register("seq2seq", builds="tfllm.tasks.seq2seq:Seq2Seq")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig(TaskConfig):
+    """Write a target to a source, as translations and summaries are: columns source and target, a text or a list of
+    texts that are right, of which the first is learned; a column weight, where there is one, weighs a record.
+
+    An encoder-decoder reads the source with its encoder; a decoder reads it in a template, and goes on with the target.
+    """
+
+    trains: ClassVar[str] = "encoder_decoder"
+    also_trains: ClassVar[tuple[str, ...]] = ("decoder",)
+    too_long: ClassVar[tuple[str, ...]] = ("cut_source", "drop", "error")
+    writes: ClassVar[bool] = True
+
+    type: str = "seq2seq"
+    template: str | None = setting(
+        None, "text around {source}, e.g. 'translate English to French: {source}'; a decoder needs one"
+    )
+    label_smoothing: float = setting(
+        0.0, "share of each target that goes to all tokens alike", minimum=0.0, below=1.0
+    )
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns whose texts are read."""
+        return ("source", "target")
+
+    def check_training(self, config: Any) -> Iterator[Problem]:
+        """Yields a decoder that could not tell where a source ends."""
+        if config.kind == "decoder" and self.template is None:
+            rule = "is required, for a decoder reads source and target as one text"
+            mend = "write for example 'Translate: {source}\\nTranslation:'"
+            yield Problem("task.template", Problem.ABSENT, rule, mend)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields a template that is none."""
+        if self.template is not None:
+            try:
+                split_template(self.template, "source")
+            except ValueError as error:
+                mend = "write for example 'Summarize: {source}'"
+                yield Problem(f"{path}.template", self.template, str(error), mend)
 
 
 def _other_head(task: Any, config: Any, head: str) -> Iterator[Problem]:

@@ -14,6 +14,8 @@ from tfllm.data.sources import (
     CsvSource,
     JsonlSource,
     MixtureSource,
+    ParallelTextSource,
+    ParquetSource,
     PythonDocsSource,
     Source,
     SquadSource,
@@ -21,7 +23,7 @@ from tfllm.data.sources import (
     TfdsSource,
     TfRecordSource,
 )
-from tfllm.data.split import split_of
+from tfllm.data.split import Split, split_of
 from tfllm.data.store import RowStore
 
 __all__ = [
@@ -30,11 +32,14 @@ __all__ = [
     "DataError",
     "JsonlSource",
     "MixtureSource",
+    "ParallelTextSource",
+    "ParquetSource",
     "PythonDocsSource",
     "RowMixture",
     "RowPacker",
     "RowStore",
     "Source",
+    "Split",
     "SquadSource",
     "TextFilesSource",
     "TfRecordSource",

@@ -22,6 +22,7 @@ class Example:
         num_tokens: Tokens that it puts into rows.
         num_bytes: UTF-8 bytes of text that it stands for.
         sizes: Tokens of each of its segments, where it has several.
+        is_cut: Some of the record's text is left out, for it is too long.
     """
 
     number: int
@@ -29,11 +30,15 @@ class Example:
     num_tokens: int
     num_bytes: int
     sizes: tuple[int, ...] = ()
+    is_cut: bool = False
 
     @property
     def num_segments(self) -> int:
         """Segments of a row that it takes."""
         return len(self.sizes) or 1
+
+
+_OPEN_ROWS = 256  # into which examples with several sides may go
 
 
 class Packer(Protocol):
@@ -92,11 +97,12 @@ class WholeSegments:
     """Puts whole examples into rows: several to a row where there is room, or one.
 
     The longest come first and each goes where it fits most tightly, as "best fit decreasing" has it, which needs
-    hardly more than 11/9 of the fewest rows possible (Johnson 1974), where the number of segments is not the limit.
+    hardly more than 11/9 of the fewest rows possible (Johnson 1974), where the number of segments is not the limit. Of
+    rows with several sides it goes where least room is left on all of them together, among some hundred that are open.
     The examples of a row, and the rows, are then put in the order of the source. No example is divided.
 
     Args:
-        layout: The rows; with `packing` of one side.
+        layout: The rows.
         packing: Several examples to a row.
     """
 
@@ -105,7 +111,14 @@ class WholeSegments:
 
     def add(self, examples: Sequence[Example]) -> Rows:
         """Return the rows of these examples, the last ones not full."""
-        groups = self._groups(examples) if self.packing else [[example] for example in examples]
+        groups = [[example] for example in examples]
+        if self.packing:
+            groups = (
+                self._groups(examples) if len(self.layout.sides) == 1 else self._groups_of_sides(examples)
+            )
+            groups = sorted(
+                (sorted(row, key=lambda each: each.number) for row in groups), key=lambda row: row[0].number
+            )
         rows = self.layout.empty(len(groups))
         for index, group in enumerate(groups):
             self._write(rows, index, group)
@@ -138,8 +151,29 @@ class WholeSegments:
             if taken[row] + needed <= self.layout.segments:
                 open_rows[room - size].append(row)
                 rooms |= 1 << (room - size)
-        rows = [sorted(row, key=lambda each: each.number) for row in rows]
-        return sorted(rows, key=lambda row: row[0].number)
+        return rows
+
+    def _groups_of_sides(self, examples: Sequence[Example]) -> list[list[Example]]:
+        lengths = np.array([length for _, length in self.layout.sides])
+        first = [
+            next(each.name for each in self.layout.features if each.side == side)
+            for side, _ in self.layout.sides
+        ]
+        sized = [(example, np.array([len(example.arrays[name]) for name in first])) for example in examples]
+        rooms = np.zeros([_OPEN_ROWS, len(lengths)], np.int64)  # what is left on each side of the open rows
+        open_rows: list[list[Example]] = [[] for _ in range(_OPEN_ROWS)]
+        rows: list[list[Example]] = []
+        for example, size in sorted(sized, key=lambda pair: -float(np.max(pair[1] / lengths))):
+            left = np.where((rooms >= size).all(axis=1), rooms.sum(axis=1), np.iinfo(np.int64).max)
+            place = int(left.argmin())
+            if not (rooms[place] >= size).all():  # a new row, in the place of the fullest
+                place = int(rooms.sum(axis=1).argmin())
+                rooms[place], open_rows[place] = lengths, []
+                rows.append(open_rows[place])
+            open_rows[place].append(example)
+            taken = sum(each.num_segments for each in open_rows[place])
+            rooms[place] = rooms[place] - size if taken < self.layout.segments else 0
+        return rows
 
     def _write(self, rows: Rows, index: int, group: Sequence[Example]) -> None:
         filled = {side: 0 for side, _ in self.layout.sides}

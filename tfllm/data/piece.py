@@ -22,6 +22,7 @@ from tfllm.data.record import Record
 # 0.2% of a piece. Each process holds a few pieces, and a killed run loses those in work.
 PIECE_CHARACTERS = 8 << 20
 _BATCH_CHARACTERS = 1 << 20  # given to the tokenizer at once: its answers take ten times as much memory
+_PERHAPS = {"cut", "dropped"}  # counts that a line may leave out
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class PieceCounts:
         tokens: Tokens of the examples; for next-token prediction, targets with weight 1.
         bytes: UTF-8 bytes of the documents.
         crc32: Checksum of the rows as they lie on disk.
+        cut: Examples of which some text is left out.
+        dropped: Records of which there is none, though they have text.
     """
 
     num_read: int
@@ -81,10 +84,13 @@ class PieceCounts:
     tokens: int
     bytes: int
     crc32: int
+    cut: int = 0
+    dropped: int = 0
 
     def as_line(self) -> str:
-        """Return the line that `from_line` reads."""
-        return json.dumps(asdict(self)) + "\n"
+        """Return the line that `from_line` reads; it says nothing of what there is none of."""
+        numbers = asdict(self)
+        return json.dumps({k: v for k, v in numbers.items() if v or k not in _PERHAPS}) + "\n"
 
     @classmethod
     def from_line(cls, line: str) -> PieceCounts:
@@ -94,7 +100,8 @@ class PieceCounts:
             ValueError: It is cut off or says something else.
         """
         numbers = json.loads(line)
-        if not isinstance(numbers, dict) or numbers.keys() != {field.name for field in fields(cls)}:
+        names = {field.name for field in fields(cls)}
+        if not isinstance(numbers, dict) or not names - _PERHAPS <= numbers.keys() <= names:
             raise ValueError(f"{line.strip()!r} does not describe a piece")
         return cls(**numbers)
 
@@ -118,17 +125,27 @@ class PieceTokenizer:
         packer, layout = self.maker.packer(), self.maker.layout
         blocks: list[bytes] = []
         numbers: set[int] = set()
-        tokens = num_bytes = 0
+        tokens = num_bytes = cut = 0
         for records, places in _batches(piece):
             examples = list(self.maker.examples(records, places))
             numbers.update(example.number for example in examples)
             tokens += sum(example.num_tokens for example in examples)
             num_bytes += sum(example.num_bytes for example in examples)
+            cut += sum(example.is_cut for example in examples)
             blocks.append(self._block(packer.add(examples)))
         blocks.append(self._block(packer.finish()))
         data = b"".join(blocks)
         num_rows = len(data) // (layout.width * np.dtype(layout.dtype).itemsize)
-        counts = PieceCounts(piece.num_read, num_rows, len(numbers), tokens, num_bytes, zlib.crc32(data))
+        counts = PieceCounts(
+            piece.num_read,
+            num_rows,
+            len(numbers),
+            tokens,
+            num_bytes,
+            zlib.crc32(data),
+            cut=cut,
+            dropped=len(piece.records) - len(numbers),
+        )
         return data, counts
 
     def _block(self, rows: Rows) -> bytes:

@@ -22,7 +22,7 @@ from tfllm.data.piece import Piece, PieceCounts, PieceTokenizer, pieces_of
 from tfllm.data.processes import ProcessError, TokenizingProcesses, available_cores
 from tfllm.data.record import Record
 from tfllm.data.sources.source import Source, settings_digest
-from tfllm.data.split import split_of
+from tfllm.data.split import Split
 from tfllm.data.store import (
     FORMAT_VERSION,
     PIECES_FILE,
@@ -47,7 +47,7 @@ def prepare_rows(
     packing: bool = True,
     maker: ExampleMaker | None = None,
     cache_dir: str | Path | None = None,
-    split: tuple[str, float, int] | None = None,
+    split: Split | None = None,
     require_full_row: bool | None = None,
     require_rows: bool = True,
     num_workers: int | None = None,
@@ -68,9 +68,9 @@ def prepare_rows(
         packing: Whether rows hold several documents or examples.
         maker: The task's, that makes examples of records; `None` is next-token prediction (see `NextTokens`).
         cache_dir: Where rows are kept; default `$TFLLM_CACHE`, else `~/.cache/tfllm`.
-        split: `("train" | "validation", fraction, seed)` keeps one side of the source (see `split_of`).
-        require_full_row: With packing, refuse text that does not fill one row. Default: yes, but not for the
-            validation side of a split, which may well be small.
+        split: Keeps one side of the source.
+        require_full_row: With packing, refuse text that does not fill one row. Default: yes, but not for a side of a
+            split that is held out, which may well be small.
         require_rows: Refuse text without any document.
         num_workers: Processes that tokenise; 1 is this process alone, `None` as many as there are cores. Text
             of a single piece starts none.
@@ -80,8 +80,6 @@ def prepare_rows(
     Raises:
         DataError: The source is empty or too short for a row, the rows cannot be written, or a process died.
     """
-    if split is not None and split[0] not in ("train", "validation"):
-        raise DataError(f"split={split!r} must start with 'train' or 'validation'")
     maker = maker or NextTokens(tokenizer, seq_len=seq_len, packing=packing)
     job = _Job(source, tokenizer, maker, packing, split)
     root = expand_home(cache_dir, "data.cache_dir") if cache_dir is not None else default_cache_dir()
@@ -91,7 +89,7 @@ def prepare_rows(
         _build(job, key, folder, num_workers or available_cores(), progress)
         store = RowStore.open(folder)
     if require_full_row is None:
-        require_full_row = split is None or split[0] == "train"
+        require_full_row = split is None or split.side == "train"
     if store.num_rows or require_rows:
         _check_size(store, job, require_full_row and isinstance(maker, NextTokens))
     return store
@@ -105,7 +103,7 @@ class _Job:
     tokenizer: Any
     maker: ExampleMaker
     packing: bool
-    split: tuple[str, float, int] | None
+    split: Split | None
 
     def key(self) -> str:
         return settings_digest(
@@ -113,7 +111,7 @@ class _Job:
             source=self.source.fingerprint(),
             tokenizer=str(self.tokenizer.fingerprint),
             dtype=self.maker.layout.dtype,
-            split=self.split,
+            split=None if self.split is None else self.split.key,
             **self.maker.settings,
         )
 
@@ -137,11 +135,7 @@ class _Job:
     def _is_ours(self, record: Record) -> bool:
         if not self.maker.keeps(record):
             return False
-        if self.split is None:
-            return True
-        side, fraction, seed = self.split
-        text = record.text(self.maker.split_column)
-        return split_of(text, fraction=fraction, seed=seed) == side
+        return self.split is None or self.split.holds(record, self.maker.split_column)
 
     def store(self, folder: Path, key: str, pieces: list[PieceCounts]) -> RowStore:
         """The finished store in `folder`."""
@@ -161,6 +155,8 @@ class _Job:
             identity=store_identity(key, folder / PIECES_FILE),
             source=self.source.describe(),
             notices=tuple(self.source.notices),
+            num_cut=sum(piece.cut for piece in pieces),
+            num_dropped=sum(piece.dropped for piece in pieces),
         )
 
 
@@ -239,7 +235,7 @@ def _unwritable(root: Path, written: int, error: OSError) -> DataError:
 
 def _check_size(store: RowStore, job: _Job, require_full_row: bool) -> None:
     found = (
-        f"{job.source.describe()}{f', {job.split[0]} side' if job.split else ''}: "
+        f"{job.source.describe()}{f', {job.split.side} side' if job.split else ''}: "
         f"{store.num_documents} documents with {store.num_tokens} tokens"
     )
     if store.num_rows == 0:
@@ -266,10 +262,10 @@ def _mend(job: _Job) -> str:
         return f"it holds no text; check {section}.path"
     if job.split is None:
         return "its text has no tokens; give more text"
-    held_out = "name the held-out text in data.validation"
+    held_out = f"name the held-out text in data.{'test' if job.split.side == 'test' else 'validation'}"
     if read == 1:
         return (
-            f"it is one document, which no validation fraction divides: {held_out}, or write what separates documents "
+            f"it is one document, which no share divides: {held_out}, or write what separates documents "
             f'inside a file as {section}.split_on, e.g. split_on: "\\n\\n"'
         )
-    return f"it has too few documents for the share: write another data.validation_fraction or seed, or {held_out}"
+    return f"it has too few documents for the share: write another {job.split.share}, or {held_out}"

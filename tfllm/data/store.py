@@ -56,6 +56,8 @@ class RowStore:
         identity: The digest of `key` and of the checksums of all rows: equal identities, equal rows.
         source: The source, in words.
         notices: What was strange about the source, in words.
+        num_cut: Examples of which some text is left out, for it is too long.
+        num_dropped: Records with text of which there is no example.
         layout: What a row holds; by default `token_ids`, `targets` and `segment_ids`, each `seq_len` numbers.
     """
 
@@ -73,6 +75,8 @@ class RowStore:
     identity: str = ""
     source: str = ""
     notices: tuple[str, ...] = ()
+    num_cut: int = 0
+    num_dropped: int = 0
     layout: RowLayout = None  # type: ignore[assignment]  # given below, where it is None
 
     def __post_init__(self) -> None:
@@ -89,8 +93,13 @@ class RowStore:
         skipped = f", {self.num_skipped:,} unreadable in the source and skipped" if self.num_skipped else ""
         return (
             f"{self.num_documents:,} documents, {self.num_bytes:,} bytes, {self.num_tokens:,} tokens in"
-            f" {self.num_rows:,} rows of {self.seq_len}{skipped}{self.remarks}"
+            f" {self.num_rows:,} rows of {self.seq_len}{skipped}{self._too_long}{self.remarks}"
         )
+
+    @property
+    def _too_long(self) -> str:
+        cut = f"; {self.num_cut:,} texts are cut, for they are too long" if self.num_cut else ""
+        return cut + (f"; {self.num_dropped:,} documents are left out" if self.num_dropped else "")
 
     @property
     def remarks(self) -> str:

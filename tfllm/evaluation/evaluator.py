@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -44,6 +44,8 @@ class Evaluator:
         averaged: Makes the context in which the model holds the weights to evaluate.
         jit_compile: Compile the forward pass with XLA.
         records: Returns the records of the split's source by number, for tasks that read them.
+        write: Returns predictions that are written one token after another, in the place of the task's own.
+        metrics: Those to tell, beside `loss`; none named are all.
     """
 
     def __init__(
@@ -56,8 +58,12 @@ class Evaluator:
         averaged: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
         jit_compile: bool = True,
         records: Callable[[], Iterable[tuple[int, Any]]] | None = None,
+        write: Callable[[], list[Prediction]] | None = None,
+        metrics: Collection[str] = (),
     ):
         self.task = task
+        self.write = write
+        self.metrics = metrics
         self.records = records
         self.batches = batches
         self.averaged = averaged
@@ -101,8 +107,13 @@ class Evaluator:
                 for name, value in sums.items():
                     totals[name] = totals.get(name, 0.0) + float(value)
                 predictions += _of_batch(tf.nest.map_structure(lambda x: x.numpy(), said))
+            if self.write is not None:
+                predictions = self.write()
         predictions = self.task.joined(self._with_records(sorted(predictions, key=lambda each: each.number)))
-        return Evaluation(self.task.evaluation_metrics(totals, predictions), predictions, totals)
+        metrics = self.task.evaluation_metrics(totals, predictions)
+        if self.metrics:
+            metrics = {name: value for name, value in metrics.items() if name in (*self.metrics, "loss")}
+        return Evaluation(metrics, predictions, totals)
 
     def _with_records(self, predictions: list[Prediction]) -> list[Prediction]:
         if self.records is None:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from tfllm.experiment.cost import step_shape as step_shape
     from tfllm.experiment.epochs import with_steps as with_steps
     from tfllm.experiment.labels import with_labels as with_labels
+    from tfllm.experiment.measured import chosen_by as chosen_by
+    from tfllm.experiment.measured import final_test as final_test
+    from tfllm.experiment.measured import measure as measure
     from tfllm.experiment.model import make_model as make_model
     from tfllm.experiment.model_source import expand as expand
     from tfllm.experiment.model_source import start_from_source as start_from_source
@@ -35,6 +38,7 @@ _NAMES = {
     "cost": ("flops_per_token", "memory_of", "step_shape"),
     "epochs": ("with_steps",),
     "labels": ("with_labels",),
+    "measured": ("chosen_by", "final_test", "measure"),
     "model": ("make_model",),
     "model_source": ("expand", "start_from_source"),
     "parts": ("make_evaluator", "make_generator", "make_optimizer_of", "make_task"),

@@ -27,7 +27,7 @@ def check_late(config: ExperimentConfig, tokenizer: Tokenizer, task: Any, export
         ConfigError: with all that would fail.
     """
     problems = [
-        *_prompt_problems(config, tokenizer),
+        *_prompt_problems(config, tokenizer, task),
         *_stop_problems(config, tokenizer),
         *_metric_problems(config, task),
         *_export_problems(config, tokenizer, export),
@@ -42,20 +42,23 @@ def best_metric(config: ExperimentConfig, task: Any) -> tuple[str, str] | None:
     return None if metric is None else (metric, task.metric_modes[metric])
 
 
-def sample_ids(config: ExperimentConfig, tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids of one of `generation.prompts`: what a decoder goes on with, or an encoder reads whole."""
+def sample_ids(config: ExperimentConfig, tokenizer: Tokenizer, task: Any, prompt: str) -> list[int]:
+    """The ids of one of `generation.prompts`: what a decoder goes on with, or an encoder reads whole; of a task that
+    writes texts to sources it is a source."""
+    if hasattr(task, "prompt_ids"):
+        return list(task.prompt_ids(prompt))
     suffix = tokenizer.suffix_ids if config.model.kind == "encoder_decoder" else ()
     return [*tokenizer.prefix_ids, *tokenizer.encode(prompt), *suffix]
 
 
-def _prompt_problems(config: ExperimentConfig, tokenizer: Tokenizer) -> Iterator[Problem]:
+def _prompt_problems(config: ExperimentConfig, tokenizer: Tokenizer, task: Any) -> Iterator[Problem]:
     new, context = config.generation.max_new_tokens, config.context_length
     rows = config.model.vocab_size or tokenizer.vocab_size
     reads_whole = config.model.kind == "encoder_decoder"
     for index, prompt in enumerate(config.generation.prompts):
         path = f"generation.prompts[{index}]"
         try:
-            ids = sample_ids(config, tokenizer, prompt)
+            ids = sample_ids(config, tokenizer, task, prompt)
         except TokenizerError as error:
             yield Problem(path, prompt, f"cannot be encoded: {error}")
             continue
@@ -88,14 +91,17 @@ def _stop_problems(config: ExperimentConfig, tokenizer: Tokenizer) -> Iterator[P
 
 def _metric_problems(config: ExperimentConfig, task: Any) -> Iterator[Problem]:
     metric, mode = config.training.best_metric, config.training.best_mode
-    if metric is None:
+    modes, asked = task.metric_modes, config.evaluation.metrics
+    for path, name in (("training.best_metric", metric), *(("evaluation.metrics", name) for name in asked)):
+        if name is not None and name not in modes:
+            near = difflib.get_close_matches(name, modes, 1, 0.0)
+            mend = f"write one of {', '.join(modes)}" + (f"; perhaps {near[0]}" if len(modes) > 1 else "")
+            yield Problem(path, name, f"is not a metric of task.type={config.task.type}", mend)
+    if metric is None or metric not in modes:
         return
-    modes = task.metric_modes
-    if metric not in modes:
-        near = difflib.get_close_matches(metric, modes, 1, 0.0)
-        mend = f"write one of {', '.join(modes)}" + (f"; perhaps {near[0]}" if len(modes) > 1 else "")
-        rule = f"is not a metric of task.type={config.task.type}"
-        yield Problem("training.best_metric", metric, rule, mend)
+    if asked and metric not in (*asked, "loss"):
+        rule = f"is none of evaluation.metrics={', '.join(asked)}"
+        yield Problem("training.best_metric", metric, rule, "name it there too")
     elif mode not in (None, modes[metric]):
         rule = f"contradicts training.best_metric={metric}, which is best at its {modes[metric]}"
         yield Problem("training.best_mode", mode, rule, "leave it out: the metric knows")

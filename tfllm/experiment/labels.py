@@ -12,7 +12,6 @@ from tfllm.config.build import to_mapping
 from tfllm.data.errors import DataError
 from tfllm.data.record import Record
 from tfllm.data.sources import Source
-from tfllm.data.split import split_of
 from tfllm.experiment.source import make_source, split_side
 from tfllm.tasks.examples.asked_record import asked_record
 from tfllm.tasks.examples.labels import label_name, label_names, label_number
@@ -170,10 +169,8 @@ def _counted(config: ExperimentConfig, source: Source) -> tuple[_Counts, int, _C
 
 def _is_trained(config: ExperimentConfig) -> Callable[[Record], bool]:
     """Whether a record is trained on, and not held out."""
-    side, column = split_side(config, "train"), config.task.text_columns[0]
-    if side is None:
-        return lambda record: True
-    return lambda record: split_of(record.text(column), fraction=side[1], seed=side[2]) == side[0]
+    split, column = split_side(config, "train"), config.task.text_columns[0]
+    return lambda record: split is None or split.holds(record, column)
 
 
 def _names(config: ExperimentConfig, record: Record) -> list[str]:
@@ -186,12 +183,16 @@ def _names(config: ExperimentConfig, record: Record) -> list[str]:
 
 
 def _check_held_out(config: ExperimentConfig, names: list[str]) -> None:
-    """What is validated on has no other classes."""
-    if config.data.validation is None:
-        return
+    """What is validated and tested on has no other classes."""
+    for side, purpose in (("validation", "validate"), ("test", "test")):
+        if getattr(config.data, side) is not None:
+            _check_side(config, names, side, purpose)
+
+
+def _check_side(config: ExperimentConfig, names: list[str], side: str, purpose: str) -> None:
     unknown: _Counts = collections.Counter()
     first = ""
-    for record in make_source(config.data.validation, "data.validation").records():
+    for record in make_source(getattr(config.data, side), f"data.{side}").records():
         unseen = set(_names(config, record)) - set(names)
         first = first or (record.at if unseen else "")
         unknown.update(unseen)
@@ -201,8 +202,8 @@ def _check_held_out(config: ExperimentConfig, names: list[str]) -> None:
         more = f", and {len(unknown) - 1} other labels too" if len(unknown) > 1 else ""
         raise DataError(
             f"{first}the label {label!r} is none of those that the training text has: {known}; it stands in"
-            f" {count} record{'s' if count > 1 else ''} to validate on{more}; mend them, or add records with this label"
-            " to the training text"
+            f" {count} record{'s' if count > 1 else ''} to {purpose} on{more}; mend them, or add records with this"
+            " label to the training text"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,9 +16,11 @@ from tfllm.data.mixture import RowMixture
 from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.store import RowStore
 from tfllm.evaluation.evaluator import Evaluator
+from tfllm.evaluation.predictions import Prediction
 from tfllm.experiment.build import arguments_of, build
 from tfllm.experiment.source import held_out_records
 from tfllm.experiment.stop_tokens import stop_ids
+from tfllm.experiment.writing import writer
 from tfllm.generation.generate import Generator
 from tfllm.tokenizers import Tokenizer
 from tfllm.training.distribution import shares_of
@@ -29,8 +31,10 @@ from tfllm.training.update_rules import Rules
 
 def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
     """Builds the task; one of encoder-decoders is told what the decoder starts from, one of classes their names."""
-    more = {}
-    if config.task.trains == "encoder_decoder":
+    more: dict[str, Any] = {}
+    if getattr(config.task, "too_long", ()):
+        more["on_too_long"] = config.data.on_too_long
+    if config.kind == "encoder_decoder":
         more["decoder_start_id"] = config.model.decoder_start_id
     if config.task.labels in ("classes", "tags"):
         more["class_names"] = config.model.class_names
@@ -51,16 +55,20 @@ def make_evaluator(
     task: Any,
     rows: RowStore | RowMixture,
     *,
+    tokenizer: Tokenizer | None = None,
+    side: str = "validation",
     strategy: tf.distribute.Strategy | None = None,
     averaged: Any = contextlib.nullcontext,
 ) -> Evaluator:
-    """Builds the evaluator of the validation rows.
+    """Builds the evaluator of a side of the text.
 
     Args:
         config: The experiment.
         model: The model.
         task: The task.
-        rows: The validation rows.
+        rows: The rows of the side.
+        tokenizer: Of tasks that write texts while evaluating.
+        side: validation or test.
         strategy: The strategy that the model was made under; None is one device.
         averaged: Makes the context in which the model holds the weights to evaluate.
     """
@@ -90,10 +98,23 @@ def make_evaluator(
         strategy=strategy,
         averaged=averaged,
         jit_compile=config.training.jit_compile,
-        records=functools.partial(held_out_records, config)
+        records=functools.partial(held_out_records, config, side)
         if getattr(task, "reads_records", False)
         else None,
+        write=_write(config, model, task, tokenizer, side),
+        metrics=config.evaluation.metrics,
     )
+
+
+def _write(
+    config: ExperimentConfig, model: Any, task: Any, tokenizer: Tokenizer | None, side: str
+) -> Callable[[], list[Prediction]] | None:
+    """What writes texts while evaluating, where a metric is of texts."""
+    asked = config.evaluation.metrics
+    if not getattr(config.task, "writes", False) or (asked and not set(asked) & set(task.of_examples)):
+        return None
+    assert tokenizer is not None, "texts are written with a tokenizer"
+    return writer(config, model, tokenizer, task, side)
 
 
 def make_generator(

@@ -189,6 +189,7 @@ class _Run:
             self.setup.model,
             self.setup.task,
             self.setup.prepared.validation,
+            tokenizer=self.setup.prepared.tokenizer,
             strategy=self.setup.strategy,
             averaged=self.setup.optimizer.averaged,
         )
@@ -200,7 +201,7 @@ class _Run:
         generator = make_generator(self.setup.model, tokenizer, stop_tokens, jit_compile=False)
 
         def sample() -> list[tuple[str, str]]:
-            ids = [sample_ids(self.config, tokenizer, prompt) for prompt in prompts]
+            ids = [sample_ids(self.config, tokenizer, self.setup.task, prompt) for prompt in prompts]
             with self.setup.optimizer.averaged():
                 return list(zip(prompts, map(tokenizer.decode, generator(ids, **settings)), strict=True))
 

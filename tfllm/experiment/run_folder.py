@@ -27,11 +27,15 @@ from tfllm.config.build import to_mapping
 _MAY_CHANGE = (
     "name",
     "generation",
+    "evaluation",
     "export",
     "plugins",
     "data.train",
     "data.validation",
     "data.validation_fraction",
+    "data.test",
+    "data.test_fraction",
+    "data.split_by",
     "data.cache_dir",
     "data.num_workers",
     "distribution",
@@ -91,6 +95,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def test(self) -> Path:
+        """What the run reached on the text to test on: one JSON object."""
+        return self.path / "test.json"
 
     @property
     def tensorboard(self) -> Path:

@@ -24,6 +24,7 @@ from tfllm.experiment.epochs import with_steps
 from tfllm.experiment.labels import with_labels
 from tfllm.experiment.model import make_model
 from tfllm.experiment.model_source import start_from_source
+from tfllm.experiment.overlap import overlaps
 from tfllm.experiment.parts import make_optimizer_of, make_task
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.run_lock import locked_run
@@ -219,7 +220,7 @@ class TrainingSetup:
         for name, key in keys.items():
             there = recorded.get(name)
             if there is not None and there != key:
-                rows = self.prepared.train if name == "train" else self.prepared.validation
+                rows = self.prepared.sides[name]
                 raise TrainingError(
                     f"the {name} rows have changed since {restored.path} was written ({there[:12]} there,"
                     f" {key[:12]} now, {rows.summary}); name the run's own text, under whatever path it has now, or"
@@ -227,10 +228,10 @@ class TrainingSetup:
                 )
 
     def _data_keys(self) -> dict[str, str]:
-        return {"train": self.prepared.train.identity, "validation": self.prepared.validation.identity}
+        return {side: rows.identity for side, rows in self.prepared.sides.items()}
 
     def _row_contents(self) -> dict[str, str]:
-        return {"train": self.prepared.train.content, "validation": self.prepared.validation.content}
+        return {side: rows.content for side, rows in self.prepared.sides.items()}
 
     def _make_step(self) -> TrainStep:
         training = self.config.training
@@ -265,7 +266,10 @@ def _prepare(config: ExperimentConfig, run: RunFolder, display: Display, records
         shutil.rmtree(part, ignore_errors=True)
         tokenizer.save(part)
         part.rename(run.tokenizer)  # whole or not there, should the process be killed
-    for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
+    if not kept:
+        for line in overlaps(config, source):
+            display.notice(line)
+    for name, rows in prepared.sides.items():
         display.notice(f"{name}: {rows.summary}")
     display.notice(f"text ready in {time.perf_counter() - start:.1f} s")
     return prepared

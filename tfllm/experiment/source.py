@@ -9,7 +9,7 @@ from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.data import MixtureConfig
 from tfllm.data.record import TEXT, Record
 from tfllm.data.sources import Source
-from tfllm.data.split import split_of
+from tfllm.data.split import Split
 from tfllm.experiment.build import build
 
 
@@ -28,35 +28,50 @@ def make_source(config: Any, section: str = "data.train") -> Source:
     return build(config, at=section, section=section)
 
 
-def split_side(config: ExperimentConfig, side: str) -> tuple[str, float, int] | None:
-    """Side, fraction and seed where documents are held out of the training text; None where none are."""
-    if config.data.validation is not None:
+def split_side(config: ExperimentConfig, side: str) -> Split | None:
+    """The side of the training text; None where nothing is held out of it."""
+    data = config.data
+    validation = data.validation_fraction if data.validation is None else 0.0
+    if not validation and not data.test_fraction:
         return None
-    return (side, config.data.validation_fraction, config.seed)
+    return Split(side, config.seed, validation=validation, test=data.test_fraction, column=data.split_by)
 
 
-def documents_of(
-    source: Source, split: tuple[str, float, int] | None, columns: Sequence[str] = (TEXT,)
-) -> Iterator[str]:
+def source_of_side(config: ExperimentConfig, side: str) -> tuple[Source, Split | None]:
+    """The source that holds a side, and the split of it: the side's own section, or else the training text.
+
+    Args:
+        config: The experiment.
+        side: train, validation or test.
+    """
+    section = getattr(config.data, side)
+    if side == "train" or section is None:
+        return make_source(config.data.train), split_side(config, side)
+    return make_source(section, f"data.{side}"), None
+
+
+def has_test(config: ExperimentConfig) -> bool:
+    """Whether there is text to test on."""
+    return config.data.test is not None or config.data.test_fraction > 0
+
+
+def documents_of(source: Source, split: Split | None, columns: Sequence[str] = (TEXT,)) -> Iterator[str]:
     """Yields the texts of one side, from `split_side`; of several columns, those of a record one after another."""
     for record in source.records():
-        text = record.text(columns[0])
-        if split is None or split_of(text, fraction=split[1], seed=split[2]) == split[0]:
-            yield text
-            for column in columns[1:]:
+        if split is None or split.holds(record, columns[0]):
+            for column in columns:
                 yield record.text(column)
 
 
 def held_out_documents(config: ExperimentConfig) -> Iterator[str]:
     """Yields the validation documents, as text."""
-    if config.data.validation is None:
-        return documents_of(make_source(config.data.train), split_side(config, "validation"))
-    return documents_of(make_source(config.data.validation, "data.validation"), None)
+    return documents_of(*source_of_side(config, "validation"))
 
 
-def held_out_records(config: ExperimentConfig) -> Iterator[tuple[int, Record]]:
-    """Yields the records of the one source that is held out, or of which some are, with their places in it."""
-    if config.data.validation is None:
-        yield from enumerate(make_source(config.data.train).records())
-    else:
-        yield from enumerate(make_source(config.data.validation, "data.validation").records())
+def held_out_records(config: ExperimentConfig, side: str = "validation") -> Iterator[tuple[int, Record]]:
+    """Yields the records of a side that is of one source, with their places in it."""
+    source, split = source_of_side(config, side)
+    column = config.task.text_columns[0]
+    for number, record in enumerate(source.records()):
+        if split is None or split.holds(record, column):
+            yield number, record

@@ -1,4 +1,4 @@
-"""A config → its text made ready: tokenizer, and the rows of one split or of both."""
+"""A config → its text made ready: tokenizer, and the rows of one side or of all."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from tfllm.data.prepare import prepare_rows
 from tfllm.data.sources import MixtureSource, Source, check_apart
 from tfllm.data.store import RowStore
 from tfllm.experiment.parts import make_task
-from tfllm.experiment.source import make_source, split_side
+from tfllm.experiment.source import has_test, make_source, split_side
 from tfllm.experiment.tokenizer import make_tokenizer
 from tfllm.tokenizers import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Text made ready: the tokenizer, and the rows of both splits."""
+    """Text made ready: the tokenizer, and the rows of each side; of the test None where there is none."""
 
     tokenizer: Tokenizer
     train: RowStore | RowMixture
     validation: RowStore | RowMixture
+    test: RowStore | RowMixture | None = None
+
+    @property
+    def sides(self) -> dict[str, RowStore | RowMixture]:
+        """The rows by side, in order."""
+        rows = {"train": self.train, "validation": self.validation}
+        return rows if self.test is None else {**rows, "test": self.test}
 
 
 def prepare(
@@ -34,7 +41,7 @@ def prepare(
     source: Source | None = None,
     progress: Callable[[str], Callable[[int, int], None]] | None = None,
 ) -> Prepared:
-    """Trains or loads the tokenizer and tokenises both splits, or finds them in the cache.
+    """Trains or loads the tokenizer and tokenises every side, or finds them in the cache.
 
     Args:
         config: The experiment.
@@ -46,31 +53,45 @@ def prepare(
         DataError, TokenizerError: when text or tokenizer cannot be used.
     """
     source = source or make_source(config.data.train)
-    if config.data.validation is not None:
-        check_apart(source, make_source(config.data.validation, "data.validation"))
+    for side in ("validation", "test"):
+        if getattr(config.data, side) is not None:
+            check_apart(source, make_source(getattr(config.data, side), f"data.{side}"))
     tokenizer = tokenizer or make_tokenizer(config, source)
     rows = _rows_of(config, tokenizer, progress)
     train = _all_rows(rows, "train", source, split=split_side(config, "train"))
-    return Prepared(tokenizer, train, _held_out(config, rows, source))
+    validation = _held_out(config, rows, source, "validation")
+    return Prepared(
+        tokenizer, train, validation, _held_out(config, rows, source, "test") if has_test(config) else None
+    )
 
 
-def held_out_rows(config: ExperimentConfig, tokenizer: Tokenizer) -> RowStore | RowMixture:
-    """The validation side of `prepare` alone; text to train on is not needed where `data.validation` is given."""
-    if config.data.validation is None and config.data.train is None:
-        rule, mend = "is required: this model came without text", "write data.validation.type and .path"
-        raise ConfigError([Problem("data.validation", Problem.ABSENT, rule, mend)], "the config")
-    return _held_out(config, _rows_of(config, tokenizer, None), None)
+def held_out_rows(
+    config: ExperimentConfig, tokenizer: Tokenizer, side: str = "validation"
+) -> RowStore | RowMixture:
+    """The validation or test side of `prepare` alone; text to train on is not needed where it has a section.
+
+    Raises:
+        ConfigError: when there is no such text.
+    """
+    key = f"data.{side}"
+    if side == "test" and not has_test(config):
+        rule, mend = "is required: nothing was held out to test on", f"write {key}.path"
+        raise ConfigError([Problem(key, Problem.ABSENT, rule, mend)], "the config")
+    if getattr(config.data, side) is None and config.data.train is None:
+        rule, mend = "is required: this model came without text", f"write {key}.type and .path"
+        raise ConfigError([Problem(key, Problem.ABSENT, rule, mend)], "the config")
+    return _held_out(config, _rows_of(config, tokenizer, None), None, side)
 
 
 def _held_out(
-    config: ExperimentConfig, rows: Callable[..., RowStore], source: Source | None
+    config: ExperimentConfig, rows: Callable[..., RowStore], source: Source | None, side: str
 ) -> RowStore | RowMixture:
     """Takes the text to train on where it was made already."""
-    if config.data.validation is not None:
-        given = make_source(config.data.validation, "data.validation")
-        return rows("validation", given, require_full_row=False)
-    source, split = source or make_source(config.data.train), split_side(config, "validation")
-    return _all_rows(rows, "validation", source, split=split, require_rows=False)
+    section = getattr(config.data, side)
+    if section is not None:
+        return rows(side, make_source(section, f"data.{side}"), require_full_row=False)
+    source, split = source or make_source(config.data.train), split_side(config, side)
+    return _all_rows(rows, side, source, split=split, require_rows=False)
 
 
 def _rows_of(config: ExperimentConfig, tokenizer: Tokenizer, progress: Any) -> Callable[..., RowStore]:
@@ -105,5 +126,5 @@ def _all_rows(
     ]
     kept = [(store, weight) for store, weight in zip(stores, source.weights, strict=True) if store.num_rows]
     if not kept:
-        raise DataError(f"{source.describe()}: no document is held out; raise data.validation_fraction")
+        raise DataError(f"{source.describe()}: no document is held out; raise the share that is")
     return RowMixture(tuple(store for store, _ in kept), tuple(weight for _, weight in kept))

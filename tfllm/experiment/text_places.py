@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from tfllm.config import ExperimentConfig
-from tfllm.config.data import MixtureConfig
+from tfllm.config.data import MixtureConfig, ParallelTextConfig
 from tfllm.data.sources.files import matches
 from tfllm.experiment.run_folder import RunFolder
 
@@ -46,7 +47,9 @@ def located(config: ExperimentConfig, run: RunFolder, *, here_first: bool = Fals
     if here_first or (os.path.isdir(folders[0]) and os.path.samefile(folders[0], os.curdir)):
         folders.insert(0, "")
     data = config.data
-    found: dict[str, Any] = {name: _section(getattr(data, name), folders) for name in ("train", "validation")}
+    found: dict[str, Any] = {
+        name: _section(getattr(data, name), folders) for name in ("train", "validation", "test")
+    }
     if data.cache_dir is not None:
         found["cache_dir"] = _folder(data.cache_dir, folders)
     return dataclasses.replace(config, data=dataclasses.replace(data, **found))
@@ -56,14 +59,21 @@ def _section(section: Any, folders: list[str]) -> Any:
     if isinstance(section, MixtureConfig):
         parts = [dataclasses.replace(part, source=_section(part.source, folders)) for part in section.sources]
         return dataclasses.replace(section, sources=tuple(parts))
+    if isinstance(section, ParallelTextConfig):
+        source, target = (_files(paths, folders) for paths in (section.source, section.target))
+        return dataclasses.replace(section, source=source, target=target)
     path = getattr(section, "path", None)
     if isinstance(path, str):  # as a plug-in may have it
         return dataclasses.replace(section, path=_file(path, folders))
     if path is not None:
-        return dataclasses.replace(section, path=tuple(_file(each, folders) for each in path))
+        return dataclasses.replace(section, path=_files(path, folders))
     if getattr(section, "data_dir", None) is not None:
         return dataclasses.replace(section, data_dir=_folder(section.data_dir, folders))
     return section
+
+
+def _files(paths: Iterable[str], folders: list[str]) -> tuple[str, ...]:
+    return tuple(_file(path, folders) for path in paths)
 
 
 def _file(path: str, folders: list[str]) -> str:

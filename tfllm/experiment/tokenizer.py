@@ -13,6 +13,7 @@ from tfllm.config import ExperimentConfig
 from tfllm.config.home import expand_home
 from tfllm.data.sample import sampled_texts
 from tfllm.data.sources import MixtureSource, Source
+from tfllm.data.split import Split
 from tfllm.data.store import default_cache_dir
 from tfllm.experiment.build import build
 from tfllm.experiment.model_source import pretrained_tokenizer
@@ -49,7 +50,7 @@ class Surroundings:
     @property
     def needs(self) -> dict[str, Any]:
         """Further special tokens, and what stands around a text for the kind of model that will read it."""
-        frame = {"encoder": "bos_eos", "encoder_decoder": "eos"}.get(self.config.task.trains, "bos")
+        frame = {"encoder": "bos_eos", "encoder_decoder": "eos"}.get(self.config.kind, "bos")
         others = tuple(self.config.task.special_tokens.get("extra_special_tokens", ()))
         return {"extra_special_tokens": others, "frame": frame}
 
@@ -131,7 +132,7 @@ def _learned(
     cache = expand_home(named, "data.cache_dir") if named else default_cache_dir()
     split = split_side(config, "train")
     budget, columns = train_megabytes * 1_000_000, config.task.text_columns
-    identity = f"{rules} {budget} {split} {columns} {source.fingerprint()}"
+    identity = f"{rules} {budget} {split and split.key} {columns} {source.fingerprint()}"
     folder = cache / "tokenizers" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     if not folder.exists():
         learned = learn(_sample(source, split, budget, columns))
@@ -144,9 +145,7 @@ def _learned(
     return read_tokenizer(folder)
 
 
-def _sample(
-    source: Source, split: tuple[str, float, int] | None, budget: int, columns: Sequence[str]
-) -> Iterator[str]:
+def _sample(source: Source, split: Split | None, budget: int, columns: Sequence[str]) -> Iterator[str]:
     mixture = source if isinstance(source, MixtureSource) else MixtureSource([source], [1.0])
     for part, weight in zip(mixture.sources, mixture.weights, strict=True):
         share = int(budget * weight / sum(mixture.weights))

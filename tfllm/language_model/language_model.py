@@ -16,14 +16,17 @@ from tfllm.convert.errors import ConvertError
 from tfllm.convert.generation_config import write_generation_file
 from tfllm.convert.huggingface import save_model
 from tfllm.convert.sentence_modules import SentenceModules
-from tfllm.experiment.parts import make_generator
+from tfllm.data.record import Record
+from tfllm.experiment.parts import make_generator, make_task
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.stop_tokens import named_ids
+from tfllm.experiment.writing import written
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
 from tfllm.generation.model import Generates
 from tfllm.language_model.embed import embed
 from tfllm.language_model.text_reader import TextReader
+from tfllm.tasks.examples.prompt import SOURCE
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables
@@ -183,15 +186,37 @@ class LanguageModel(TextReader):
         """
         if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
             return self.generate([prompts], chat=chat, **settings)[0]
-        unknown = sorted(set(settings) - set(_SETTINGS))
-        if unknown:
-            raise GenerationError(
-                f"{unknown[0]} is not a setting of generate; there are {', '.join(_SETTINGS)}"
-            )
+        _check_settings(settings, "generate")
         defaults = {name: getattr(self.config.generation, name) for name in _SETTINGS}
         encode = self.encode_chat if chat else self.encode
         ids = self.generator([encode(prompt) for prompt in prompts], **{**defaults, **settings})
         return [self.tokenizer.decode(row) for row in ids]
+
+    def write(self, sources: str | Sequence[str], **settings: Any) -> Any:
+        """Writes the target of each source, such as its translation, as a model of task.type=seq2seq was trained to.
+
+        Args:
+            sources: One text, or several; of what is longer than the model's context the end is left out.
+            settings: As of `generate`; what is left out is greedy, the likeliest token each time, and
+                `max_new_tokens` from the config's `generation` section.
+
+        Returns:
+            A text, or a list of them.
+
+        Raises:
+            GenerationError: when the model was not trained for it, or a setting is out of range.
+
+        Example:
+            >>> lm = tfllm.load("runs/translation")
+            >>> lm.write("Open the file.")
+        """
+        self._check("targets", "this model writes no targets to sources")
+        if isinstance(sources, str):
+            return self.write([sources], **settings)[0]
+        _check_settings(settings, "write")
+        records = [Record({SOURCE: source}) for source in sources]
+        task = make_task(self.config, self.tokenizer)
+        return written(self.config, self.generator, self.tokenizer, task, records, **settings)
 
     def save(self, path: str | Path, *, to: str = "tfllm", dtype: str | None = None) -> None:
         """Writes config, tokenizer and weights to a folder that `tfllm.load` reads.
@@ -249,6 +274,12 @@ class LanguageModel(TextReader):
             pad_id=None if tokenizer is None else tokenizer.pad_id,
             decoder_start_id=self.model.decoder_start_id if of_encoder else None,
         )
+
+
+def _check_settings(settings: Mapping[str, Any], name: str) -> None:
+    unknown = sorted(set(settings) - set(_SETTINGS))
+    if unknown:
+        raise GenerationError(f"{unknown[0]} is not a setting of {name}; there are {', '.join(_SETTINGS)}")
 
 
 def check_format(to: str, config: ExperimentConfig) -> None:

@@ -22,9 +22,10 @@ def load(
     """Loads a language model: one that was trained or saved here, or a checkpoint of another library.
 
     Args:
-        source: The folder of a run, or one written by `LanguageModel.save`, of which the newest whole checkpoint is
-            taken; a folder of transformers, with safetensors; a `.gguf` file; `hf://org/name`; or
-            `keras_nlp://preset`, a preset of KerasHub by name or folder.
+        source: The folder of a run, of which the best checkpoint is taken where `training.best_metric` has chosen one,
+            else the newest whole one; or one written by `LanguageModel.save`; a folder of transformers, with
+            safetensors; a `.gguf` file; `hf://org/name`; or `keras_nlp://preset`, a preset of KerasHub by name or
+            folder.
         dtype: Of weights and arithmetic: float32, bfloat16 or float16.
         jit_compile: As in `LanguageModel`.
         notify: Receives a line when a damaged checkpoint is passed over, and for each key of another library's

@@ -24,6 +24,7 @@ _TAUGHT = {
     "relations": ("relation_extraction", "relate"),
     "tags": ("token_classification", "entities"),
     "answers": ("span_qa", "answer"),
+    "targets": ("seq2seq", "write"),
 }
 
 
@@ -46,7 +47,10 @@ class TextReader(ABC):
     @property
     def tells(self) -> str | None:
         """What it tells of texts: `classes`, `numbers` (a model of one class, as transformers has it too), `relations`
-        of two places, `tags` of words, `answers` to questions; None of a model that tells none of these."""
+        of two places, `tags` of words, `answers` to questions, `targets` that it writes to sources; None of a model
+        that tells none of these."""
+        if self.config.task.type == "seq2seq":
+            return "targets"
         head = getattr(self.model, "head", "none")
         if head == "sequence_classification":
             if self.config.task.type == "relation_extraction":

@@ -20,6 +20,7 @@ def cross_entropy_sum(
     *,
     chunk_tokens: int | None = None,
     differentiable: bool = True,
+    label_smoothing: float = 0.0,
 ) -> tf.Tensor:
     """The weighted sum of cross-entropies, from hidden states, a chunk of tokens at a time.
 
@@ -36,6 +37,7 @@ def cross_entropy_sum(
         weights: float32 [B, T]; no gradient flows to them.
         chunk_tokens: Tokens whose logits exist at once, at most; None is what `CHUNK_BYTES` hold.
         differentiable: False computes no gradients, where nobody asks for them (evaluation).
+        label_smoothing: Share of each target that goes to all V tokens alike.
 
     Returns:
         float32 scalar, in nats.
@@ -44,13 +46,17 @@ def cross_entropy_sum(
         vocab_size = project(hidden_states[:1, :1]).shape[-1]
     variables = probe.watched_variables()
     chunks = _cut([hidden_states, targets, weights], chunk_tokens or chunk_tokens_for(vocab_size))
+
+    def chunk_loss(states: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        return _loss_of(_logits(project, states), targets, weights, label_smoothing)
+
     if not differentiable:
-        return _fold(lambda *chunk: ([_loss(project, *chunk)], []), chunks, [tf.zeros([])], [])[0][0]
+        return _fold(lambda *chunk: ([chunk_loss(*chunk)], []), chunks, [tf.zeros([])], [])[0][0]
 
     def differentiated(states: tf.Tensor, *rest: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             tape.watch(states)
-            loss = _loss(project, states, *rest)
+            loss = chunk_loss(states, *rest)
         by_states, *by_weights = tape.gradient(loss, [states, *variables])
         return [loss, *map(tf.convert_to_tensor, by_weights)], [by_states]
 
@@ -103,16 +109,18 @@ def chunk_tokens_for(vocab_size: int) -> int:
     return max(1, CHUNK_BYTES // (4 * vocab_size))
 
 
-def _loss(project: Project, states: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    return _loss_of(_logits(project, states), targets, weights)
-
-
 def _logits(project: Project, states: tf.Tensor) -> tf.Tensor:
     return tf.cast(project(states[None])[0], tf.float32)  # [C, D] -> [C, V]
 
 
-def _loss_of(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits) * weights)
+def _loss_of(
+    logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, label_smoothing: float = 0.0
+) -> tf.Tensor:
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+    if label_smoothing:
+        of_all = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)
+        losses = (1.0 - label_smoothing) * losses + label_smoothing * of_all
+    return tf.reduce_sum(losses * weights)
 
 
 def _cut(tensors: Sequence[tf.Tensor], limit: int) -> list[tf.Tensor]:

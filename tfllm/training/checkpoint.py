@@ -306,7 +306,7 @@ def restore_model(
     resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] | None = None,
     notify: Callable[[str], None] = print,
 ) -> Restored:
-    """Reads the model's variables alone from a run's newest whole checkpoint.
+    """Reads the model's variables alone from a run's newest whole checkpoint, or from its best.
 
     Where the checkpoint holds an exponential moving average of them, the model gets that: it is what was
     evaluated. A model in another float type than the run's gets its weights cast.

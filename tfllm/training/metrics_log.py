@@ -6,7 +6,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class MetricsLog:
         kept = [line for line in read_metrics(self.path) if line["step"] <= step and step > 0]
         part = self.path.with_suffix(".part")
         with part.open("w", encoding="utf-8") as file:
-            file.write("".join(_line(entry) for entry in kept))
+            file.write("".join(metrics_line(entry) for entry in kept))
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self.path)  # a kill or a power cut in between must not lose the lines
@@ -53,7 +53,7 @@ class MetricsLog:
         One that cannot be written costs no run: it waits in memory, and goes into the file before the next.
         """
         first = not self._waiting
-        self._waiting += _line(entry).encode()
+        self._waiting += metrics_line(entry).encode()
         try:
             self._append(self._waiting)
             self._waiting = b""
@@ -99,7 +99,7 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield entry
 
 
-def _line(entry: dict[str, Any]) -> str:
-    # JSON has no NaN or infinity; null says "no number".
+def metrics_line(entry: Mapping[str, Any]) -> str:
+    """Returns an entry as a line of JSON, which has no NaN or infinity: null says "no number"."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
     return json.dumps(finite) + "\n"

@@ -5,6 +5,8 @@ from tfllm.data.sources.csv import CsvSource
 from tfllm.data.sources.files import check_apart
 from tfllm.data.sources.jsonl import JsonlSource
 from tfllm.data.sources.mixture import MixtureSource
+from tfllm.data.sources.parallel_text import ParallelTextSource
+from tfllm.data.sources.parquet import ParquetSource
 from tfllm.data.sources.python_docs import PythonDocsSource
 from tfllm.data.sources.source import Source
 from tfllm.data.sources.squad import SquadSource
@@ -17,6 +19,8 @@ __all__ = [
     "CsvSource",
     "JsonlSource",
     "MixtureSource",
+    "ParallelTextSource",
+    "ParquetSource",
     "PythonDocsSource",
     "Source",
     "SquadSource",

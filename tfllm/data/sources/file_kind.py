@@ -22,7 +22,7 @@ _KINDS = (
     (b"\x1f\x9d", "compressed by `compress`", "decompress it (uncompress), or compress it with gzip instead"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
     (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
-    (b"PAR1", "a Parquet file", _CONVERT),
+    (b"PAR1", "a Parquet file", "write data.train.type: parquet"),
     (b"ARROW1\x00\x00", "an Arrow file", _CONVERT),
     (b"\xff\xff\xff\xff", "an Arrow stream, or binary", _CONVERT),
     (b"Obj\x01", "an Avro file", _CONVERT),

@@ -126,26 +126,28 @@ def _nothing_matches(pattern: str, key: str) -> str:
     return f"{message}; check the spelling, or give an absolute path"
 
 
-def check_apart(train: Source, validation: Source) -> None:
+def check_apart(train: Source, held_out: Source) -> None:
     """See that held-out text is not that which is trained on, whatever it is called.
 
     Args:
         train: A source, or a mixture of them.
-        validation: A source.
+        held_out: A source.
 
     Raises:
         DataError: All files of the one are also files of the other. Where it is some, a warning says so.
     """
-    training, held_out = {_identity(file) for file in train.files}, validation.files
-    both = [file for file in held_out if _identity(file) in training]
-    if both and len(both) == len(held_out):
+    training = {_identity(file) for file in train.files}
+    both = [file for file in held_out.files if _identity(file) in training]
+    if both and len(both) == len(held_out.files):
         raise DataError(
-            f"data.validation: {both[0]} is also text of data.train, so its loss would say nothing; leave "
-            "data.validation out to hold documents out, or give other text"
+            f"{held_out.section}: {both[0]} is also text of data.train, so its loss would say nothing; leave "
+            f"{held_out.section} out to hold documents out, or give other text"
         )
     if both:
         logger.warning(
-            "data.validation: %s is also text of data.train, so the loss says less than it seems", both[0]
+            "%s: %s is also text of data.train, so the loss says less than it seems",
+            held_out.section,
+            both[0],
         )
 
 

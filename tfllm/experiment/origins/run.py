@@ -24,7 +24,7 @@ _MORE_TOKENS = {path: fit for path, fit in RESIZED.items() if not path.startswit
 
 
 class RunOrigin:
-    """A run, or what `LanguageModel.save` wrote, of which the newest whole checkpoint is taken.
+    """A run, or what `LanguageModel.save` wrote: its best checkpoint where it has chosen one, else the newest.
 
     Args:
         source: What it was called by.
@@ -89,13 +89,15 @@ class RunOrigin:
         except NoTokenizerError:
             vocab_size = self._config.model.vocab_size or 0
         model = make_model(self._config, vocab_size, dtype=dtype)
-        return model, restore_model(self._run.checkpoints, model, notify=notify).step
+        return model, restore_model(self._run.checkpoints, model, best=True, notify=notify).step
 
     def fill(self, model: Any, *, new_head: bool, notify: Callable[[str], None]) -> None:
         """Reads the weights into a model; more tokens than the run has begin as the mean of the others."""
         learned = getattr(self._config.model, POOLER, "none") != "none"
         leave = (*HEAD_LAYERS, *(() if learned else (POOLER,))) if new_head else ()
-        restore_model(self._run.checkpoints, model, leave=leave, resize=_MORE_TOKENS, notify=notify)
+        restore_model(
+            self._run.checkpoints, model, best=True, leave=leave, resize=_MORE_TOKENS, notify=notify
+        )
 
     def summary(self) -> list[Section]:
         """Its checkpoints, and what was logged last of each split."""

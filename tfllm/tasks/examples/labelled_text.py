@@ -84,10 +84,12 @@ class LabelledText(TextSegments):
         texts = [[record.text(column) for column in self.columns] for record in records]
         encoded = iter(self.tokenizer.encode_batch([text for each in texts for text in each]))
         for number, record, each in zip(numbers, records, texts, strict=True):
-            ids, types = self.framed([next(encoded) for _ in each])
+            parts = [next(encoded) for _ in each]
+            ids, types = self.framed(parts)
+            is_cut = sum(map(len, parts)) > self.room
             arrays = {"token_ids": ids, "token_type_ids": types, **self.labelled(record)}
             size = sum(len(text.encode()) for text in each)
-            yield self.example(number, arrays, weight=weight_of(record), num_bytes=size)
+            yield self.example(number, arrays, weight=weight_of(record), num_bytes=size, is_cut=is_cut)
 
     def labelled(self, record: Record) -> dict[str, np.ndarray]:
         """Return what a row holds of a record's label, [1] each."""

@@ -87,7 +87,9 @@ class TextPairs:
         encoded = iter(self.tokenizer.encode_batch([text for each in texts for text in each]))
         roles = np.array([ANCHOR, POSITIVE, *[NEGATIVE] * self.num_negatives], np.int32)
         for number, each in zip(numbers, texts, strict=True):
-            parts = [[*self.prefix, *next(encoded)[: self.room], *self.suffix] for _ in each]
+            ids = [next(encoded) for _ in each]
+            is_cut = max(map(len, ids)) > self.room
+            parts = [[*self.prefix, *part[: self.room], *self.suffix] for part in ids]
             if self.twins:
                 parts *= 2
             arrays = {
@@ -97,7 +99,8 @@ class TextPairs:
                 "example_ids": np.full(len(parts), number, np.int32),
             }
             sizes = tuple(map(len, parts))
-            yield Example(number, arrays, sum(sizes), sum(len(text.encode()) for text in each), sizes)
+            size = sum(len(text.encode()) for text in each)
+            yield Example(number, arrays, sum(sizes), size, sizes, is_cut=is_cut)
 
     def packer(self) -> Packer:
         """Return what puts examples into rows."""

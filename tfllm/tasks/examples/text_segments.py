@@ -73,7 +73,9 @@ class TextSegments:
         """Return what puts examples into rows."""
         return WholeSegments(self.layout, packing=self.packing)
 
-    def example(self, number: int, arrays: Mapping[str, Any], *, weight: float, num_bytes: int) -> Example:
+    def example(
+        self, number: int, arrays: Mapping[str, Any], *, weight: float, num_bytes: int, is_cut: bool = False
+    ) -> Example:
         """Return an example.
 
         Args:
@@ -81,10 +83,11 @@ class TextSegments:
             arrays: By feature: `token_ids` int32 [n], others [n] or of the segment [1].
             weight: What it counts.
             num_bytes: UTF-8 bytes of text that it stands for.
+            is_cut: Some of its text is left out.
         """
         made = {
             **arrays,
             "weights": np.array([weight], np.float32),
             "example_ids": np.array([number], np.int32),
         }
-        return Example(number, made, len(arrays["token_ids"]), num_bytes)
+        return Example(number, made, len(arrays["token_ids"]), num_bytes, is_cut=is_cut)

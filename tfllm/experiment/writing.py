@@ -1,0 +1,99 @@
+"""What a model writes to each source of a text that is held out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfllm.config import ExperimentConfig
+from tfllm.data.record import Record
+from tfllm.evaluation.predictions import Prediction
+from tfllm.experiment.source import held_out_records
+from tfllm.experiment.stop_tokens import stop_ids
+from tfllm.generation.generate import Generator
+from tfllm.tasks.seq2seq import WRITTEN
+from tfllm.tokenizers import Tokenizer
+
+_AT_ONCE = 32  # texts
+
+
+def writer(
+    config: ExperimentConfig, model: Any, tokenizer: Tokenizer, task: Any, side: str
+) -> Callable[[], list[Prediction]]:
+    """Makes what writes texts while evaluating, greedily: the likeliest token each time.
+
+    Every worker writes all of them, with the weights of its first replica, which are those of all.
+
+    Args:
+        config: The experiment; of its evaluation `max_examples`, of its generation `max_new_tokens`.
+        model: The model.
+        tokenizer: Its tokenizer.
+        task: Its task, which makes prompts.
+        side: validation or test.
+    """
+    generator = Generator(
+        model,
+        stop_ids=stop_ids(tokenizer, config.generation.stop_tokens),
+        pad_id=tokenizer.pad_id,
+        num_tokens=tokenizer.vocab_size,
+        jit_compile=False,  # whose compiling would take longer than the writing
+        label=tokenizer.token_label,
+    )
+    maker = task.examples_of(tokenizer, seq_len=config.data.seq_len, packing=config.data.packing)
+
+    def write() -> list[Prediction]:
+        records = ((number, each) for number, each in held_out_records(config, side) if maker.keeps(each))
+        chosen = list(itertools.islice(records, config.evaluation.max_examples))
+        texts = written(config, generator, tokenizer, task, [record for _, record in chosen])
+        return [
+            Prediction(number, {WRITTEN: np.asarray(text)}, record)
+            for (number, record), text in zip(chosen, texts, strict=True)
+        ]
+
+    return write
+
+
+def written(
+    config: ExperimentConfig,
+    generator: Generator,
+    tokenizer: Tokenizer,
+    task: Any,
+    records: Sequence[Record],
+    **settings: Any,
+) -> list[str]:
+    """Writes a text to each record.
+
+    Args:
+        config: The experiment.
+        generator: Of the model.
+        tokenizer: Its tokenizer.
+        task: Its task.
+        records: The records, of which only the source is read.
+        settings: Of the generator; greedily, and as many tokens as the config says, where they say nothing.
+    """
+    settings = {"max_new_tokens": config.generation.max_new_tokens, "temperature": 0.0, **settings}
+    room = prompt_room(config, settings["max_new_tokens"])
+    prompts = [task.prompt_of(record, room) for record in records]
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    texts = [""] * len(prompts)
+    for chosen in _chunks(by_length):
+        rows = [prompts[index] for index in chosen]
+        filled = rows + rows[-1:] * (_AT_ONCE - len(rows) if len(prompts) > _AT_ONCE else 0)  # one shape
+        for index, ids in zip(chosen, generator(filled, **settings), strict=False):
+            texts[index] = task.told(tokenizer.decode(ids))
+    return texts
+
+
+def prompt_room(config: ExperimentConfig, max_new_tokens: int) -> int | None:
+    """The longest prompt, in tokens; None has no limit."""
+    if config.context_is_open:
+        return None
+    return config.context_length - (max_new_tokens if config.kind == "decoder" else 0)
+
+
+def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(indices), _AT_ONCE):
+        yield indices[start : start + _AT_ONCE]
