@@ -124,6 +124,16 @@ def test_a_bad_line_is_named_or_skipped(tmp_path, line, message):
     assert texts(skipping) == ["one", "two"] and skipping.skipped == 1
 
 
+def test_objects_without_a_text_are_records_of_what_they_hold(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"source": "one", "target": ["un"]}\n{"tokens": ["a", "b"], "n": 1}\n')
+    first, second = JsonlSource(tmp_path / "a.jsonl").records()
+    assert dict(first.fields) == {"source": "one", "target": ["un"]} and second.text("text") == "a b"
+    with pytest.raises(
+        DataError, match=r"a\.jsonl:1: no column 'text'; the columns are 'source', 'target'; say which"
+    ):
+        first.text("text")
+
+
 # The documentation of Python
 
 

@@ -214,17 +214,24 @@ def test_a_decoders_prompt_has_the_ids_that_it_has_alone(learn, tmp_path):
         "wordpiece": lambda: WordPieceTokenizer.train(TEXTS, vocab_size=200),
         "byte": ByteTokenizer,
     }[learn]()
-    for template in (TEMPLATE, "{source} →\n", "{source}"):
+    joined = [
+        {"source": "the cat", "target": f"{begin}le chat", "weight": 1} for begin in ("\n\n", "  ", "\n")
+    ]
+    for template in (TEMPLATE, "{source} →\n", "{source}\n\n", "{source}"):
         task = Seq2Seq(tokenizer=tokenizer, template=template)
-        store = rows_of(task, tokenizer, tmp_path, packing=False, source=Pairs(20), seq_len=160)
+        source = Pairs(
+            20, more=joined
+        )  # line feeds that a tokenizer may put together with those of the template
+        store = rows_of(task, tokenizer, tmp_path, packing=False, source=source, seq_len=160)
+        assert store.num_documents == 23
         batch = batch_of(task, store)
-        for row, record in enumerate(Pairs(20).rows):
+        for row, record in enumerate(source.rows):
             targets, read = learned(batch, row, 0)
             own = batch["segment_ids"][row] > 0
             whole = batch["token_ids"][row][own].tolist()
             prompt = task.prompt_ids(record["source"])
             assert whole[: len(prompt)] == prompt and read[0] == prompt[-1]
-            assert task.told(tokenizer.decode(targets[:-1])) == record["target"], template
+            assert task.told(tokenizer.decode(targets[:-1])) == record["target"].strip(), template
 
 
 LONG = {"source": " ".join(ENGLISH * 6), "target": "le chat"}
@@ -401,6 +408,16 @@ def test_what_cannot_be_is_told_before_training(sections, key, words, tmp_path, 
     assert main(["train", "config.yaml"]) == 2
     told = capfd.readouterr().err
     assert key in told and words in told and "Traceback" not in told
+
+
+def test_pairs_of_which_one_side_is_blank_are_left_out(tokenizer, kind, tmp_path):
+    blank = [
+        {"source": "  ", "target": "le chat"},
+        {"source": "the cat", "target": "\n"},
+        {"source": "", "target": ""},
+    ]
+    store = rows_of(task_of(tokenizer, kind), tokenizer, tmp_path, source=Pairs(4, more=blank))
+    assert store.num_documents == 4 and store.num_dropped == 0
 
 
 @pytest.mark.parametrize("target", [3, None, [], ["a", 2]])

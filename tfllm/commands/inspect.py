@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfllm.commands.arguments import OVERRIDES
 from tfllm.commands.start import start_tensorflow
-from tfllm.config import ConfigError, ExperimentConfig, config_from_mapping, load_config
+from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping, load_config
 from tfllm.config.build import to_mapping
 from tfllm.config.home import expand_home
 from tfllm.config.load import config_text
@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder of a run, a YAML file, or a checkpoint: a folder of transformers, a .gguf file, hf://org/name,"
         " or keras_nlp://preset",
     )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        metavar="N",
+        help="print instead so many rows as training sees them first: tokens, segments, and what is learned",
+    )
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="overrides of the config")
 
 
@@ -45,10 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
     from tfllm import experiment
     from tfllm.experiment.origins.origin import origin_of
 
+    if arguments.rows is not None and arguments.rows < 1:
+        raise ConfigError([Problem("--rows", arguments.rows, "must be at least 1")], "the arguments")
     if config is not None:
-        _print_config(config, None)
+        config = experiment.expand(config)
+        _print_rows(config, None, arguments.rows) if arguments.rows else _print_config(config, None)
         return 0
     origin = origin_of(arguments.run)
+    if origin.run_folder is None and arguments.rows:
+        rule, mend = f"needs text, and {arguments.run} comes without", "give a config, or the folder of a run"
+        raise ConfigError([Problem("--rows", arguments.rows, rule, mend)], "the arguments")
     if origin.run_folder is None:
         _print_tables([*origin.summary(), ("TOKENIZER", _tokenizer_rows(origin))])
         return 0
@@ -56,8 +68,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.overrides:
         mapping, source = to_mapping(config), f"the config of {origin.path}"
         config = config_from_mapping(mapping, arguments.overrides, source=source, for_training=False)
-    _print_config(config, origin)
+    _print_rows(config, origin, arguments.rows) if arguments.rows else _print_config(config, origin)
     return 0
+
+
+def _print_rows(config: ExperimentConfig, origin: Origin | None, count: int) -> None:
+    """The first rows of a training."""
+    from tfllm import experiment
+    from tfllm.commands.rows import row_lines
+    from tfllm.data.pipeline import training_batches
+
+    if origin is None:
+        config = experiment.with_labels(config)
+    prepared = experiment.prepare(config, None if origin is None else origin.tokenizer)
+    task = experiment.make_task(config, prepared.tokenizer)
+    [batch] = training_batches(
+        prepared.train,
+        global_batch_size=count,
+        seed=config.seed,
+        num_steps=1,
+        transform=task.features,
+        aligned=task.aligned,
+    )
+    for line in row_lines({name: x.numpy() for name, x in batch.items()}, prepared.tokenizer, task):
+        print(line)
 
 
 def _print_config(config: ExperimentConfig, origin: Origin | None) -> None:
@@ -65,7 +99,6 @@ def _print_config(config: ExperimentConfig, origin: Origin | None) -> None:
     from tfllm import experiment
     from tfllm.training.peak_memory import peak_memory_bytes
 
-    config = experiment.expand(config)
     framework = peak_memory_bytes()
     prepared = None
     if origin is not None:

@@ -99,6 +99,8 @@ class JsonlSource(FileSource, TextSource):
     def _fields(self, line: bytes, *, whole: bool) -> Mapping[str, Any]:
         if not self.columns:
             found = _parsed(line, [self.text_key], whole=whole)
+            if self.text_key not in found and self.on_error == "raise" and self.text_key == TEXT:
+                return with_text(found)  # whoever asks for a text that is not there is told so
             by_words = with_text({name: value for name, value in found.items() if name != TEXT})
             if self.text_key not in found and TEXT in by_words:
                 return by_words
