@@ -18,7 +18,7 @@ from tfllm.data.errors import DataError
 from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.record import Record
 from tfllm.data.sources import Source
-from tfllm.experiment.source import held_out_records
+from tfllm.experiment.source import documents_of, held_out_records
 from tfllm.models.decoder import Decoder
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.tasks.examples.prompt import Prompt
@@ -436,4 +436,6 @@ def test_of_several_right_texts_the_first_is_learned_and_all_count(tokenizer, ki
     said = types.SimpleNamespace(values={"written": np.asarray("un chat")}, record=Record(record))
     sums = {"loss": 1.0, "weight": 1.0, "right": 1.0}
     assert task.evaluation_metrics(sums, [said])["rouge1"] == 1.0
+    texts = documents_of(Pairs(0, more=[record]), None, ("source", "target"))
+    assert list(texts) == ["the cat", "le chat", "un chat"], "a tokenizer is learned of all"
     assert task.signatures([said])["bleu"].startswith("nrefs:2|")

@@ -60,7 +60,8 @@ def documents_of(source: Source, split: Split | None, columns: Sequence[str] = (
     for record in source.records():
         if split is None or split.holds(record, columns[0]):
             for column in columns:
-                yield record.text(column)
+                value = record.value(column)  # one text, or several that are right
+                yield from value if isinstance(value, list) else [record.text(column)]
 
 
 def held_out_documents(config: ExperimentConfig) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -44,9 +45,13 @@ def writer(
     )
     maker = task.examples_of(tokenizer, seq_len=config.data.seq_len, packing=config.data.packing)
 
-    def write() -> list[Prediction]:
+    @functools.cache  # a source may be long, and its records are the same every time
+    def chosen_records() -> list[tuple[int, Record]]:
         records = ((number, each) for number, each in held_out_records(config, side) if maker.keeps(each))
-        chosen = list(itertools.islice(records, config.evaluation.max_examples))
+        return list(itertools.islice(records, config.evaluation.max_examples))
+
+    def write() -> list[Prediction]:
+        chosen = chosen_records()
         texts = written(config, generator, tokenizer, task, [record for _, record in chosen])
         return [
             Prediction(number, {WRITTEN: np.asarray(text)}, record)
