@@ -76,7 +76,7 @@ def test_the_three_sides_are_apart_and_together_all(folder):
             "train": train,
             "test_fraction": 0.3,
             "validation_fraction": 0.2,
-            "seq_len": 16,
+            "seq_len": 64,
             "packing": False,
         }
         prepared = experiment.prepare(config_from_mapping(minimal(tokenizer="byte", data=data)))
@@ -108,9 +108,9 @@ CANNOT = [
     ),
     (
         {"validation": {"path": "a.csv"}, "split_by": "page"},
-        "data.split_by='page' divides data.train, of which nothing",
+        "data.split_by=page divides data.train, of which nothing",
     ),
-    ({"test_fraction": 1.0}, "data.test_fraction=1.0 must be below 1"),
+    ({"test_fraction": 1.0}, "data.test_fraction=1.0 must be less than 1.0"),
 ]
 
 
