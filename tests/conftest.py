@@ -93,6 +93,10 @@ def data_dir(tmp_path_factory):
         def _info(self):
             pair = {"de": tfds.features.Text(), "en": tfds.features.Text()}
             features = {"text": tfds.features.Text(), "label": tf.int64, "translation": pair}
+            features["kind"] = tfds.features.ClassLabel(names=["odd", "even"])
+            answers = {"text": tfds.features.Text(), "answer_start": tf.int32}
+            features["answers"] = tfds.features.Sequence(answers)
+            features["words"] = tfds.features.Sequence(tfds.features.Text())
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
@@ -104,7 +108,9 @@ def data_dir(tmp_path_factory):
         def _examples(self, number):
             for i in range(number):
                 pair = {"de": f"Satz {i} ü", "en": f"sentence {i}"}
-                yield i, {"text": f"text {i}", "label": i, "translation": pair}
+                answers = {"text": [f"a{i}"] * i, "answer_start": list(range(i))}
+                more = {"kind": ["even", "odd"][i % 2], "answers": answers, "words": [f"w{i}", "ü"]}
+                yield i, {"text": f"text {i}", "label": i, "translation": pair, **more}
 
     folder = tmp_path_factory.mktemp("tfds")
     TinyTexts(data_dir=folder).download_and_prepare(

@@ -2,6 +2,7 @@ import pytest
 import tensorflow as tf
 
 from tfllm.data import DataError, TextFilesSource, TfdsSource, TfRecordSource
+from tfllm.data.sources import tfds as tfds_source
 
 
 def test_tfds_yields_a_feature_or_a_nested_one(data_dir):
@@ -17,9 +18,34 @@ def test_tfds_yields_a_feature_or_a_nested_one(data_dir):
     assert len({source.fingerprint(), nested.fingerprint(), sliced.fingerprint()}) == 3
 
 
+def test_tfds_yields_records_with_names_of_classes_lists_and_columns(data_dir):
+    columns = {"source": "translation.en", "target": "translation.de", "label": "kind"}
+    source = TfdsSource("tiny_texts", columns=columns, data_dir=data_dir)
+    records = {record.text("text"): record for record in source.records()}
+    third = records["text 3"]
+    assert (third.text("source"), third.text("target")) == ("sentence 3", "Satz 3 ü")
+    assert third.value("label") == third.value("kind") == "odd" and third.value("words") == ["w3", "ü"]
+    assert third.value("answers") == {"text": ["a3"] * 3, "answer_start": [0, 1, 2]}
+    plain = next(TfdsSource("tiny_texts", data_dir=data_dir).records())
+    assert type(plain.value("label")) is int and plain.place == "tiny_texts train: example 0"
+    assert source.fingerprint() != TfdsSource("tiny_texts", data_dir=data_dir).fingerprint()
+    [*_, last] = TfdsSource("tiny_texts", text_key="translation.en", data_dir=data_dir).records()
+    assert last.text("text").startswith("sentence ")
+
+
+def test_columns_of_known_data_sets_need_no_words(data_dir, monkeypatch):
+    monkeypatch.setitem(tfds_source._COLUMNS, "tiny_texts", {"text": "translation.en"})
+    record = next(TfdsSource("tiny_texts", data_dir=data_dir).records())
+    assert record.text("text").startswith("sentence ")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (
+            {"columns": {"label": "stars"}},
+            "columns.label='stars' is not a feature of tiny_texts; those are 'answers', 'a",
+        ),
         ({"name": "no_such_texts"}, "name='no_such_texts' is no data set"),
         ({"split": "dev"}, "split='dev' is not in tiny_texts; it has test, train"),
         ({"text_key": "body"}, "text_key='body'.*'text', 'translation.de', 'translation.en'"),

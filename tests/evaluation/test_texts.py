@@ -5,7 +5,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from tfllm.evaluation.texts import METRICS, Texts
+from tfllm.evaluation.texts import METRICS, signatures, text_metrics
 
 WORDS = [
     "the",
@@ -50,7 +50,7 @@ def made(count, references, seed=0):
 @pytest.mark.parametrize("references", [1, 3])
 def test_they_equal_the_libraries(references):
     written, right = made(500, references)
-    found = Texts().metrics(written, right)
+    found = text_metrics(written, right)
     assert tuple(found) == METRICS
     by_place = [list(each) for each in zip(*right, strict=True)]
     bleu, chrf = BLEU(), CHRF()
@@ -69,28 +69,28 @@ def test_they_equal_the_libraries(references):
     ):
         assert found[ours] == pytest.approx(np.mean([score[theirs].fmeasure for score in scores]), abs=1e-9)
     assert found["rouge_lsum"] != found["rouge_l"], "lines are sentences"
-    signatures = Texts().signatures(right)
-    assert signatures == {"bleu": bleu.get_signature().format(), "chrf": chrf.get_signature().format()}
-    assert signatures["bleu"].startswith(f"nrefs:{references}|")
+    told = signatures(right)
+    assert told == {"bleu": bleu.get_signature().format(), "chrf": chrf.get_signature().format()}
+    assert told["bleu"].startswith(f"nrefs:{references}|")
 
 
 def test_texts_may_have_more_or_fewer_that_are_right():
-    found = Texts().metrics(["a b c d", "e f g h"], [["a b c d"], ["x", "e f g h"]])
+    found = text_metrics(["a b c d", "e f g h"], [["a b c d"], ["x", "e f g h"]])
     assert found["bleu"] == pytest.approx(100.0) and found["rouge2"] == 1.0
-    assert Texts().signatures([["a"], ["b", "c"]])["chrf"].startswith("nrefs:var|")
+    assert signatures([["a"], ["b", "c"]])["chrf"].startswith("nrefs:var|")
 
 
 def test_a_sample_counts_a_text_as_often_as_it_is_drawn():
     written, right = made(30, 1, seed=1)
     drawn = np.random.default_rng(0).integers(30, size=30)
-    found = Texts().metrics([written[i] for i in drawn], [right[i] for i in drawn])
+    found = text_metrics([written[i] for i in drawn], [right[i] for i in drawn])
     expected = BLEU().corpus_score([written[i] for i in drawn], [[right[i][0] for i in drawn]]).score
     assert found["bleu"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_samples_of_texts_count_none_of_them_again(monkeypatch):
     written, right = made(40, 1, seed=2)
-    Texts().metrics(written, right)
+    text_metrics(written, right)
 
     def refuse(*arguments):
         raise AssertionError("a text is counted again")
@@ -98,4 +98,4 @@ def test_samples_of_texts_count_none_of_them_again(monkeypatch):
     monkeypatch.setattr(BLEU, "_extract_corpus_statistics", refuse)
     monkeypatch.setattr(RougeScorer, "score_multi", refuse)
     for _ in range(3):
-        Texts().metrics(written[::-1], right[::-1])
+        text_metrics(written[::-1], right[::-1])

@@ -309,6 +309,14 @@ SOURCES = {
         name="tiny_texts",
         data_dir="{tfds}",
     ),
+    "data source:tfds.columns": of_source(
+        "tfds",
+        "columns",
+        {"text": "translation.en"},
+        [f"sentence {i}" for i in range(5)],
+        name="tiny_texts",
+        data_dir="{tfds}",
+    ),
     "data source:tfds.data_dir": of_source(
         "tfds", "data_dir", "{tfds}", [f"text {i}" for i in range(5)], name="tiny_texts"
     ),

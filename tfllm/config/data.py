@@ -130,6 +130,10 @@ class TfdsConfig:
     name: str = setting(help="dataset name, e.g. imdb_reviews/plain_text:1.0.0")
     split: str = setting("train", "split, tfds slicing allowed, e.g. train[:90%]")
     text_key: str = setting("text", "feature that holds the text")
+    columns: dict[str, str] = setting(
+        {},
+        "features of a task's columns, by their names here, e.g. {source: translation.en, target: translation.fr}",
+    )
     data_dir: str | None = setting(None, "where tfds keeps prepared data")
 
 

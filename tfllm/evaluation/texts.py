@@ -13,44 +13,40 @@ METRICS = ("bleu", "chrf", *_ROUGE)
 _KEPT = 1 << 17  # texts whose counts are kept, for samples of them
 
 
-class Texts:
-    """Counts each text once, and adds up: so metrics of a thousand samples cost hardly more than of one.
+def text_metrics(written: Sequence[str], right: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return the metrics of texts by name.
+
+    Each text is counted once and its counts are added up: so metrics of a thousand samples cost hardly more than of one.
 
     BLEU and chrF are those of sacrebleu with its settings (Post 2018), from 0 to 100, of all texts together. ROUGE is
     the mean F1 of rouge-score with its stemmer (Lin 2004), from 0 to 1; for ROUGE-Lsum sentences are the lines of a
     text. Of several right texts sacrebleu's metrics count all, and ROUGE takes the nearest.
+
+    Args:
+        written: Texts.
+        right: For each of them those that are right, at least one.
     """
+    counts = [_counts(text, tuple(each)) for text, each in zip(written, right, strict=True)]
+    found = {}
+    for name, measure in zip(("bleu", "chrf"), _measures(), strict=True):
+        total = np.sum([each[name] for each in counts], axis=0)
+        found[name] = float(measure._compute_score_from_stats(total).score)
+    return found | {name: float(np.mean([each[name] for each in counts])) for name in _ROUGE}
 
-    def metrics(self, written: Sequence[str], right: Sequence[Sequence[str]]) -> dict[str, float]:
-        """Return the metrics by name.
 
-        Args:
-            written: Texts.
-            right: For each of them those that are right, at least one.
-        """
-        counts = [_counts(text, tuple(each)) for text, each in zip(written, right, strict=True)]
-        bleu, chrf = _measures()
-        found = {
-            name: float(
-                measure._compute_score_from_stats(np.sum([each[name] for each in counts], axis=0)).score
-            )
-            for name, measure in (("bleu", bleu), ("chrf", chrf))
-        }
-        return found | {name: float(np.mean([each[name] for each in counts])) for name in _ROUGE}
+def signatures(right: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return sacrebleu's words for how BLEU and chrF are computed.
 
-    def signatures(self, right: Sequence[Sequence[str]]) -> dict[str, str]:
-        """Return sacrebleu's words for how BLEU and chrF are computed.
-
-        Args:
-            right: As in `metrics`.
-        """
-        sizes = sorted({len(each) for each in right})
-        found = {}
-        for name, measure in zip(("bleu", "chrf"), _measures(), strict=True):
-            signature = measure.get_signature()
-            signature.update("nrefs", sizes[0] if len(sizes) == 1 else "var")
-            found[name] = str(signature.format())
-        return found
+    Args:
+        right: As in `text_metrics`.
+    """
+    sizes = sorted({len(each) for each in right})
+    found = {}
+    for name, measure in zip(("bleu", "chrf"), _measures(), strict=True):
+        signature = measure.get_signature()
+        signature.update("nrefs", sizes[0] if len(sizes) == 1 else "var")
+        found[name] = str(signature.format())
+    return found
 
 
 @functools.lru_cache(maxsize=_KEPT)

@@ -11,7 +11,7 @@ from tfllm.config.template import split_template
 from tfllm.data.record import Record
 from tfllm.evaluation.metrics import perplexity
 from tfllm.evaluation.predictions import Prediction
-from tfllm.evaluation.texts import METRICS, Texts
+from tfllm.evaluation.texts import METRICS, signatures, text_metrics
 from tfllm.tasks.examples.prompt import SOURCE, Prompt
 from tfllm.tasks.examples.source_record import targets_of
 from tfllm.tasks.examples.source_target import SourceTarget
@@ -69,7 +69,6 @@ class Seq2Seq:
         self.label_smoothing = label_smoothing
         self.on_too_long = on_too_long or "cut_source"
         self.loss_chunk_tokens = loss_chunk_tokens
-        self._texts = Texts()
 
     @property
     def aligned(self) -> Mapping[str, str]:
@@ -165,7 +164,7 @@ class Seq2Seq:
 
     def signatures(self, predictions: Sequence[Prediction]) -> dict[str, str]:
         """How BLEU and chrF were computed, in the words of sacrebleu."""
-        return self._texts.signatures([targets_of(each.record) for each in predictions])
+        return signatures([targets_of(each.record) for each in predictions])
 
     def evaluation_metrics(
         self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
@@ -181,5 +180,5 @@ class Seq2Seq:
         }
         if predictions:
             written = [str(each.values[WRITTEN]) for each in predictions]
-            metrics |= self._texts.metrics(written, [targets_of(each.record) for each in predictions])
+            metrics |= text_metrics(written, [targets_of(each.record) for each in predictions])
         return metrics
