@@ -18,6 +18,7 @@ LAYOUTS = ("2 workers x 2 microbatches", "stopped, continued on 2 devices", "pac
         ["resume", "--steps", "120", "--kills", "2", "--seed", "1"],
         ["replicas", "--steps", "10"],
         ["workers", "--steps", "20"],
+        ["tasks", "--steps", "6", "--tasks", "regression"],
         # Without XLA, which two thirds of the time would go into; tests/training compares compiled steps.
         ["exactness", "--steps", "10", "--no-xla", "--precisions", "float32", "--layouts", *LAYOUTS],
     ],

@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"tokenizer   {config.tokenizer.type}, {prepared.tokenizer.vocab_size} tokens")
         for name, rows in prepared.sides.items():
             for store in stores_of(rows):
-                fill = store.num_tokens / (store.num_rows * store.seq_len)
+                room = sum(length for _, length in store.layout.sides)
+                fill = store.num_tokens / (store.num_rows * room)
                 print(f"{name:<12}{store.summary}")
                 ratio = store.num_bytes / store.num_tokens
                 print(f"{'':<12}{ratio:.2f} bytes a token, rows {fill:.1%} full: {store.path}")
