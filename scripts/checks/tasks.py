@@ -212,7 +212,8 @@ def _write_text(folder: Path) -> None:
             }
         )
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    documents = [". ".join(row["text"] for row in rows[i : i + 4]) + "." for i in range(0, 160, 4)]
+    texts = [str(row["text"]) for row in rows]
+    documents = [". ".join(texts[i : i + 4]) + "." for i in range(0, len(texts), 4)]
     (folder / "text.txt").write_text("\n\n".join(documents))
 
 

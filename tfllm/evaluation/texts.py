@@ -20,7 +20,8 @@ def text_metrics(written: Sequence[str], right: Sequence[Sequence[str]]) -> dict
 
     BLEU and chrF are those of sacrebleu with its settings (Post 2018), from 0 to 100, of all texts together. ROUGE is
     the mean F1 of rouge-score with its stemmer (Lin 2004), from 0 to 1; for ROUGE-Lsum sentences are the lines of a
-    text, and words are of Latin letters and digits, so that it says nothing of other scripts. Of several right texts sacrebleu's metrics count all, and ROUGE takes the nearest.
+    text, and words are of Latin letters and digits: it says nothing of other scripts. Of several right texts
+    sacrebleu's metrics count all, and ROUGE takes the nearest.
 
     Args:
         written: Texts.
