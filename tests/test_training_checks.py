@@ -73,7 +73,7 @@ def test_a_prompt_must_have_tokens_that_the_model_has():
     class Bare(ByteTokenizer):
         prefix_ids = ()
 
-    assert sample_ids(config(), Bare(), "") == []
+    assert sample_ids(config(), Bare(), None, "") == []
     with pytest.raises(ConfigError, match="has no tokens"):
         check(config(generation={"prompts": [""]}), tokenizer=Bare())
 

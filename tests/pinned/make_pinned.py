@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tfllm.data.prepare import prepare_rows
 from tfllm.data.sources import TextFilesSource
+from tfllm.data.split import Split
 from tfllm.layers.dropout import Dropout
 from tfllm.models.decoder import Decoder
 from tfllm.models.encoder import Encoder
@@ -103,7 +104,7 @@ def of_rows(folder: Path) -> dict[str, str]:
     for name, settings in {
         "packed": {"packing": True},
         "unpacked": {"packing": False},
-        "held out": {"packing": True, "split": ("validation", 0.2, 5), "require_full_row": False},
+        "held out": {"packing": True, "split": Split("validation", 5, validation=0.2), "require_full_row": False},
     }.items():
         source = TextFilesSource(path=str(TEXT), split_on="\n\n")
         rows = prepare_rows(
