@@ -104,7 +104,11 @@ def of_rows(folder: Path) -> dict[str, str]:
     for name, settings in {
         "packed": {"packing": True},
         "unpacked": {"packing": False},
-        "held out": {"packing": True, "split": Split("validation", 5, validation=0.2), "require_full_row": False},
+        "held out": {
+            "packing": True,
+            "split": Split("validation", 5, validation=0.2),
+            "require_full_row": False,
+        },
     }.items():
         source = TextFilesSource(path=str(TEXT), split_on="\n\n")
         rows = prepare_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -32,6 +33,8 @@ def start_tensorflow() -> None:
             import tensorflow as tf
 
             found = {device.device_type for device in tf.config.list_physical_devices()}
+            # Texts of many lengths are traced once for each bucket, and that is meant.
+            tf.get_logger().addFilter(_is_no_advice_on_tracing)
             failed = False
         finally:
             os.dup2(kept, 2)
@@ -45,6 +48,10 @@ def start_tensorflow() -> None:
             " the CPU; pip install 'tensorflow[and-cuda]', or set CUDA_VISIBLE_DEVICES=-1 to mean the CPU",
             file=sys.stderr,
         )
+
+
+def _is_no_advice_on_tracing(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 def _has_hidden_gpu() -> bool:
