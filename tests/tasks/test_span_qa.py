@@ -414,3 +414,6 @@ def test_what_cannot_be_is_told_by_the_config():
         config_from_mapping({**given, "export": {"at_end": True}})
     assert "export.at_end=true is not for task.type=span_qa" in str(error.value)
     assert "data.validation is required beside a mixture" in str(error.value)
+    given["data"] |= {"validation": {"type": "squad", "path": "held.json"}, "test_fraction": 0.1}
+    with pytest.raises(ConfigError, match=r"data\.test_fraction=0\.1 holds out of a mixture"):
+        config_from_mapping(given)

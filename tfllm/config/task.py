@@ -350,11 +350,15 @@ class SpanQAConfig(TaskConfig):
         if config.export.at_end:
             rule = f"is not for task.type={self.type}, whose model is called by lm.answer"
             yield Problem("export.at_end", True, rule, "leave it out")
-        if config.data.validation is None and getattr(config.data.train, "type", "") == "mixture":
-            rule = (
-                "is required beside a mixture: the answers of held-out questions are looked up in one source"
-            )
-            yield Problem("data.validation", Problem.ABSENT, rule, "write data.validation.type and .path")
+        if getattr(config.data.train, "type", "") != "mixture":
+            return
+        why = "the answers of held-out questions are looked up in one source"
+        if config.data.validation is None:
+            rule, mend = f"is required beside a mixture: {why}", "write data.validation.type and .path"
+            yield Problem("data.validation", Problem.ABSENT, rule, mend)
+        if config.data.test_fraction:
+            rule, mend = f"holds out of a mixture, and {why}", "write data.test.type and .path instead"
+            yield Problem("data.test_fraction", config.data.test_fraction, rule, mend)
 
 
 @TASKS.register("seq2seq", builds="tfllm.tasks.seq2seq:Seq2Seq")
