@@ -146,7 +146,7 @@ def test_from_a_csv_to_a_served_classifier(tmp_path, monkeypatch, capfd):
         kinds = [kind for kind in ("fine", "poor", "odd") if rng.random() < 0.4]
         lines.append(f"{' '.join([*rng.choice(WORDS, 2), *kinds])},{'|'.join(kinds)}")
     (tmp_path / "reviews.csv").write_text("\n".join(lines))
-    yaml = (tmp_path / "reviews.yaml").read_text().replace("best_metric: accuracy", "best_metric: f1_micro")
+    yaml = (tmp_path / "reviews.yaml").read_text().replace("best_metric: accuracy", "best_metric: loss")
     task = '{type: classification, multi_label: true, label_separator: "|"}'
     (tmp_path / "reviews.yaml").write_text(yaml.replace("task: classification", f"task: {task}"))
     assert main(["train", "reviews.yaml"]) == 0
