@@ -90,7 +90,7 @@ def test_a_sample_counts_a_text_as_often_as_it_is_drawn():
 
 def test_samples_of_texts_count_none_of_them_again(monkeypatch):
     written, right = made(40, 1, seed=2)
-    text_metrics(written, right)
+    before = text_metrics(written, right)
 
     def refuse(*arguments):
         raise AssertionError("a text is counted again")
@@ -98,4 +98,4 @@ def test_samples_of_texts_count_none_of_them_again(monkeypatch):
     monkeypatch.setattr(BLEU, "_extract_corpus_statistics", refuse)
     monkeypatch.setattr(RougeScorer, "score_multi", refuse)
     for _ in range(3):
-        text_metrics(written[::-1], right[::-1])
+        assert text_metrics(written[::-1], right[::-1]) == pytest.approx(before)

@@ -25,7 +25,7 @@ def made(tmp_path_factory):
     train = {"type": "csv", "path": str(folder / "pairs.tsv"), "columns": {"source": "en", "target": "fr"}}
 
     @functools.cache
-    def test(text):
+    def tested(text):
         sections = {
             "task": "seq2seq",
             "model": {"type": "encoder_decoder", **SIZES},
@@ -43,7 +43,7 @@ def made(tmp_path_factory):
         found = json.loads((run / "test.json").read_text())
         return types.SimpleNamespace(found=found, predictions=measured.evaluation.predictions)
 
-    return lambda values: test(json.dumps(values))
+    return lambda values: tested(json.dumps(values))
 
 
 def _two_metrics(tested):

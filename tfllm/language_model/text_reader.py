@@ -49,7 +49,7 @@ class TextReader(ABC):
         """What it tells of texts: `classes`, `numbers` (a model of one class, as transformers has it too), `relations`
         of two places, `tags` of words, `answers` to questions, `targets` that it writes to sources; None of a model
         that tells none of these."""
-        if self.config.task.type == "seq2seq":
+        if getattr(self.config.task, "writes", False):
             return "targets"
         head = getattr(self.model, "head", "none")
         if head == "sequence_classification":

@@ -9,20 +9,19 @@ import tensorflow as tf
 
 from tfllm.config.template import split_template
 from tfllm.data.record import Record
-from tfllm.evaluation.metrics import perplexity
 from tfllm.evaluation.predictions import Prediction
 from tfllm.evaluation.texts import METRICS, signatures, text_metrics
 from tfllm.tasks.examples.prompt import SOURCE, Prompt
 from tfllm.tasks.examples.source_record import targets_of
 from tfllm.tasks.examples.source_target import SourceTarget
-from tfllm.tasks.vocabulary_loss import cross_entropy_sum, evaluated_sums
+from tfllm.tasks.target_tokens import TargetTokens
 
 Features = dict[str, tf.Tensor]
 
 WRITTEN = "written"
 
 
-class Seq2Seq:
+class Seq2Seq(TargetTokens):
     """Cross-entropy of a target's tokens and its end, as a decoder writes them.
 
     An encoder-decoder reads the source with its encoder. A decoder reads it in a template, and learns what follows it;
@@ -37,11 +36,8 @@ class Seq2Seq:
         loss_chunk_tokens: As in `CausalLM`.
     """
 
-    coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     metric_modes: ClassVar[Mapping[str, str]] = {
-        "loss": "min",
-        "perplexity": "min",
-        "token_accuracy": "max",
+        **TargetTokens.metric_modes,
         **dict.fromkeys(METRICS, "max"),
     }
     of_examples: ClassVar[Sequence[str]] = METRICS
@@ -56,6 +52,7 @@ class Seq2Seq:
         decoder_start_id: int | None = None,
         loss_chunk_tokens: int | None = None,
     ):
+        super().__init__(loss_chunk_tokens=loss_chunk_tokens, label_smoothing=label_smoothing)
         before, behind = ("", "") if template is None else split_template(template, SOURCE)
         self.decoder_start_id = decoder_start_id
         self.two_sides = decoder_start_id is not None
@@ -66,9 +63,7 @@ class Seq2Seq:
             prefix=tokenizer.prefix_ids,
             suffix=tokenizer.suffix_ids if self.two_sides else (),
         )
-        self.label_smoothing = label_smoothing
         self.on_too_long = on_too_long or "cut_source"
-        self.loss_chunk_tokens = loss_chunk_tokens
 
     @property
     def aligned(self) -> Mapping[str, str]:
@@ -106,43 +101,6 @@ class Seq2Seq:
             "loss_weights": weights,
         }
 
-    def weights(self, features: Features) -> Features:
-        """The sum of `loss_weights`, float32 scalar."""
-        return {"loss": tf.reduce_sum(features["loss_weights"])}
-
-    def loss(self, model: Any, features: Features, outputs: Features) -> Features:
-        """The sum of losses in nats, float32 scalar.
-
-        Args:
-            model: The model, for its `logits`.
-            features: As `features` makes them.
-            outputs: What the model returned for them; only `hidden_states` are read.
-        """
-        loss = cross_entropy_sum(
-            model.logits,
-            outputs["hidden_states"],
-            features["targets"],
-            features["loss_weights"],
-            chunk_tokens=self.loss_chunk_tokens,
-            label_smoothing=self.label_smoothing,
-        )
-        return {"loss": loss}
-
-    def evaluation_sums(self, model: Any, features: Features, outputs: Features) -> Features:
-        """Sums over a batch, float32 scalars: `loss` (not smoothed), `weight`, and `right`, the likeliest tokens."""
-        loss, right = evaluated_sums(
-            model.logits,
-            outputs["hidden_states"],
-            features["targets"],
-            features["loss_weights"],
-            chunk_tokens=self.loss_chunk_tokens,
-        )
-        return {"loss": loss, "weight": tf.reduce_sum(features["loss_weights"]), "right": right}
-
-    def predictions(self, model: Any, features: Features, outputs: Features) -> dict[str, Features]:
-        """None: texts are written one token after another, see `prompt_ids` and `told`."""
-        return {}
-
     def prompt_ids(self, source: str, room: int | None = None) -> list[int]:
         """The ids that a target is written to; the end of the source is left out where they are more than `room`."""
         [ids] = self.prompt.batch([source])
@@ -158,10 +116,6 @@ class Seq2Seq:
         """What is written, of what was generated."""
         return text.strip()
 
-    def joined(self, predictions: Sequence[Prediction]) -> Sequence[Prediction]:
-        """As they are."""
-        return predictions
-
     def signatures(self, predictions: Sequence[Prediction]) -> dict[str, str]:
         """How BLEU and chrF were computed, in the words of sacrebleu."""
         return signatures([targets_of(each.record) for each in predictions])
@@ -171,13 +125,7 @@ class Seq2Seq:
     ) -> dict[str, float]:
         """Metrics of a whole split: `loss` (nats a token written), `perplexity`, `token_accuracy`; and of the texts
         that were written, if any were, those of `tfllm.evaluation.texts`."""
-        loss = sums["loss"] / sums["weight"]
-        metrics = {
-            "loss": loss,
-            "perplexity": perplexity(loss),
-            "token_accuracy": sums["right"] / sums["weight"],
-            "tokens": sums["weight"],
-        }
+        metrics = super().evaluation_metrics(sums)
         if predictions:
             written = [str(each.values[WRITTEN]) for each in predictions]
             metrics |= text_metrics(written, [targets_of(each.record) for each in predictions])

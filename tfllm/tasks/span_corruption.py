@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tfllm.evaluation.metrics import perplexity
-from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.errors import TaskError
 from tfllm.tasks.examples.long_text import LongText
 from tfllm.tasks.spans import SpanRate, corrupted, spans_of
-from tfllm.tasks.vocabulary_loss import cross_entropy_sum, evaluated_sums
+from tfllm.tasks.target_tokens import TargetTokens
 
 Features = dict[str, tf.Tensor]
 
 _SENTINEL = "<extra_id_{}>".format
 
 
-class SpanCorruption:
+class SpanCorruption(TargetTokens):
     """Cross-entropy of what was taken out of a text, written by a decoder that reads the rest (Raffel et al. 2020).
 
     Which spans are taken out is drawn anew wherever a row comes in the sequence of training, from its place in it; in
@@ -36,9 +34,7 @@ class SpanCorruption:
         TaskError: the tokenizer has no sentinels.
     """
 
-    coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     aligned: ClassVar[Mapping[str, str]] = {}
-    metric_modes: ClassVar[Mapping[str, str]] = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
 
     def __init__(
         self,
@@ -49,6 +45,7 @@ class SpanCorruption:
         decoder_start_id: int = 0,
         loss_chunk_tokens: int | None = None,
     ):
+        super().__init__(loss_chunk_tokens=loss_chunk_tokens)
         special = tokenizer.special_tokens
         self.sentinels = [special[name] for name in map(_SENTINEL, range(len(special))) if name in special]
         if not self.sentinels:
@@ -59,7 +56,6 @@ class SpanCorruption:
         self.rate = SpanRate(corruption_rate, mean_span_length)
         self.eos_id, self.pad_id = int(tokenizer.eos_id), int(tokenizer.pad_id)
         self.decoder_start_id = decoder_start_id
-        self.loss_chunk_tokens = loss_chunk_tokens
 
     def examples_of(self, tokenizer: Any, *, seq_len: int, packing: bool) -> LongText:
         """What tokenises and cuts documents.
@@ -104,56 +100,4 @@ class SpanCorruption:
             "targets": written,
             "loss_weights": tf.cast(marks, tf.float32),
             "row_seeds": rows["row_seeds"],
-        }
-
-    def weights(self, features: Features) -> Features:
-        """How many tokens are written, float32 scalar."""
-        return {"loss": tf.reduce_sum(features["loss_weights"])}
-
-    def loss(self, model: Any, features: Features, outputs: Features) -> Features:
-        """The sum of losses in nats, float32 scalar.
-
-        Args:
-            model: The model, for its `logits`.
-            features: As `features` makes them.
-            outputs: What the model returned for them; only `hidden_states` are read.
-        """
-        loss = cross_entropy_sum(
-            model.logits,
-            outputs["hidden_states"],
-            features["targets"],
-            features["loss_weights"],
-            chunk_tokens=self.loss_chunk_tokens,
-        )
-        return {"loss": loss}
-
-    def evaluation_sums(self, model: Any, features: Features, outputs: Features) -> Features:
-        """Sums over a batch, float32 scalars: `loss`, `weight`, and `right`, how many were the likeliest."""
-        loss, right = evaluated_sums(
-            model.logits,
-            outputs["hidden_states"],
-            features["targets"],
-            features["loss_weights"],
-            chunk_tokens=self.loss_chunk_tokens,
-        )
-        return {"loss": loss, "weight": tf.reduce_sum(features["loss_weights"]), "right": right}
-
-    def predictions(self, model: Any, features: Features, outputs: Features) -> dict[str, Features]:
-        """None: sums say all."""
-        return {}
-
-    def joined(self, predictions: Sequence[Prediction]) -> Sequence[Prediction]:
-        """As they are."""
-        return predictions
-
-    def evaluation_metrics(
-        self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
-    ) -> dict[str, float]:
-        """Metrics of a whole split: `loss` (nats a token written), `perplexity`, `token_accuracy`, `tokens`."""
-        loss = sums["loss"] / sums["weight"]
-        return {
-            "loss": loss,
-            "perplexity": perplexity(loss),
-            "token_accuracy": sums["right"] / sums["weight"],
-            "tokens": sums["weight"],
         }

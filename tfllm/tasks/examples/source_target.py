@@ -14,8 +14,8 @@ from tfllm.data.record import Record
 from tfllm.tasks.examples.labels import weight_of
 from tfllm.tasks.examples.prompt import SOURCE, Prompt
 from tfllm.tasks.examples.source_record import has_both, targets_of
+from tfllm.tasks.examples.text_segments import EXAMPLES_A_ROW
 
-_EXAMPLES_A_ROW = 16  # at most, with packing
 _SHOWN = 60  # characters of a text that is shown
 
 
@@ -69,7 +69,7 @@ class SourceTarget:
                 Feature("learned", "", limit=2),
             )
         of_segments = (Feature("weights", None, dtype="float32"), Feature("example_ids", None, fill=-1))
-        self.layout = RowLayout(sides, (*of_tokens, *of_segments), segments=_EXAMPLES_A_ROW if packing else 1)
+        self.layout = RowLayout(sides, (*of_tokens, *of_segments), segments=EXAMPLES_A_ROW if packing else 1)
 
     @property
     def settings(self) -> Mapping[str, Any]:

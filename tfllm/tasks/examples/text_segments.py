@@ -11,7 +11,7 @@ from tfllm.data.examples import Example, Packer, WholeSegments
 from tfllm.data.layout import Feature, RowLayout
 from tfllm.data.record import TEXT
 
-_EXAMPLES_A_ROW = 16  # at most, with packing
+EXAMPLES_A_ROW = 16  # at most, with packing
 
 
 class TextSegments:
@@ -56,7 +56,7 @@ class TextSegments:
                 Feature("weights", None, dtype="float32"),
                 Feature("example_ids", None, fill=-1),
             ),
-            segments=_EXAMPLES_A_ROW if packing else 1,
+            segments=EXAMPLES_A_ROW if packing else 1,
         )
 
     @property
