@@ -8,7 +8,6 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.models.decoder import Decoder
-from tfllm.tasks.causal_lm import CausalLM
 from tfllm.training.optimizers import make_optimizer
 from tfllm.training.train_step import TrainStep
 from tfllm.training.update_rules import AdamW
@@ -38,7 +37,7 @@ def make_model(shape: Mapping[str, Any], **more: Any) -> Decoder:
     return model
 
 
-def make_step(model: Decoder, task: CausalLM) -> TrainStep:
+def make_step(model: Any, task: Any) -> TrainStep:
     """Returns a step of AdamW on one device, gradients clipped to norm 1."""
     variables = model.trainable_variables
     return TrainStep(

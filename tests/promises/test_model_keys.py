@@ -310,6 +310,10 @@ CLASSIFIER = {
     **{"type": "encoder", "hidden_dim": 12, "num_heads": 2, "num_layers": 1, "pooler": "tanh"},
     **{"head": "sequence_classification", "num_classes": 3, "class_names": ["a", "b", "c"]},
 }
+READER = {
+    **{"type": "decoder", **WIDE, "head": "sequence_classification", "pooling": "mean"},
+    **{"num_classes": 3, "class_names": ["a", "b", "c"]},
+}
 T5 = {
     **{"type": "encoder_decoder", "vocab_size": 300, "source_vocab_size": 280, "num_encoder_layers": 1},
     **{"num_decoder_layers": 2, "hidden_dim": 12, "num_heads": 3, "decoder_num_heads": 2, "head_dim": 5},
@@ -390,6 +394,13 @@ ENCODERS = {
     "model:encoder.num_classes": Case(
         comes_out("logits", (2, 3)), CLASSIFIER, {**CLASSIFIER, "num_classes": 2, "class_names": ["a", "b"]}
     ),
+    **cases("decoder", READER, class_names=_named_classes),
+    "model:decoder.head": Case(comes_out("logits", (2, 3)), READER, {"type": "decoder", **WIDE}),
+    "model:decoder.multi_label": Case(_any_number, {**READER, "multi_label": True}, READER),
+    "model:decoder.num_classes": Case(
+        comes_out("logits", (2, 3)), READER, {**READER, "num_classes": 2, "class_names": ["a", "b"]}
+    ),
+    "model:decoder.pooling": changes("pooling", READER),
     "model:encoder.pooling": changes("pooling", {**BERT, "pooling": "mean"}),
     "model:encoder.pooler": Case(
         comes_out("pooled", (2, 12)), BERT, without(without(BERT, "pooler"), "next_sentence_head")

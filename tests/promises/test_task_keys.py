@@ -44,6 +44,8 @@ def made(tmp_path_factory):
         f"{text[:30]},{text[30:60]},{'abb'[i % 3]},{i / 4},{'b+' * (i % 3)}a" for i, text in enumerate(texts)
     ]
     (folder / "labels.csv").write_text("\n".join(["text,text_pair,label,score,tags", *labels]))
+    large = "\n".join(["text,label", *(f"{text[:30].upper()},{'ab'[i % 2]}" for i, text in enumerate(texts))])
+    (folder / "capitals.csv").write_text(large)
     tags = [{"tokens": text.split(), "tags": [i % 2 for i, _ in enumerate(text.split())]} for text in texts]
     (folder / "tags.jsonl").write_text("\n".join(map(json.dumps, tags)))
     named = [{**row, "tags": [("O", "B-X")[tag] for tag in row["tags"]]} for row in tags]
@@ -208,6 +210,14 @@ def _both_texts(fed):
     assert "token_type_ids" in fed.features and fed.features["token_type_ids"].max() == 1
 
 
+def _reads(begin):
+    def shows(fed):
+        texts = (fed.tokenizer.decode(row.tolist()) for row in fed.features["token_ids"])
+        assert all(text.startswith(begin) for text in texts)
+
+    return shows
+
+
 def tagged(**keys):
     mapping = labelled(multi_label=True, **keys)
     train = {**mapping["data"]["train"], "columns": {"label": "tags"}}
@@ -369,7 +379,41 @@ def _drops(fed):
     assert 0 < count < 50, count
 
 
+def augmented(file="labels", **augment):
+    data = {"train": {"type": "csv", "path": f"{{folder}}/{file}.csv"}, "seq_len": 48, "packing": False}
+    return {**labelled(), "data": {**data, "augment": {"copies": 1, **augment}}}
+
+
+def _altered(kind, share=0.0):
+    """Some texts to train on are not those of the file, and differ in this way alone."""
+
+    def shows(fed):
+        given = {text[:30].upper() if kind == "letters" else text[:30] for text in documents(60)}
+        words = {word for text in given for word in text.split()}
+        texts = [fed.tokenizer.decode(row.tolist()) for row in fed.rows["token_ids"]]
+        others = [text for text in texts if text not in given]
+        assert others and len(others) > share * len(texts)
+        if kind == "words":
+            assert all(word in words for text in others for word in text.split())
+        elif kind == "letters":
+            assert {text.lower() for text in others} <= {text.lower() for text in given}
+        else:
+            assert all(any(word not in words for word in text.split()) for text in others)
+
+    return shows
+
+
 CASES = {
+    "data.augment.copies": Case(_altered("typos", 0.7), augmented(copies=5, typos=1.0), augmented(typos=1.0)),
+    "data.augment.word_dropout": Case(
+        _altered("words"), augmented(word_dropout=0.4), augmented(word_dropout=0.1, typos=1.0)
+    ),
+    "data.augment.lowercase": Case(
+        _altered("letters"),
+        augmented("capitals", lowercase=0.9),
+        augmented("capitals", lowercase=0.9, word_dropout=0.5),
+    ),
+    "data.augment.typos": Case(_altered("typos"), augmented(typos=1.0), augmented(word_dropout=0.4)),
     "task:seq2seq": Case(_writes(""), answered(), masked()),
     "task:seq2seq.template": Case(_writes("Ask: "), answered(template="Ask: {source}"), answered()),
     "task:seq2seq.label_smoothing": Case(_smooths(0.3), answered(label_smoothing=0.3), answered()),
@@ -394,6 +438,8 @@ CASES = {
     "task:contrastive.negatives": Case(_negatives, pairs(negatives=1), pairs()),
     "task:classification": Case(_counts(1, 1), labelled(), masked()),
     "task:classification.pairs": Case(_both_texts, labelled(pairs=True), labelled()),
+    "task:classification.template": Case(_reads("Of "), labelled(template="Of {text}!"), labelled()),
+    "task:regression.template": Case(_reads("Of "), numbered(template="Of {text}!"), numbered()),
     "task:classification.class_weights": Case(
         _counts(3, 1), labelled(class_weights={"a": 3.0}), labelled(class_weights={"b": 3.0})
     ),

@@ -130,7 +130,7 @@ def test_pairs_are_cut_as_the_exported_packer_cuts_them(tokenizer):
     pack = BertPacker(tokenizer)
     for first, second in [(1, 1), (30, 2), (2, 30), (30, 30), (5, 6), (6, 5), (6, 30)]:
         parts = [list(range(10, 10 + first)), list(range(50, 50 + second))]
-        ids, types = maker.framed(parts)
+        ids, types = maker.joined(parts)
         theirs = pack([tf.ragged.constant([part], tf.int32) for part in parts], T)
         real = theirs["input_mask"][0].numpy() > 0
         assert ids.tolist() == theirs["input_word_ids"][0].numpy()[real].tolist()
@@ -308,6 +308,10 @@ def test_from_a_csv_to_a_served_classifier(run, monkeypatch, capfd):
     for each in found:
         assert sum(each["scores"].values()) == pytest.approx(1.0, abs=1e-5)
         assert each["score"] == max(each["scores"].values()) == each["scores"][each["label"]]
+    assert sorted(each.name for each in (run / "pictures").iterdir()) == [
+        "confusion_validation.png",
+        "lengths.png",
+    ]
     [exported] = (run / "export").iterdir()
     served = tf.saved_model.load(str(exported)).signatures["serving_default"]
     answers = served(text=tf.constant([*texts, "", "bat " * 40]))

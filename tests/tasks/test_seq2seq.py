@@ -194,6 +194,7 @@ def test_the_loss_is_smoothed_as_torch_has_it(stores, tokenizer, kind):
     assert float(task.weights(batch)["loss"]) == batch["loss_weights"].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("division", [{"replicas": 2, "num_microbatches": 2}], ids=["2 x 2"])
 def test_replicas_and_microbatches_equal_one_device(stores, tokenizer, kind, division):
     task = task_of(tokenizer, kind, label_smoothing=0.1)

@@ -10,6 +10,7 @@ from typing import Any
 from tfllm.commands.arguments import add_model
 from tfllm.commands.start import start_tensorflow
 from tfllm.config.home import expand_home
+from tfllm.config.template import split_template
 from tfllm.export.errors import ExportError
 
 SUMMARY = "write a text-in, text-out SavedModel for TensorFlow Serving."
@@ -64,16 +65,26 @@ def _exported(lm: Any, folder: Path) -> Path:
         raise ExportError(
             f"a model that tells {lm.tells} of texts is not exported; call it from Python, or by tfllm predict"
         )
-    pairs = getattr(lm.config.task, "pairs", False)
+    pairs, template = (getattr(lm.config.task, key, None) for key in ("pairs", "template"))
+    if pairs and template is not None:
+        raise ExportError(
+            "a model of pairs in a template is not exported; call it from Python, or by tfllm predict"
+        )
+    around: tuple[str, str] | None = None
+    if template is not None and pairs is not None:
+        before, behind = split_template(template, "text")
+        around = before, behind
     if lm.tells == "numbers":
         from tfllm.export.regressor import export_regressor
 
-        return export_regressor(lm.model, lm.tokenizer, folder, pairs=pairs)
+        return export_regressor(lm.model, lm.tokenizer, folder, pairs=bool(pairs), around=around)
     if lm.tells == "classes":
         from tfllm.export.classifier import export_classifier
 
         names = lm.class_names
-        return export_classifier(lm.model, lm.tokenizer, folder, class_names=names, pairs=pairs)
+        return export_classifier(
+            lm.model, lm.tokenizer, folder, class_names=names, pairs=bool(pairs), around=around
+        )
     from tfllm.experiment.stop_tokens import stop_ids
     from tfllm.export.saved_model import export_saved_model
 

@@ -184,7 +184,7 @@ def _print_parameters(model: Any) -> None:
 def _print_memory(config: ExperimentConfig, model: Any, parts: dict[str, int]) -> None:
     from tfllm.convert.summary import bytes_text
     from tfllm.experiment.cost import Transformer
-    from tfllm.generation.model import Generates
+    from tfllm.generation.model import generates
 
     rows = (
         config.training.microbatch_size or config.training.global_batch_size // config.distribution.replicas
@@ -198,7 +198,7 @@ def _print_memory(config: ExperimentConfig, model: Any, parts: dict[str, int]) -
         )
         return
     print(f"  {'total':<36} {bytes_text(sum(parts.values())):>14}")
-    if not isinstance(model, Generates):
+    if not generates(model):
         return
     kv_width = 2 * model.num_layers * model.num_kv_heads * model.head_dim
     cache = 4 * kv_width * (model.max_seq_len or config.data.seq_len)
@@ -207,12 +207,12 @@ def _print_memory(config: ExperimentConfig, model: Any, parts: dict[str, int]) -
 
 def _print_arithmetic(config: ExperimentConfig, model: Any) -> None:
     from tfllm import experiment
-    from tfllm.generation.model import Generates
+    from tfllm.generation.model import generates
 
     flops = experiment.flops_per_token(model, config.data.seq_len)
     print("\nARITHMETIC")
     print(f"  {'training, FLOPs a token':<36} {flops:>14,.0f}")
     step_tokens = config.training.global_batch_size * config.data.seq_len
     print(f"  {'training, FLOPs a step':<36} {flops * step_tokens:>14,.0f}")
-    if isinstance(model, Generates):
+    if generates(model):
         print(f"  {'generation, FLOPs a token':<36} {flops / 3:>14,.0f}")

@@ -178,6 +178,36 @@ class MixtureConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Altered copies of the records to train on."""
+
+    copies: int = setting(0, "altered copies of each record, beside it; 0: none", minimum=0, maximum=100)
+    word_dropout: float = setting(
+        0.0, "share of the words of a copy that are left out, with their tags", minimum=0.0, below=1.0
+    )
+    lowercase: float = setting(0.0, "share of the copies in small letters", minimum=0.0, maximum=1.0)
+    typos: float = setting(
+        0.0,
+        "share of the words with a letter left out, doubled or before its neighbour",
+        minimum=0.0,
+        maximum=1.0,
+    )
+
+    @property
+    def alters(self) -> bool:
+        """Whether copies differ from their records."""
+        return bool(self.word_dropout or self.lowercase or self.typos)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        if self.copies and not self.alters:
+            rule, mend = "makes copies in which nothing differs", f"write for example {path}.word_dropout=0.1"
+            yield Problem(f"{path}.copies", self.copies, rule, mend)
+        if self.alters and not self.copies:
+            yield Problem(f"{path}.copies", 0, "makes none to be altered", "write for example 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which text, and how it becomes rows."""
 
@@ -202,6 +232,7 @@ class DataConfig:
         None,
         "column that says what belongs together, such as a page: all its documents fall on one side; null: the text",
     )
+    augment: AugmentConfig = setting({})
     seq_len: int = setting(256, "tokens a row", minimum=2)
     on_too_long: str | None = setting(
         None,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from tfllm.config.attention import head_problems, rotary_problems, window_problems
+from tfllm.config.classes import class_problems
 from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS
 from tfllm.config.rope_scaling import ROPE_SCALINGS
@@ -112,6 +113,15 @@ class DecoderConfig:
     logit_soft_cap: float | None = setting(None, "bound of the logits; null: none", above=0.0)
     scale_embeddings: bool = setting(False, "multiply token embeddings by the root of hidden_dim")
     tie_embeddings: bool = setting(True, "the output layer shares the token embedding")
+    head: str = setting("causal_lm", "what the logits are", choices=("causal_lm", "sequence_classification"))
+    pooling: str = setting(
+        "last",
+        "which tokens the vector is made of that a classification reads",
+        choices=("first", "mean", "last"),
+    )
+    num_classes: int | None = setting(None, "classes of a classification", minimum=1)
+    class_names: tuple[str, ...] | None = setting(None, "their names")
+    multi_label: bool = setting(False, "a text may have any number of them")
     dropout: float = setting(0.0, "share of embedding and residual values dropped", minimum=0.0, below=1.0)
     initializer_range: float = setting(0.02, "standard deviation of new weights", above=0.0)
 
@@ -126,3 +136,4 @@ class DecoderConfig:
         yield from head_problems(self, path)
         yield from rotary_problems(self, path)
         yield from window_problems(self, path)
+        yield from class_problems(self, path, ("sequence_classification",))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from tfllm.config.attention import head_problems, relative_problems, rotary_problems, window_problems
+from tfllm.config.classes import class_problems
 from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS
 from tfllm.config.rope_scaling import ROPE_SCALINGS
@@ -93,19 +94,7 @@ class EncoderConfig:
         if self.head == "masked_lm" and self.head_activation is None and self.activation in GATED:
             rule = f"has a gate, which the masked_lm head has not, and {path}.head_activation is null"
             yield Problem(f"{path}.activation", self.activation, rule, f"write {path}.head_activation=gelu")
-        if self.head.endswith("_classification") and self.num_classes is None:
-            rule, mend = f"is required by {path}.head={self.head}", "write how many classes there are"
-            yield Problem(f"{path}.num_classes", Problem.ABSENT, rule, mend)
-        if self.num_classes is not None and not self.head.endswith("_classification"):
-            rule = f"means nothing with {path}.head={self.head}"
-            mend = f"leave it out, or set {path}.head to sequence_classification or token_classification"
-            yield Problem(f"{path}.num_classes", self.num_classes, rule, mend)
-        if self.class_names is not None and len(self.class_names) != self.num_classes:
-            rule = f"must name {path}.num_classes={self.num_classes} classes"
-            yield Problem(f"{path}.class_names", list(self.class_names), rule, "give each class a name")
-        if self.multi_label and (self.head != "sequence_classification" or (self.num_classes or 0) < 2):
-            rule = f"needs {path}.head=sequence_classification and {path}.num_classes of 2 or more"
-            yield Problem(f"{path}.multi_label", True, rule, "leave it out: the task knows")
+        yield from class_problems(self, path, ("sequence_classification", "token_classification"))
         if self.next_sentence_head and self.pooler == "none":
             rule = f"is read by {path}.next_sentence_head"
             yield Problem(f"{path}.pooler", self.pooler, rule, "write tanh, as BERT has it")

@@ -81,8 +81,10 @@ class ExperimentConfig:
             yield Problem("model.type", self.model.type, rule, f"take {kinds}, or a source that is one")
         elif kind == "encoder":
             yield from self._check_task_of_encoder()
-        if kind == "encoder":
-            yield from self._check_encoder()
+        elif kind == "decoder":
+            yield from self._check_task_of_decoder()
+        if kind == "encoder" or self.task.trains == "encoder":
+            yield from self._check_reader()
         yield from self.task.check_training(self)
         yield from self._check_writing()
         if self.data.packing and not getattr(self.model, "reads_segments", True):
@@ -100,14 +102,33 @@ class ExperimentConfig:
                 rule = f"is not trained by task.type={self.task.type}, which needs {str(needed[key]).lower()}"
                 yield Problem(f"model.{key}", value, rule, "leave it out: the task knows")
 
-    def _check_encoder(self) -> Iterator[Problem]:
+    def _check_task_of_decoder(self) -> Iterator[Problem]:
+        """It tells classes, or goes on with texts."""
+        head = getattr(self.model, "head", "causal_lm")
+        if self.task.labels is not None and not hasattr(self.model, "head"):
+            rule = f"is not trained by task.type={self.task.type}, for it has no layer that tells labels"
+            yield Problem(
+                "model.type", self.model.type, rule, "take an encoder, a decoder, or a source that is one"
+            )
+        if self.task.labels is None and head != "causal_lm":
+            rule = f"is not trained by task.type={self.task.type}, which needs causal_lm"
+            yield Problem(
+                "model.head", head, rule, "take a model that generates, or a task that tells classes"
+            )
+        pooling = getattr(self.model, "pooling", None)
+        if self.task.labels is None and pooling not in (None, "last"):
+            rule = f"makes vectors of texts, and task.type={self.task.type} reads none"
+            yield Problem("model.pooling", pooling, rule, "leave it out")
+
+    def _check_reader(self) -> Iterator[Problem]:
         """What only a model that generates can do; one that reads a label off a text is exported too."""
+        which = "an encoder" if self.kind == "encoder" else f"one of task.type={self.task.type}"
         for path, value in (
             ("generation.prompts", list(self.generation.prompts)),
             ("export.at_end", self.export.at_end and self.task.labels is None),
         ):
             if value:
-                rule = "is for models that generate, and an encoder does not"
+                rule = f"is for models that generate, and {which} does not"
                 yield Problem(path, value, rule, "leave it out")
 
     def _check_writing(self) -> Iterator[Problem]:
@@ -116,6 +137,9 @@ class ExperimentConfig:
         if self.data.on_too_long not in (None, *there):
             rule = f"is not for task.type={self.task.type}"
             yield Problem("data.on_too_long", self.data.on_too_long, rule, "leave it out")
+        if self.data.augment.copies and not getattr(self.task, "altered", ()):
+            rule = f"is not for task.type={self.task.type}, in whose texts nothing may be altered"
+            yield Problem("data.augment.copies", self.data.augment.copies, rule, "leave it out")
         if self.evaluation.max_examples is not None and not getattr(self.task, "writes", False):
             rule = f"counts texts that are written, and task.type={self.task.type} writes none"
             yield Problem("evaluation.max_examples", self.evaluation.max_examples, rule, "leave it out")
@@ -124,7 +148,11 @@ class ExperimentConfig:
         if self.model.source is None:
             rule, mend = "means nothing without model.source", "name a source, or leave it out"
             yield Problem("model.new_head", True, rule, mend)
-        elif self.model.kind != "encoder" and getattr(self.model, "tie_embeddings", False):
+        elif (
+            self.kind != "encoder"
+            and self.task.labels is None
+            and getattr(self.model, "tie_embeddings", False)
+        ):
             rule = "has no output layer to draw: model.tie_embeddings shares it with the token embedding"
             yield Problem("model.new_head", True, rule, "write model.tie_embeddings: false")
 

@@ -71,6 +71,7 @@ class PretrainedConfig:
     dropout: float = setting(0.0, "share of embedding and residual values dropped", minimum=0.0, below=1.0)
     pooling: str | None = setting(
         None,
-        "of an encoder: which tokens a row's vector is made of; null: the first, and its pooler behind it",
+        "which tokens a row's vector is made of; null: of an encoder the first, and its pooler behind it; of a decoder"
+        " that classifies the last",
         choices=("first", "mean", "last"),
     )

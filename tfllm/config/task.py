@@ -27,6 +27,7 @@ class TaskConfig:
         also_trains: Other kinds that it trains.
         too_long: What `data.on_too_long` may say about texts that do not fit; the first where it says nothing.
         writes: Texts are written while evaluating.
+        altered: The columns in which `data.augment` makes copies differ; none where it must not.
         special_tokens: What a tokenizer that is learned for it has besides: names by role, such as `mask_token`, and
             `extra_special_tokens`, a tuple of names.
         labels: What is said of a text, where the task reads it: `classes`, whose names are those that the training
@@ -38,6 +39,7 @@ class TaskConfig:
     labels: ClassVar[str | None] = None
     too_long: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[bool] = False
+    altered: ClassVar[tuple[str, ...]] = ()
     special_tokens: ClassVar[Mapping[str, Any]] = {}
 
     @property
@@ -54,6 +56,11 @@ class TaskConfig:
     def check_training(self, config: Any) -> Iterator[Problem]:
         """Yields problems between the task and other sections of a config, which is to be trained."""
         del config
+        return iter(())
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        del path
         return iter(())
 
 
@@ -149,6 +156,11 @@ class ContrastiveConfig(TaskConfig):
         """The columns whose texts are read."""
         return ("text",) if self.twins else ("anchor", "positive")
 
+    @property
+    def altered(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Anchors; twins differ by dropout."""
+        return () if self.twins else ("anchor",)
+
     @staticmethod
     def encoder_keys(task: Mapping[str, Any]) -> Mapping[str, Any]:
         """What an encoder of this task has, where it says nothing else."""
@@ -176,18 +188,42 @@ class LabelledTextConfig(TaskConfig):
     """What tasks have in common that read a label off the vector of a text, or of two, that model.pooling makes."""
 
     trains: ClassVar[str] = "encoder"
+    also_trains: ClassVar[tuple[str, ...]] = ("decoder",)
 
     type: str
     pairs: bool = setting(False, "a record is two texts, in columns text and text_pair")
+    template: str | None = setting(
+        None, "text around {text}, and of pairs {text_pair} behind it, e.g. 'Review: {text}\\nIt was'"
+    )
 
     @property
     def text_columns(self) -> tuple[str, ...]:
         """The columns whose texts are read."""
         return ("text", "text_pair") if self.pairs else ("text",)
 
+    @property
+    def altered(self) -> tuple[str, ...]:  # type: ignore[override]
+        """All that is read."""
+        return self.text_columns
+
     def check_training(self, config: Any) -> Iterator[Problem]:
-        """Yields a head of another kind."""
+        """Yields a head of another kind, and an export that there is not."""
         yield from _other_head(self, config, "sequence_classification")
+        if config.export.at_end and self.pairs and self.template is not None:
+            rule = (
+                "is not for task.pairs with task.template, whose model is called by lm.classify or lm.regress"
+            )
+            yield Problem("export.at_end", True, rule, "leave one of the three out")
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields a template that is none."""
+        yield from super().check(path)
+        if self.template is not None:
+            try:
+                split_template(self.template, *self.text_columns)
+            except ValueError as error:
+                mend = f"write for example '{' / '.join('{' + name + '}' for name in self.text_columns)}'"
+                yield Problem(f"{path}.template", self.template, str(error), mend)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,8 +259,8 @@ class ClassesConfig(TaskConfig):
 class ClassificationConfig(LabelledTextConfig, ClassesConfig):
     """Tell classes of texts apart: columns text and label; a column weight, where there is one, weighs a record.
 
-    The classes are those of the training text. They read the vector that model.pooling makes; of the first token
-    through a pooler, as BERT has it.
+    The classes are those of the training text. They read the vector that model.pooling makes: of an encoder that of the
+    first token through a pooler, as BERT has it; of a decoder that of the last.
     """
 
     type: str = "classification"
@@ -265,6 +301,7 @@ class TokenClassificationConfig(TaskConfig):
 
     trains: ClassVar[str] = "encoder"
     labels: ClassVar[str | None] = "tags"
+    altered: ClassVar[tuple[str, ...]] = ("tokens",)
 
     type: str = "token_classification"
     tag_names: tuple[str, ...] = setting(
@@ -298,6 +335,7 @@ class RelationExtractionConfig(ClassesConfig):
     """
 
     trains: ClassVar[str] = "encoder"
+    also_trains: ClassVar[tuple[str, ...]] = ("decoder",)
     multi_label: ClassVar[bool] = False
 
     type: str = "relation_extraction"
@@ -373,6 +411,7 @@ class Seq2SeqConfig(TaskConfig):
     trains: ClassVar[str] = "encoder_decoder"
     also_trains: ClassVar[tuple[str, ...]] = ("decoder",)
     too_long: ClassVar[tuple[str, ...]] = ("cut_source", "drop", "error")
+    altered: ClassVar[tuple[str, ...]] = ("source",)
     writes: ClassVar[bool] = True
 
     type: str = "seq2seq"
@@ -408,6 +447,6 @@ class Seq2SeqConfig(TaskConfig):
 def _other_head(task: Any, config: Any, head: str) -> Iterator[Problem]:
     """A model section that says another head than a task trains."""
     there = getattr(config.model, "head", "none")
-    if there not in ("none", head) and config.model.source is None:
+    if there not in ("none", "causal_lm", head) and config.model.source is None:
         rule = f"is not trained by task.type={task.type}, which needs {head}"
         yield Problem("model.head", there, rule, "leave it out: the task knows")

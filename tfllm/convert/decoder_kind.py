@@ -6,6 +6,7 @@ from tfllm.convert.config_table import Arguments
 from tfllm.convert.model_kind import ModelKind, with_defaults, without_effect
 from tfllm.layers.feed_forward import default_intermediate_dim
 from tfllm.models.decoder import Decoder
+from tfllm.models.heads import wrong_classes
 
 
 def _resolved(arguments: Arguments) -> Arguments:
@@ -24,6 +25,12 @@ def _resolved(arguments: Arguments) -> Arguments:
     # What has no effect beside other arguments is brought to one form.
     full["use_bias"] = full["use_bias"] and full["norm"] == "layer_norm"
     full.update(without_effect(full, head_dim, layers=full["num_layers"]))
+    if full["head"] == "causal_lm":
+        full["pooling"] = "last"
+    else:
+        full["tie_embeddings"] = True  # there is no output layer
+    if full["class_names"] is not None:
+        full["class_names"] = tuple(full["class_names"])
     return full
 
 
@@ -34,6 +41,7 @@ def _matrices(arguments: Arguments) -> list[tuple[str, int]]:
         (f"a vocabulary of {vocabulary}", width * vocabulary),
         (f"a feed-forward of {feed}", width * feed),
         (f"{heads} heads of {head_dim}", width * heads * head_dim),
+        (f"{arguments['num_classes']} classes", width * (arguments["num_classes"] or 0)),
     ]
     layers = arguments["num_layers"]
     sizes.append((f"{layers} blocks of such", layers * 2 * width * (feed + heads * head_dim)))
@@ -48,7 +56,7 @@ def _check(arguments: Arguments) -> str | None:
     factors = (arguments.get("rope_scaling") or {}).get("factors")
     if factors is not None and 2 * len(factors) != arguments["rotary_dim"]:
         return f"{len(factors)} factors of rotary frequencies must be one for each pair of {arguments['rotary_dim']}"
-    return None
+    return wrong_classes(arguments, ("sequence_classification",))
 
 
 DECODER = ModelKind(Decoder, _resolved, _matrices, _check)

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Collection, Mapping, Set
 from typing import Any
 
+from tfllm.convert.classes import read_classes, read_text_classes, write_classes
 from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Arguments
 
 _NEXT_SENTENCE = {"next_sentence_head": True}
-_MULTI_LABEL = "multi_label_classification"
 # Ends of transformers' classes, and what stands on the encoder; the first that fits is written.
 _CLASSES: dict[str, Arguments] = {
     "Model": {"head": "none"},
@@ -55,14 +55,11 @@ class EncoderHeads:
         if self.own_pooler and head == "sequence_classification":
             config.notes += [f"{name} is not read by the classifier and was left aside" for name in poolers]
         pools = next_sentence or head == "sequence_classification" or bool(poolers)
-        classes = _read_classes(config) if head.endswith("_classification") else {}
-        if head == "sequence_classification" and classes["num_classes"] > 1:
-            problem = config.take("problem_type", str, None)
-            classes["multi_label"] = problem == _MULTI_LABEL
-            if problem == "regression":
-                config.notes.append(
-                    "problem_type=regression tells several numbers, which classify takes for classes"
-                )
+        classes: Arguments = {}
+        if head == "token_classification":
+            classes = read_classes(config)
+        elif head == "sequence_classification":
+            classes = read_text_classes(config)
         return {
             "head": head,
             "pooler": self.pooler_activation if pools else "none",
@@ -75,7 +72,7 @@ class EncoderHeads:
         says = {"head": arguments["head"], "next_sentence_head": arguments["next_sentence_head"]}
         for end, meant in self._classes().items():
             if {"next_sentence_head": False, **meant} == says:
-                return {"architectures": [self.name + end], **_write_classes(arguments)}
+                return {"architectures": [self.name + end], **write_classes(arguments)}
         # Reading what was written shows that there is no such class.
         return {"architectures": [f"{self.name}Model"]}
 
@@ -96,30 +93,3 @@ class EncoderHeads:
         if self.next_sentence is not None:
             return _CLASSES
         return {end: meant for end, meant in _CLASSES.items() if "next_sentence_head" not in meant}
-
-
-def _read_classes(config: ConfigReader) -> Arguments:
-    names = config.take("id2label", dict, None)
-    if names is None:
-        return {"num_classes": config.size("num_labels", 2)}
-    listed = [names.get(str(index)) for index in range(len(names))]
-    if not listed or None in listed:
-        raise config.refuse("id2label", names, "its keys must be 0, 1, 2 and so on")
-    given = listed != _unnamed(len(listed))
-    return {"num_classes": len(listed), "class_names": tuple(map(str, listed)) if given else None}
-
-
-def _write_classes(arguments: Arguments) -> dict[str, Any]:
-    count = arguments["num_classes"]
-    if count is None:
-        return {}
-    names = arguments["class_names"] or _unnamed(count)
-    return {
-        **({"problem_type": _MULTI_LABEL} if arguments["multi_label"] else {}),
-        "id2label": {str(index): name for index, name in enumerate(names)},
-        "label2id": {name: index for index, name in enumerate(names)},
-    }
-
-
-def _unnamed(count: int) -> list[str]:
-    return [f"LABEL_{index}" for index in range(count)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def save_model(
     model_type: str | None = None,
     dtype: str | None = None,
     extras: Callable[[Path], None] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a folder that transformers opens.
 
@@ -39,6 +40,7 @@ def save_model(
         arguments: Those it was made from.
         model_type: The family to write; None takes the first that can say all of the arguments.
         dtype: Type of the weights written; None is the model's own.
+        more: Further keys of its config.
         extras: Writes further files into the folder, which it is given.
 
     Raises:
@@ -53,7 +55,7 @@ def save_model(
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part", dir=folder.parent))
     try:
-        text = json.dumps({**config, "torch_dtype": dtype}, indent=2)
+        text = json.dumps({**config, **(more or {}), "torch_dtype": dtype}, indent=2)
         (part / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         write_safetensors(part, _tensors(model, family, family.kind.resolved(arguments), dtype))
         if extras is not None:

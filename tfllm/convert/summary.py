@@ -67,8 +67,9 @@ def part_of(path: str) -> str:
 
 
 def _memory(checkpoint: Checkpoint, parameters: int) -> list[tuple[str, str]]:
-    tokens, per_token, what = (0, 0, "")  # an encoder keeps no cache
-    if checkpoint.family.kind.model is not Encoder:
+    tokens, per_token, what = (0, 0, "")  # what tells classes keeps no cache, nor does an encoder
+    classifies = checkpoint.arguments.get("head") == "sequence_classification"
+    if checkpoint.family.kind.model is not Encoder and not classifies:
         tokens, per_token, what = _cache(checkpoint.arguments)
     rows = []
     for precision, size in BYTES.items():

@@ -81,7 +81,7 @@ def _with_layer(
     if fits and not model["new_head"]:
         return model if names is None else {**model, "class_names": _as_there(model, names)}
     drawn = {"head": head, "new_head": model["source"] is not None}
-    if head == "sequence_classification" and model["pooling"] == "first" and model["pooler"] == "none":
+    if head == "sequence_classification" and model["pooling"] == "first" and model.get("pooler") == "none":
         drawn["pooler"] = "tanh"  # as BERT has it
     return {**model, **drawn, "num_classes": len(names or [""]), "class_names": names}
 

@@ -16,6 +16,7 @@ from tfllm.evaluation.evaluator import Evaluation
 from tfllm.evaluation.predictions import Prediction
 from tfllm.experiment.origins.origin import origin_of
 from tfllm.experiment.parts import make_evaluator, make_task
+from tfllm.experiment.pictures import draw_confusion
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.source import has_test
 from tfllm.experiment.text import held_out_rows
@@ -90,7 +91,8 @@ def final_test(folder: Path, *, notify: Callable[[str], None] = print) -> None:
     """Evaluates what a run has learned, by the checkpoint that validation chose, once on the text to test on.
 
     What comes of it is in the run's `test.json`, with the checkpoint's step; of the same checkpoint nothing is done
-    again. Nothing is done where there is no such text.
+    again. Nothing is done where there is no such text, but for a task that tells one class of each text: of these a
+    picture shows which were taken for which, on the text to test on, or else to validate on.
 
     Args:
         folder: The run folder.
@@ -99,13 +101,18 @@ def final_test(folder: Path, *, notify: Callable[[str], None] = print) -> None:
     run = RunFolder(folder)
     origin = origin_of(folder)
     config = located(origin.config(), run)
-    if not has_test(config):
+    side = "test" if has_test(config) else "validation"
+    if side == "validation" and (config.task.labels != "classes" or config.task.multi_label):
         return
     model, step = origin.load("float32", notify=notify)
     found: dict[str, Any] = {"step": step, "split": "test", "chosen_by": chosen_by(run, step)}
-    if _is_there(run.test, found):
+    if side == "test" and _is_there(run.test, found):
         return
-    measured = measure(config, model, origin.tokenizer, "test")
+    measured = measure(config, model, origin.tokenizer, side)
+    picture = run.pictures / f"confusion_{side}.png"
+    draw_confusion(picture, measured.task, measured.evaluation.predictions, side, notify=notify)
+    if side == "validation":
+        return
     found |= measured.evaluation.metrics
     samples = config.evaluation.bootstrap_samples
     spans = measured.intervals(samples) if samples else {}

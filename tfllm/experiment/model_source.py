@@ -73,8 +73,8 @@ def _problems(asked: Any, origin: Origin, theirs: dict[str, Any]) -> Iterator[Pr
     if None not in (longest, learned) and longest > learned:
         rule = f"exceeds the {learned} positions that {asked.source} has learned"
         yield Problem("model.max_seq_len", longest, rule, f"write at most {learned}")
-    if asked.pooling is not None and theirs["type"] != "encoder":
-        rule = f"is for encoders, and {asked.source} is none"
+    if asked.pooling is not None and theirs["type"] not in ("encoder", "decoder"):
+        rule = f"is for encoders and decoders, and {asked.source} is neither"
         yield Problem("model.pooling", asked.pooling, rule, "leave it out")
     if theirs["type"] != "keras_nlp":
         return
@@ -96,6 +96,7 @@ def _as_asked(theirs: dict[str, Any], asked: Any) -> dict[str, Any]:
     model.update(new_head=asked.new_head, dropout=asked.dropout)
     if asked.pooling is not None:  # a pooler has learned to read the first token
         model["pooling"] = asked.pooling
+    if asked.pooling is not None and "pooler" in model:
         model["pooler"] = model["pooler"] if asked.pooling == "first" else "none"
     return {**model, "tie_embeddings": False} if asked.new_head else model
 

@@ -39,7 +39,8 @@ def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
     if config.task.labels in ("classes", "tags"):
         more["class_names"] = config.model.class_names
     if config.task.labels in ("classes", "numbers", "answers"):
-        more["token_types"] = getattr(config.model, "num_token_types", 2) > 1  # a plug-in may not say
+        types = getattr(config.model, "num_token_types", 2)  # a plug-in may not say
+        more["token_types"] = config.kind == "encoder" and types > 1
     return build(
         config.task,
         at="task",

@@ -15,6 +15,7 @@ from tfllm.evaluation.evaluator import Evaluator
 from tfllm.experiment.checks import sample_ids
 from tfllm.experiment.cost import flops_per_token
 from tfllm.experiment.parts import make_evaluator, make_generator
+from tfllm.experiment.pictures import draw_lengths
 from tfllm.experiment.setup import TrainingSetup, set_up
 from tfllm.training.callbacks import (
     Callback,
@@ -97,6 +98,8 @@ class _Run:
             if state.step == 0:
                 evaluate(state)
             stopped_by = trainer.run(state)
+            if stopped_by is None and self.setup.is_chief:
+                self._draw_lengths()
             if stopped_by is None and state.step < self.config.training.steps:
                 self._say_early(state)
             return stopped_by
@@ -107,6 +110,12 @@ class _Run:
     def _early_stopping(self) -> EarlyStopping | None:
         patience, best = self.config.training.early_stopping, self.setup.best
         return None if patience is None or best is None else EarlyStopping(best, patience)
+
+    def _draw_lengths(self) -> None:
+        """Of texts that are read whole: others are cut into rows."""
+        if self.config.task.labels is not None or len(self.config.task.text_columns) > 1:
+            path = self.run_folder.pictures / "lengths.png"
+            draw_lengths(path, self.setup.prepared.train, notify=self.display.notice)
 
     def _say_early(self, state: TrainerState) -> None:
         best = self.config.training.best_metric

@@ -102,6 +102,11 @@ class RunFolder:
         return self.path / "test.json"
 
     @property
+    def pictures(self) -> Path:
+        """Folder of pictures: of its texts' lengths, and of the classes that its model takes for others."""
+        return self.path / "pictures"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard events."""
         return self.path / "tensorboard"

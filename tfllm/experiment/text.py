@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
+from tfllm.data.augmentation import Augmentation, AugmentedExamples
 from tfllm.data.errors import DataError
 from tfllm.data.mixture import RowMixture
 from tfllm.data.prepare import prepare_rows
@@ -98,13 +99,18 @@ def _rows_of(config: ExperimentConfig, tokenizer: Tokenizer, progress: Any) -> C
     data = config.data
     maker = make_task(config, tokenizer).examples_of(tokenizer, seq_len=data.seq_len, packing=data.packing)
 
+    trained = maker
+    if data.augment.copies:
+        augmentation = Augmentation(**dataclasses.asdict(data.augment), seed=config.seed)
+        trained = AugmentedExamples(maker, augmentation, config.task.altered)
+
     def rows(name: str, source: Source, **settings: Any) -> RowStore:
         return prepare_rows(
             source=source,
             tokenizer=tokenizer,
             seq_len=data.seq_len,
             packing=data.packing,
-            maker=maker,
+            maker=trained if name.startswith("train") else maker,
             cache_dir=data.cache_dir,
             num_workers=data.num_workers,
             progress=progress(name) if progress else None,

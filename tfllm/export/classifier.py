@@ -20,6 +20,7 @@ def export_classifier(
     *,
     class_names: Sequence[str] | None = None,
     pairs: bool = False,
+    around: tuple[str, str] | None = None,
     version: int | None = None,
 ) -> Path:
     """Writes `<folder>/<version>/`, which TensorFlow Serving and any TensorFlow load without tfllm.
@@ -30,11 +31,12 @@ def export_classifier(
     Where a text may have any number of classes there is no `label`, and each score is one of yes and no.
 
     Args:
-        model: An `Encoder` with head sequence_classification.
+        model: An `Encoder` or `Decoder` with head sequence_classification.
         tokenizer: Its tokenizer.
         folder: Parent of the version folders; made where it does not exist.
         class_names: Names of the classes; None is the model's own, or 0, 1, 2, … where it has none.
         pairs: Read two texts.
+        around: What stands before a text and behind it, of the template it was trained in; None is nothing.
         version: None takes the next after the largest there.
 
     Returns:
@@ -45,7 +47,7 @@ def export_classifier(
     """
     if getattr(model, "head", "none") != "sequence_classification":
         raise ExportError(
-            "only an encoder that classifies texts can be exported so; train task.type=classification"
+            "only a model that classifies texts can be exported so; train task.type=classification"
         )
     names = list(class_names or model.class_names or map(str, range(model.classifier.units)))
 
@@ -58,5 +60,12 @@ def export_classifier(
 
     metadata = {"class_names": names}
     return export_text_reader(
-        model, tokenizer, folder, answers=answers, pairs=pairs, metadata=metadata, version=version
+        model,
+        tokenizer,
+        folder,
+        answers=answers,
+        pairs=pairs,
+        around=around,
+        metadata=metadata,
+        version=version,
     )

@@ -11,7 +11,13 @@ from tfllm.tokenizers import Tokenizer
 
 
 def export_regressor(
-    model: Any, tokenizer: Tokenizer, folder: str | Path, *, pairs: bool = False, version: int | None = None
+    model: Any,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    *,
+    pairs: bool = False,
+    around: tuple[str, str] | None = None,
+    version: int | None = None,
 ) -> Path:
     """Writes `<folder>/<version>/`, which TensorFlow Serving and any TensorFlow load without tfllm.
 
@@ -20,10 +26,11 @@ def export_regressor(
     end.
 
     Args:
-        model: An `Encoder` with head sequence_classification and one class.
+        model: An `Encoder` or `Decoder` with head sequence_classification and one class.
         tokenizer: Its tokenizer.
         folder: Parent of the version folders; made where it does not exist.
         pairs: Read two texts.
+        around: What stands before a text and behind it, of the template it was trained in; None is nothing.
         version: None takes the next after the largest there.
 
     Returns:
@@ -42,6 +49,7 @@ def export_regressor(
         folder,
         answers=lambda logits: {"value": logits[:, 0]},
         pairs=pairs,
+        around=around,
         metadata={},
         version=version,
     )

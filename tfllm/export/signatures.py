@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfllm.export.errors import ExportError
 from tfllm.generation.generate import generate_tokens, known_pad_id
-from tfllm.generation.model import Generates
+from tfllm.generation.model import generates
 from tfllm.generation.samplers import Sampling
 from tfllm.tokenizers import Tokenizer
 
@@ -49,8 +49,10 @@ class Limits:
             ExportError: when the model is no decoder, `max_new_tokens` is below 1, or the context has no room for
                 an answer.
         """
-        if not isinstance(model, Generates):
-            raise ExportError("an encoder does not generate; export it with tfllm.export.hub_encoder")
+        if not generates(model):
+            raise ExportError(
+                "an encoder does not generate, nor what tells classes; take tfllm.export.hub_encoder or .classifier"
+            )
         if model.reads_prompt_with == "encoder":
             raise ExportError(
                 "an encoder-decoder cannot be exported yet; take a decoder, or generate with tfllm.load"

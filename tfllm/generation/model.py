@@ -43,3 +43,8 @@ class Generates(Protocol):
     def room_after(self, prompt_length: int) -> int | None:
         """How many tokens can follow a prompt of that many; None is any number."""
         ...
+
+
+def generates(model: Any) -> bool:
+    """Whether a model is generated from: it has what that takes, and no layer that tells classes on top."""
+    return isinstance(model, Generates) and getattr(model, "head", "causal_lm") == "causal_lm"

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfllm.convert.sentence_modules import SentenceModules, unit
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import bucket
-from tfllm.generation.model import Generates
+from tfllm.generation.model import generates
 from tfllm.tokenizers import Tokenizer
 
 # What is asked for by name to what it is called in folders of sentence-transformers.
@@ -44,7 +44,7 @@ def embed(
     Raises:
         GenerationError: as `LanguageModel.embed`.
     """
-    if isinstance(model, Generates) and model.reads_prompt_with == "encoder":
+    if generates(model) and model.reads_prompt_with == "encoder":
         raise GenerationError("an encoder-decoder has no embedding of a text here; take an encoder")
     modules = _asked(modules, pooling, normalize)
     prompt = _prompt(modules, prompt_name)

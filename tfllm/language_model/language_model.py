@@ -23,9 +23,10 @@ from tfllm.experiment.stop_tokens import named_ids
 from tfllm.experiment.writing import written
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import Generator
-from tfllm.generation.model import Generates
+from tfllm.generation.model import generates
 from tfllm.language_model.embed import embed
 from tfllm.language_model.text_reader import TextReader
+from tfllm.models.decoder import Decoder
 from tfllm.tasks.examples.prompt import SOURCE
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
@@ -78,9 +79,10 @@ class LanguageModel(TextReader):
     @cached_property
     def generator(self) -> Generator:
         """Generates token ids; compiled once a bucket of lengths."""
-        if not isinstance(self.model, Generates):
+        if not generates(self.model):
             raise GenerationError(
-                "an encoder does not generate; take embed, or load a decoder or an encoder-decoder"
+                "an encoder does not generate, nor what tells classes; take embed or classify, or load a decoder or an"
+                " encoder-decoder"
             )
         return make_generator(
             self.model, self._tokenizer, self.config.generation.stop_tokens, jit_compile=self.jit_compile
@@ -88,7 +90,7 @@ class LanguageModel(TextReader):
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, and around them what the model expects: at its end too, if an encoder reads it."""
-        continued = isinstance(self.model, Generates) and self.model.reads_prompt_with == "decoder"
+        continued = generates(self.model) and self.model.reads_prompt_with == "decoder"
         suffix = () if continued else self.tokenizer.suffix_ids
         return [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt), *suffix]
 
@@ -104,7 +106,7 @@ class LanguageModel(TextReader):
             >>> lm.model(lm.features("x = 1"))["logits"]  # float32 [1, T, V]
         """
         token_ids = tf.constant([self.encode(text)], tf.int32)
-        if not isinstance(self.model, Generates) or self.model.reads_prompt_with == "decoder":
+        if not generates(self.model) or self.model.reads_prompt_with == "decoder":
             return {"token_ids": token_ids}
         begin, _ = self.model.decoder_prompt(token_ids, tf.ones_like(token_ids, tf.bool))
         return {"encoder_token_ids": token_ids, "decoder_token_ids": begin}
@@ -232,7 +234,12 @@ class LanguageModel(TextReader):
         """
         check_format(to, self.config)
         if to == "huggingface":
-            save_model(path, self.model, self._arguments(), dtype=dtype, extras=self._save_extras)
+            # By its pad token transformers finds the last token that a decoder's classifier reads.
+            finds = (
+                isinstance(self.model, Decoder) and not generates(self.model) and self._tokenizer is not None
+            )
+            more = {"pad_token_id": self.tokenizer.pad_id} if finds else {}
+            save_model(path, self.model, self._arguments(), dtype=dtype, extras=self._save_extras, more=more)
             return
         if dtype not in (None, self.model.variable_dtype):
             raise ConvertError(
@@ -258,7 +265,7 @@ class LanguageModel(TextReader):
             self._tokenizer.save(folder)
         if self.sentence_modules is not None:
             self.sentence_modules.save(folder, hidden_dim=self.model.hidden_dim)
-        if isinstance(self.model, Generates):
+        if generates(self.model):
             self._save_generation(folder)
 
     def _save_generation(self, folder: Path) -> None:

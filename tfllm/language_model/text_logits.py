@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfllm.data.record import Record
 from tfllm.generation.errors import GenerationError
 from tfllm.generation.generate import bucket
-from tfllm.tasks.examples.labelled_text import LabelledText
+from tfllm.tasks.examples.labelled_text import LabelledText, text_pieces
 from tfllm.tasks.examples.labels import NumberLabels
 from tfllm.tasks.examples.marked_text import HEAD, TAIL, MarkedText, place_of
 from tfllm.tokenizers import Tokenizer
@@ -20,13 +20,16 @@ from tfllm.tokenizers.repair import repair_text
 _BATCH_SIZE = 32
 
 
-def text_logits(model: Any, tokenizer: Tokenizer, texts: Sequence[Any]) -> np.ndarray:
+def text_logits(
+    model: Any, tokenizer: Tokenizer, texts: Sequence[Any], *, template: str | None = None
+) -> np.ndarray:
     """Logits of texts, float32 [B, C]. Texts of like lengths are computed together.
 
     Args:
-        model: An encoder with head sequence_classification.
+        model: An encoder or decoder with head sequence_classification.
         tokenizer: Its tokenizer.
         texts: Texts, or pairs of them.
+        template: What it was trained to read them in.
 
     Raises:
         GenerationError: when a text is neither.
@@ -37,12 +40,30 @@ def text_logits(model: Any, tokenizer: Tokenizer, texts: Sequence[Any]) -> np.nd
         isinstance(text, str) for each in parts for text in each
     ):
         raise GenerationError("give texts, or pairs of texts, and not both in one call")
-    settings: dict[str, Any] = {"packing": False, "labels": NumberLabels(), "pairs": sizes == {2}}
-    maker = LabelledText(tokenizer, seq_len=model.max_seq_len, **settings)  # of which no label is asked
-    encoded: Iterator[Any] = iter(tokenizer.encode_batch([text for each in parts for text in each]))
-    return _in_batches(
-        model, [maker.framed([next(encoded) for _ in each]) for each in parts], tokenizer.pad_id
+    pairs = sizes == {2}
+    try:
+        pieces = text_pieces(template, pairs=pairs)
+    except ValueError as error:
+        raise GenerationError(
+            f"task.template={template!r} {error}; give {'texts' if pairs else 'pairs of texts'}, as it was trained"
+        ) from None
+    maker = LabelledText(
+        tokenizer,
+        seq_len=model.max_seq_len,
+        packing=False,
+        labels=NumberLabels(),  # of which none is asked
+        pairs=pairs,
+        token_types=num_token_types(model) > 1,
+        template=pieces,
     )
+    rows = [(ids, types) for ids, types, _ in maker.framed(parts)]
+    return _in_batches(model, rows, tokenizer.pad_id)
+
+
+def num_token_types(model: Any) -> int:
+    """How many types of tokens a model tells apart; 0 where none."""
+    table = getattr(model, "token_type_embedding", None)
+    return 0 if table is None else int(table.vocab_size)
 
 
 def relation_logits(
@@ -51,7 +72,7 @@ def relation_logits(
     """Logits of how two places of each text are related, float32 [B, C].
 
     Args:
-        model: An encoder with head sequence_classification.
+        model: An encoder or decoder with head sequence_classification.
         tokenizer: Its tokenizer.
         texts: The texts.
         heads: The first character of each head and the one behind its last.
@@ -81,10 +102,10 @@ def _in_batches(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_i
 
 
 def row_logits(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int) -> np.ndarray:
-    """What an encoder's head says of framed rows, padded to the longest's bucket: float32 [B, C] or [B, T, C].
+    """What a model's head says of framed rows, padded to the longest's bucket: float32 [B, C] or [B, T, C].
 
     Args:
-        model: The encoder.
+        model: An encoder, or a decoder that classifies.
         rows: The ids of each, int32 [n], and their types, which are left out where the model tells none apart.
         pad_id: The id behind their ends.
     """
@@ -94,7 +115,6 @@ def row_logits(model: Any, rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_id
     for index, (ids, kinds) in enumerate(rows):
         token_ids[index, : len(ids)], types[index, : len(ids)], mask[index, : len(ids)] = ids, kinds, True
     features = {"token_ids": tf.constant(token_ids), "padding_mask": tf.constant(mask)}
-    table = model.token_type_embedding
-    if table is not None and table.vocab_size > 1:
+    if num_token_types(model) > 1:
         features["token_type_ids"] = tf.constant(types)
     return model(features)["logits"].numpy()

@@ -29,7 +29,7 @@ _TAUGHT = {
 
 
 class TextReader(ABC):
-    """The part of a `LanguageModel` that reads texts with the layer that an encoder has on top.
+    """The part of a `LanguageModel` that reads texts with the layer that a model has on top.
 
     Attributes:
         model: The Keras model.
@@ -66,7 +66,7 @@ class TextReader(ABC):
         return self.model.class_names or tuple(map(str, range(self.model.classifier.units)))
 
     def classify(self, texts: Any) -> Any:
-        """The class of each text, from an encoder that was trained to tell classes apart.
+        """The class of each text, from a model that was trained to tell classes apart.
 
         Args:
             texts: One text, or a list of texts, or of pairs of them; what is longer than the model's context is cut
@@ -87,14 +87,14 @@ class TextReader(ABC):
         names = self._names("classes", "this model classifies no texts")
         if isinstance(texts, str):
             return self.classify([texts])[0]
-        logits = text_logits(self.model, self.tokenizer, texts)
+        logits = text_logits(self.model, self.tokenizer, texts, template=self._template)
         if self.model.multi_label:
             by_name = [dict(zip(names, map(float, row), strict=True)) for row in tf.sigmoid(logits).numpy()]
             return [{"labels": [n for n in names if row[n] > 0.5], "scores": row} for row in by_name]
         return _likeliest(logits, names)
 
     def relate(self, texts: Any, heads: Any, tails: Any) -> Any:
-        """How two places of each text are related, from an encoder that was trained to tell.
+        """How two places of each text are related, from a model that was trained to tell.
 
         Args:
             texts: One text, or a list of them.
@@ -120,7 +120,7 @@ class TextReader(ABC):
         return _likeliest(relation_logits(self.model, self.tokenizer, texts, heads, tails), names)
 
     def regress(self, texts: Any) -> Any:
-        """The number of each text, from an encoder that was trained to tell one.
+        """The number of each text, from a model that was trained to tell one.
 
         Args:
             texts: One text, or a list of texts, or of pairs of them; what is longer than the model's context is cut
@@ -139,7 +139,7 @@ class TextReader(ABC):
         self._check("numbers", "this model tells no number from a text")
         if isinstance(texts, str):
             return float(self.regress([texts])[0])
-        return text_logits(self.model, self.tokenizer, texts)[:, 0]
+        return text_logits(self.model, self.tokenizer, texts, template=self._template)[:, 0]
 
     def entities(self, texts: Any) -> Any:
         """The names and other spans that each text holds, from an encoder that was trained to tag words.
@@ -220,6 +220,10 @@ class TextReader(ABC):
             max_answer_tokens=getattr(task, "max_answer_tokens", SpanQAConfig.max_answer_tokens),
             unanswerable=unanswerable,
         )
+
+    @property
+    def _template(self) -> str | None:
+        return getattr(self.config.task, "template", None)
 
     def _check(self, told: str, otherwise: str) -> None:
         if self.tells != told:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 
@@ -58,6 +60,38 @@ def last_token(hidden_states: tf.Tensor, padding_mask: tf.Tensor | None = None) 
 
 # The vector of a row; each takes `hidden_states` and `padding_mask`.
 ROW_POOLINGS = {"first": first_token, "mean": mean_pool, "last": last_token}
+
+
+def text_vectors(hidden_states: tf.Tensor, features: Mapping[str, tf.Tensor], pooling: str) -> tf.Tensor:
+    """One vector for each text: for each segment, where `example_ids` int32 [B, S] say how many there are, else one a
+    row.
+
+    Args:
+        hidden_states: float [B, T, D].
+        features: `segment_ids` int32 [B, T] and `example_ids`; or what `row_vectors` reads.
+        pooling: first, mean or last.
+
+    Returns:
+        float [B, S, D], or [B, D].
+    """
+    if "example_ids" in features:
+        count = features["example_ids"].shape[1]
+        return segment_vectors(hidden_states, features["segment_ids"], count, pooling)
+    return row_vectors(hidden_states, features, pooling)
+
+
+def row_vectors(hidden_states: tf.Tensor, features: Mapping[str, tf.Tensor], pooling: str) -> tf.Tensor:
+    """One vector for each row, whatever segments there are: float [B, T, D] -> float [B, D].
+
+    Args:
+        hidden_states: float [B, T, D].
+        features: `padding_mask` bool [B, T], or `segment_ids` int32 [B, T], or neither where all tokens are real.
+        pooling: first, mean or last.
+    """
+    mask = features.get("padding_mask")
+    if mask is None and "segment_ids" in features:
+        mask = features["segment_ids"] > 0
+    return ROW_POOLINGS[pooling](hidden_states, mask)
 
 
 def segment_vectors(

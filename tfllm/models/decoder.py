@@ -14,6 +14,7 @@ from tfllm.layers.feed_forward import FeedForwardOptions, default_intermediate_d
 from tfllm.layers.kv_cache import KVCache
 from tfllm.layers.masks import CausalMask
 from tfllm.layers.normalization import NormOptions
+from tfllm.layers.pooling import ROW_POOLINGS, text_vectors
 from tfllm.layers.positions.counting import counted_positions, positions_of
 from tfllm.layers.positions.options import PositionOptions
 from tfllm.layers.projection import Projection
@@ -21,11 +22,14 @@ from tfllm.layers.soft_cap import SoftCap
 from tfllm.layers.stack import Stack, Window
 from tfllm.layers.transformer_block import BlockOptions, TransformerBlock
 from tfllm.models.configured import ConfiguredModel
+from tfllm.models.heads import of_rows, wrong_classes
+
+DECODER_HEADS = ("causal_lm", "sequence_classification")
 
 
 @keras.saving.register_keras_serializable(package="tfllm")
 class Decoder(ConfiguredModel):
-    """A causal language model; GPT-2, Llama and their like are settings of it.
+    """A causal language model, or a classifier on one; GPT-2, Llama and their like are settings of it.
 
     Args:
         vocab_size: Tokens V.
@@ -60,6 +64,12 @@ class Decoder(ConfiguredModel):
         logit_soft_cap: The same for the logits.
         scale_embeddings: Multiplies token embeddings by the root of `hidden_dim` (Gemma).
         tie_embeddings: The output layer shares the token embedding.
+        head: What `logits` are: causal_lm, of the vocabulary; or sequence_classification, of a text, from its vector.
+        pooling: What a text's vector is made of, where it is classified: its last token, which has seen all others, the
+            mean of all, or the first.
+        num_classes: Classes C of the classification.
+        class_names: Their names, carried along; None has none.
+        multi_label: A text may have any number of the classes: each logit is one of yes and no. Carried along too.
         dropout: Share of embedding and residual values dropped in training.
         attention_block_size: Compute attention in blocks of this many tokens, for long rows; None does not.
         remat: What a training step computes again in the backward pass instead of keeping it: none, attention
@@ -110,6 +120,11 @@ class Decoder(ConfiguredModel):
         logit_soft_cap: float | None = None,
         scale_embeddings: bool = False,
         tie_embeddings: bool = True,
+        head: str = "causal_lm",
+        pooling: str = "last",
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        multi_label: bool = False,
         dropout: float = 0.0,
         attention_block_size: int | None = None,
         remat: str = "none",
@@ -117,11 +132,11 @@ class Decoder(ConfiguredModel):
         name: str = "decoder",
         **kwargs,
     ):
-        super().__init__(locals(), name=name, **kwargs)
-        if positions not in ("learned", "rotary", "none"):
-            raise ValueError(f"positions={positions!r} is not known; use learned, rotary or none")
-        if head_dim is None and hidden_dim % num_heads:
-            raise ValueError(f"num_heads={num_heads} must divide hidden_dim={hidden_dim}, or give head_dim")
+        arguments = dict(locals())
+        super().__init__(arguments, name=name, **kwargs)
+        wrong = wrong_settings(arguments)
+        if wrong is not None:
+            raise ValueError(wrong)
         self.vocab_size = vocab_size
         self.num_layers = num_layers
         self.hidden_dim = hidden_dim
@@ -182,8 +197,13 @@ class Decoder(ConfiguredModel):
             name="stack",
             dtype=self.dtype_policy,
         )
-        self.output_projection = None
-        if not tie_embeddings:
+        self.head, self.pooling, self.multi_label = head, pooling, multi_label
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.output_projection = self.classifier = None
+        if head == "sequence_classification":
+            units = num_classes or 0  # checked above
+            self.classifier = Projection(units=units, use_bias=False, name="classifier", **shared)
+        elif not tie_embeddings:
             self.output_projection = Projection(units=vocab_size, name="output_projection", **shared)
 
     def build(self, input_shape=None):
@@ -191,8 +211,9 @@ class Decoder(ConfiguredModel):
         hidden = (None, None, self.hidden_dim)
         self.token_embedding.build((None, None))
         self.stack.build_parts(hidden)
-        if self.output_projection is not None:
-            self.output_projection.build(hidden)
+        for layer in (self.output_projection, self.classifier):
+            if layer is not None:
+                layer.build(hidden)
 
     @property
     def blocks(self) -> list[TransformerBlock]:
@@ -215,14 +236,15 @@ class Decoder(ConfiguredModel):
         Args:
             features: `token_ids` int32 [B, T]; optional `padding_mask` bool [B, T], `segment_ids` int32
                 [B, T], `positions` int32 [B, T] (default 0, 1, 2 …, counted over the real tokens of each
-                segment), and `row_seeds` int32 [B], without which nothing is dropped.
+                segment), and `row_seeds` int32 [B], without which nothing is dropped. With `example_ids` int32
+                [B, S], one for each segment of a packed row, a classification speaks of every segment.
             training: Apply dropout.
             attention_scores: True, or the names of the blocks wanted, e.g. `["block_00"]`.
 
         Returns:
-            `hidden_states` float [B, T, D] after the last norm, `logits` float32 [B, T, V], and on
-            request `attention_scores`: {"block_00": float32 [B, N, T, S], …}. In a graph the logits
-            cost nothing when nobody reads them.
+            `hidden_states` float [B, T, D] after the last norm; `logits` float32 [B, T, V], or of classes [B, C], of
+            segments [B, S, C]; and on request `attention_scores`: {"block_00": float32 [B, N, T, S], …}. In a graph
+            the logits cost nothing when nobody reads them.
 
         Raises:
             ValueError: when `attention_scores` names a block that is not there.
@@ -236,11 +258,23 @@ class Decoder(ConfiguredModel):
             wanted=self.stack.wanted(attention_scores),
         )
         hidden_states = output.hidden_states
-        outputs: dict[str, Any] = {"hidden_states": hidden_states, "logits": self.logits(hidden_states)}
+        if self.classifier is None:
+            logits = self.logits(hidden_states)
+        else:
+            logits = of_rows(self.classifier, text_vectors(hidden_states, features, self.pooling))
+        outputs: dict[str, Any] = {"hidden_states": hidden_states, "logits": logits}
         return {**outputs, "attention_scores": output.scores} if output.scores else outputs
 
     def logits(self, hidden_states: tf.Tensor) -> tf.Tensor:
-        """Projects float [B, T, D] onto the vocabulary -> float32 [B, T, V]."""
+        """Projects float [B, T, D] onto the vocabulary -> float32 [B, T, V].
+
+        Raises:
+            ValueError: when the model classifies instead.
+        """
+        if self.classifier is not None:
+            raise ValueError(
+                "head='sequence_classification' says nothing of the vocabulary; take a causal_lm"
+            )
         project = self.token_embedding.project if self.output_projection is None else self.output_projection
         return SoftCap(self.logit_soft_cap)(tf.cast(project(hidden_states), tf.float32))
 
@@ -293,6 +327,21 @@ class Decoder(ConfiguredModel):
     def _embed(self, token_ids: tf.Tensor) -> tf.Tensor:
         x = self.token_embedding(token_ids)
         return x if self.embedding_scale == 1.0 else x * tf.cast(self.embedding_scale, x.dtype)
+
+
+def wrong_settings(arguments: Mapping[str, Any]) -> str | None:
+    """What is wrong about a decoder's arguments, or None."""
+    for name, usual, known in (
+        ("positions", "rotary", ("learned", "rotary", "none")),
+        ("head", "causal_lm", DECODER_HEADS),
+        ("pooling", "last", tuple(ROW_POOLINGS)),
+    ):
+        value = arguments.get(name, usual)
+        if value not in known:
+            return f"{name}={value!r} is not known; use {', '.join(known[:-1])} or {known[-1]}"
+    if arguments.get("head_dim") is None and arguments["hidden_dim"] % arguments["num_heads"]:
+        return f"num_heads={arguments['num_heads']} must divide hidden_dim={arguments['hidden_dim']}, or give head_dim"
+    return wrong_classes(arguments, ("sequence_classification",))
 
 
 def _either(asked: bool | None, usual: bool) -> bool:

@@ -14,14 +14,14 @@ from tfllm.layers.embedding import TokenEmbedding
 from tfllm.layers.feed_forward import GATED, FeedForwardOptions, default_intermediate_dim
 from tfllm.layers.masks import BidirectionalMask
 from tfllm.layers.normalization import NormOptions
-from tfllm.layers.pooling import ROW_POOLINGS, segment_vectors
+from tfllm.layers.pooling import ROW_POOLINGS, row_vectors, text_vectors
 from tfllm.layers.positions.counting import positions_of
 from tfllm.layers.positions.options import PositionOptions
 from tfllm.layers.projection import Projection
 from tfllm.layers.stack import REMAT, Stack, Window
 from tfllm.layers.transformer_block import BlockOptions, TransformerBlock
 from tfllm.models.configured import ConfiguredModel
-from tfllm.models.heads import MaskedLMHead, Pooler
+from tfllm.models.heads import MaskedLMHead, Pooler, of_rows, wrong_classes
 
 HEADS = ("none", "masked_lm", "sequence_classification", "token_classification", "span")
 POOLERS = ("none", "tanh", "relu")
@@ -271,7 +271,7 @@ class Encoder(ConfiguredModel):
         if without_head:
             outputs["block_outputs"] = output.block_outputs
             if self.pooler is not None:
-                outputs["pooled"] = self.pooler(self._row_vectors(hidden_states, features))
+                outputs["pooled"] = self.pooler(row_vectors(hidden_states, features, self.pooling))
         else:
             outputs |= self._on_top(hidden_states, features, row_seeds)
         return {**outputs, "attention_scores": output.scores} if output.scores else outputs
@@ -295,7 +295,7 @@ class Encoder(ConfiguredModel):
         if self.classifier is None:
             raise ValueError(f"head='none' has no logits; use one of {', '.join(HEADS[1:])}")
         if hidden_states.shape.rank == 2:
-            return _of_rows(self.classifier, hidden_states)
+            return of_rows(self.classifier, hidden_states)
         return tf.cast(self.classifier(hidden_states), tf.float32)
 
     def _embed(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -318,37 +318,25 @@ class Encoder(ConfiguredModel):
     ) -> dict[str, tf.Tensor]:
         """`pooled`, `logits` and `next_sentence_logits`, as far as there are layers for them."""
         outputs, classified = {}, hidden_states
-        of_rows = self.head == "sequence_classification"
-        if self.pooler is not None or of_rows:
-            if of_rows and "example_ids" in features:
-                count = features["example_ids"].shape[1]
-                vectors = segment_vectors(hidden_states, features["segment_ids"], count, self.pooling)
-            else:
-                vectors = self._row_vectors(hidden_states, features)
+        of_texts = self.head == "sequence_classification"
+        if self.pooler is not None or of_texts:
+            vectors_of = text_vectors if of_texts else row_vectors
+            vectors = vectors_of(hidden_states, features, self.pooling)
             if self.pooler is not None:
                 outputs["pooled"] = vectors = self.pooler(vectors)
-            classified = vectors if of_rows else hidden_states
+            classified = vectors if of_texts else hidden_states
             if self.next_sentence is not None:
-                outputs["next_sentence_logits"] = _of_rows(self.next_sentence, vectors)
+                outputs["next_sentence_logits"] = of_rows(self.next_sentence, vectors)
         if self.classifier is not None:
             classified = self.classifier_dropout(classified, row_seeds)
         if self.head != "none":
             outputs["logits"] = self.logits(classified)
         return outputs
 
-    def _row_vectors(self, hidden_states: tf.Tensor, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """float [B, T, D] -> float [B, D], whatever segments there are."""
-        mask = features.get("padding_mask")
-        if mask is None and "segment_ids" in features:
-            mask = features["segment_ids"] > 0
-        return ROW_POOLINGS[self.pooling](hidden_states, mask)
-
 
 def wrong_settings(arguments: dict[str, Any]) -> str | None:
     """What is wrong about an encoder's arguments, or None."""
     head, pooler = arguments.get("head", "none"), arguments.get("pooler", "none")
-    classes, names = arguments.get("num_classes"), arguments.get("class_names")
-    classifies = head in ("sequence_classification", "token_classification")
     for name, value, known in (
         ("head", head, HEADS),
         ("pooling", arguments.get("pooling", "first"), tuple(ROW_POOLINGS)),
@@ -362,19 +350,9 @@ def wrong_settings(arguments: dict[str, Any]) -> str | None:
     inside = arguments.get("head_activation") or arguments.get("activation")
     if head == "masked_lm" and inside in GATED:
         return f"activation={inside!r} has a gate, which the masked_lm head has not; give head_activation"
-    if classifies and not classes:
-        return f"head={head!r} needs num_classes; say how many there are"
-    if classes and not classifies:
-        return f"num_classes={classes} needs head='sequence_classification' or head='token_classification'"
-    if names is not None and len(names) != classes:
-        return f"class_names has {len(names)} names, and num_classes={classes}; give one for each"
-    if arguments.get("multi_label") and (head != "sequence_classification" or (classes or 0) < 2):
-        return "multi_label=True needs head='sequence_classification' and num_classes of 2 or more"
+    wrong = wrong_classes(arguments, ("sequence_classification", "token_classification"))
+    if wrong is not None:
+        return wrong
     if arguments.get("next_sentence_head") and pooler == "none":
         return "next_sentence_head=True reads the pooler; use pooler='tanh'"
     return None
-
-
-def _of_rows(projection: Projection, pooled: tf.Tensor) -> tf.Tensor:
-    """float [B, D] -> float32 [B, C]."""
-    return tf.cast(projection(pooled[:, None])[:, 0], tf.float32)

@@ -1,6 +1,9 @@
-"""What stands on an encoder: a vector for the row, and the prediction of masked tokens."""
+"""What stands on a model: a vector for the row, classes, and the prediction of masked tokens."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -104,3 +107,29 @@ class MaskedLMHead(keras.layers.Layer):
         x = self.norm(activate(self.activation, self.transform(hidden_states)))
         kernel = embeddings if self.tie_embeddings else tf.convert_to_tensor(self.kernel)
         return project(x, kernel, tf.convert_to_tensor(self.bias), transpose_kernel=self.tie_embeddings)
+
+
+def of_rows(projection: Projection, vectors: tf.Tensor) -> tf.Tensor:
+    """What a layer says of vectors, float [B, D] or of segments [B, S, D] -> float32 [B, C] or [B, S, C]."""
+    flat = vectors.shape.rank == 2
+    said = projection(vectors[:, None])[:, 0] if flat else projection(vectors)
+    return tf.cast(said, tf.float32)
+
+
+def wrong_classes(arguments: Mapping[str, Any], heads: Sequence[str]) -> str | None:
+    """What is wrong about `num_classes`, `class_names` and `multi_label` beside the head of a model, or None.
+
+    Args:
+        arguments: Of the model.
+        heads: Those that classify.
+    """
+    head, classes, names = (arguments.get(key) for key in ("head", "num_classes", "class_names"))
+    if head in heads and not classes:
+        return f"head={head!r} needs num_classes; say how many there are"
+    if classes and head not in heads:
+        return f"num_classes={classes} needs head={' or head='.join(map(repr, heads))}"
+    if names is not None and len(names) != classes:
+        return f"class_names has {len(names)} names, and num_classes={classes}; give one for each"
+    if arguments.get("multi_label") and (head != "sequence_classification" or (classes or 0) < 2):
+        return "multi_label=True needs head='sequence_classification' and num_classes of 2 or more"
+    return None

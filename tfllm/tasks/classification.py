@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfllm.evaluation.classification import classification_metrics
+from tfllm.evaluation.classification import classification_metrics, confusion_matrix
 from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.class_weights import weights_by_class
 from tfllm.tasks.examples.labels import ClassLabels
@@ -45,6 +45,7 @@ class Classification(LabelledTextTask):
         class_names: The classes C, in the order of the model's logits.
         pairs: A record is two texts.
         token_types: The model tells token types apart.
+        template: As in `LabelledTextTask`.
         class_weights: What each class counts, by name; those left out count 1.
         label_smoothing: The share that is spread.
 
@@ -67,11 +68,14 @@ class Classification(LabelledTextTask):
         class_names: Sequence[str],
         pairs: bool = False,
         token_types: bool = True,
+        template: str | None = None,
         class_weights: Mapping[str, float] | None = None,
         label_smoothing: float = 0.0,
     ):
         self.class_names, self.label_smoothing = tuple(class_names), label_smoothing
-        super().__init__(ClassLabels(self.class_names), pairs=pairs, token_types=token_types)
+        super().__init__(
+            ClassLabels(self.class_names), pairs=pairs, token_types=token_types, template=template
+        )
         self.class_weights = weights_by_class(self.class_names, class_weights)
 
     def loss(self, model: Any, features: Features, outputs: Features) -> Features:
@@ -101,6 +105,12 @@ class Classification(LabelledTextTask):
         probabilities = np.array([each.values["probabilities"] for each in predictions], np.float32)
         labels = np.array([each.values["label"] for each in predictions], np.int32)
         return classification_metrics(probabilities.reshape([len(labels), -1]), labels)
+
+    def confusion(self, predictions: Sequence[Prediction]) -> np.ndarray:
+        """How many examples of each class, a row, were taken for which, a column: int64 [C, C]."""
+        said = np.array([each.values["probabilities"] for each in predictions], np.float32).argmax(axis=1)
+        labels = np.array([each.values["label"] for each in predictions], np.int32)
+        return confusion_matrix(said, labels, len(self.class_names))
 
     def example_weights(self, features: Features) -> tf.Tensor:
         """The weight of each segment, times its class's."""

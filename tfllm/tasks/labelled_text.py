@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from tfllm.evaluation.predictions import Prediction
-from tfllm.tasks.examples.labelled_text import LabelledText
+from tfllm.tasks.examples.labelled_text import LabelledText, text_pieces
 from tfllm.tasks.examples.labels import Labels
 
 Features = dict[str, tf.Tensor]
@@ -24,13 +24,14 @@ class LabelledTextTask(ABC):
         labels: What the labels are.
         pairs: A record is two texts.
         token_types: The model tells token types apart; else the separator alone stands between two texts.
+        template: A text around `{text}`, and of pairs `{text_pair}`; None is the texts alone.
     """
 
     coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
     aligned: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, labels: Labels, *, pairs: bool, token_types: bool):
-        self.labels, self.pairs, self.token_types = labels, pairs, token_types
+    def __init__(self, labels: Labels, *, pairs: bool, token_types: bool, template: str | None = None):
+        self.labels, self.pairs, self.token_types, self.template = labels, pairs, token_types, template
 
     def examples_of(self, tokenizer: Any, *, seq_len: int, packing: bool) -> LabelledText:
         """What tokenises the texts of a record."""
@@ -41,6 +42,7 @@ class LabelledTextTask(ABC):
             labels=self.labels,
             pairs=self.pairs,
             token_types=self.token_types,
+            template=text_pieces(self.template, pairs=self.pairs),
         )
 
     def features(self, rows: Features) -> Features:

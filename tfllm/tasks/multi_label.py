@@ -27,6 +27,7 @@ class MultiLabel(LabelledTextTask):
         class_names: The classes C, in the order of the model's logits.
         pairs: A record is two texts.
         token_types: The model tells token types apart.
+        template: As in `LabelledTextTask`.
         class_weights: What each class counts, by name; those left out count 1.
         label_smoothing: The share that is spread.
         label_separator: What stands between names where a label is one text.
@@ -49,13 +50,14 @@ class MultiLabel(LabelledTextTask):
         class_names: Sequence[str],
         pairs: bool = False,
         token_types: bool = True,
+        template: str | None = None,
         class_weights: Mapping[str, float] | None = None,
         label_smoothing: float = 0.0,
         label_separator: str = ",",
     ):
         self.class_names, self.label_smoothing = tuple(class_names), label_smoothing
         self.sets = ClassSetLabels(self.class_names, label_separator)
-        super().__init__(self.sets, pairs=pairs, token_types=token_types)
+        super().__init__(self.sets, pairs=pairs, token_types=token_types, template=template)
         self.class_weights = weights_by_class(self.class_names, class_weights)
 
     def features(self, rows: Features) -> Features:

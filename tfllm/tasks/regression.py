@@ -23,6 +23,7 @@ class Regression(LabelledTextTask):
         tokenizer: Of no use here.
         pairs: A record is two texts.
         token_types: The model tells token types apart.
+        template: As in `LabelledTextTask`.
         loss_chunk_tokens: Of no use here.
     """
 
@@ -40,10 +41,11 @@ class Regression(LabelledTextTask):
         tokenizer: Any,
         pairs: bool = False,
         token_types: bool = True,
+        template: str | None = None,
         loss_chunk_tokens: int | None = None,
     ):
         del tokenizer, loss_chunk_tokens
-        super().__init__(NumberLabels(), pairs=pairs, token_types=token_types)
+        super().__init__(NumberLabels(), pairs=pairs, token_types=token_types, template=template)
 
     def loss(self, model: Any, features: Features, outputs: Features) -> Features:
         """The sum of squares, float32 scalar.

@@ -1,4 +1,4 @@
-"""Tiny checkpoints of encoders with odd settings. Needs NumPy only."""
+"""Tiny checkpoints of encoders, and of decoders that classify, with odd settings. Needs NumPy only."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ _DISTIL = {
     "max_position_embeddings": 33,
 }
 _CLASSES = {"id2label": {"0": "bad", "1": "middling", "2": "good"}}
+
+_LLAMA = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    **_CLASSES,
+}
 
 # Name to `model_type`, transformers' class, and what differs from the family's defaults.
 ENCODER_CASES: dict[str, tuple[str, str, dict]] = {
@@ -52,7 +64,28 @@ ENCODER_CASES: dict[str, tuple[str, str, dict]] = {
     ),
     "distilbert_sentences": ("distilbert", "DistilBertForSequenceClassification", {**_DISTIL, **_CLASSES}),
     "distilbert_span": ("distilbert", "DistilBertForQuestionAnswering", _DISTIL),
+    "llama_sentences": ("llama", "LlamaForSequenceClassification", {**_LLAMA, "attention_bias": True}),
+    "qwen3_sentences": ("qwen3", "Qwen3ForSequenceClassification", {**_LLAMA, "head_dim": 8}),
+    "gemma2_sentences": (
+        "gemma2",
+        "Gemma2ForSequenceClassification",
+        {**_LLAMA, "head_dim": 6, "sliding_window": 5, "query_pre_attn_scalar": 7},
+    ),
+    "gpt2_sentences": (
+        "gpt2",
+        "GPT2ForSequenceClassification",
+        {
+            **{"vocab_size": VOCAB, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 33},
+            **{"pad_token_id": 0, "problem_type": "multi_label_classification", **_CLASSES},
+        },
+    ),
+    "gpt_neox_sentences": (
+        "gpt_neox",
+        "GPTNeoXForSequenceClassification",
+        {**_BERT, "pad_token_id": 0, "rotary_pct": 0.5, **_CLASSES},
+    ),
 }
+_TYPES = ("bert", "roberta", "xlm-roberta")  # of models that tell types of tokens apart
 # Of an output layer that is not the embedding, transformers adds one bias and does not read the other.
 UNREAD = ("cls.predictions.bias", "lm_head.bias")
 
@@ -75,7 +108,7 @@ def encoder_batch(name: str) -> dict[str, np.ndarray]:
         "mask": mask.astype(np.int64),
         "positions": np.maximum(np.cumsum(mask, axis=1) - 1, 0),
     }
-    num_types = 0 if model_type == "distilbert" else settings.get("type_vocab_size", 2)
+    num_types = settings.get("type_vocab_size", 2) if model_type in _TYPES else 0
     return {**batch, "types": rng.randint(0, num_types, [3, LENGTH])} if num_types > 1 else batch
 
 

@@ -20,7 +20,9 @@ def make(name: str) -> transformers.PreTrainedModel:
     config.architectures = [architecture]
     model = getattr(transformers, architecture)(config).eval()
     for path, parameter in model.named_parameters():
-        parameter.data = torch.from_numpy(weight(path, tuple(parameter.shape), unit_offset=False))
+        parameter.data = torch.from_numpy(
+            weight(path, tuple(parameter.shape), unit_offset=model_type.startswith("gemma"))
+        )
     model.tie_weights()
     return model
 

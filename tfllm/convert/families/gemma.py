@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tfllm.convert.classes import DecoderHead
 from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Always, Arguments, Constant, HeadDim, Key
 from tfllm.convert.families.llama import BUFFERS, SHAPE, read_layer_types, rows, write_layer_types
@@ -126,6 +127,7 @@ GEMMA2 = Family(
     prefix="model.",
     rows=_rows,
     keys=(
+        DecoderHead("Gemma2ForSequenceClassification"),
         *_KEYS,
         Rope(),
         _Sliding(pattern=2),
@@ -141,6 +143,7 @@ GEMMA3_TEXT = Family(
     prefix="model.",
     rows=_rows,
     keys=(
+        DecoderHead("Gemma3TextForSequenceClassification"),
         *_KEYS,
         _TwoRopes(),
         _Sliding(pattern=6),

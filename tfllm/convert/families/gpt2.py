@@ -1,5 +1,6 @@
 """GPT-2 (Radford et al. 2019)."""
 
+from tfllm.convert.classes import DecoderHead, classifier_rows
 from tfllm.convert.config_table import Always, Arguments, Constant, HeadDim, Key, TrainingOnly
 from tfllm.convert.family import Family
 from tfllm.convert.weight_table import AS_IS, SIDE_BY_SIDE, Row, embedding, layer_norm, linear
@@ -27,7 +28,7 @@ def _rows(arguments: Arguments) -> list[Row]:
         ]
     if not tied:
         rows += linear("lm_head", "output_projection", bias=False)
-    return rows
+    return rows + classifier_rows(arguments)
 
 
 GPT2 = Family(
@@ -36,6 +37,7 @@ GPT2 = Family(
     prefix="transformer.",
     rows=_rows,
     keys=(
+        DecoderHead("GPT2ForSequenceClassification"),
         Key("vocab_size", "vocab_size", default=50257),
         Key("n_embd", "hidden_dim", default=768),
         Key("n_layer", "num_layers", default=12),

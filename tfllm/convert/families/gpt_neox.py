@@ -1,5 +1,6 @@
 """GPT-NeoX (Black et al. 2022) and Pythia (Biderman et al. 2023)."""
 
+from tfllm.convert.classes import DecoderHead, classifier_rows
 from tfllm.convert.config_table import Always, Arguments, Constant, HeadDim, Key, TrainingOnly
 from tfllm.convert.family import Family
 from tfllm.convert.rope_keys import Rope
@@ -28,7 +29,7 @@ def _rows(arguments: Arguments) -> list[Row]:
         ]
     if not tied:
         rows += linear("embed_out", "output_projection", bias=False)
-    return rows
+    return rows + classifier_rows(arguments)
 
 
 GPT_NEOX = Family(
@@ -37,6 +38,7 @@ GPT_NEOX = Family(
     prefix="gpt_neox.",
     rows=_rows,
     keys=(
+        DecoderHead("GPTNeoXForSequenceClassification"),
         Key("vocab_size", "vocab_size"),
         Key("hidden_size", "hidden_dim"),
         Key("num_hidden_layers", "num_layers"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tfllm.convert.classes import DecoderHead, classifier_rows
 from tfllm.convert.config_reader import ConfigReader
 from tfllm.convert.config_table import Always, Arguments, HeadDim, Key, TrainingOnly
 from tfllm.convert.family import Family
@@ -62,7 +63,7 @@ def rows(arguments: Arguments, norms: dict[str, str] | None = None) -> list[Row]
         table += linear(f"{mlp}.down_proj", f"{ours}/feed_forward/down", bias=feed)
     if not tied:
         table += linear("lm_head", "output_projection", bias=False)
-    return table
+    return table + classifier_rows(arguments)
 
 
 class _EveryLayerSlides:
@@ -134,6 +135,7 @@ LLAMA = Family(
     prefix="model.",
     rows=rows,
     keys=(
+        DecoderHead("LlamaForSequenceClassification"),
         *_SHAPE,
         HeadDim(),
         Rope(),
@@ -149,7 +151,13 @@ MISTRAL = Family(
     architecture="MistralForCausalLM",
     prefix="model.",
     rows=rows,
-    keys=(*_SHAPE, HeadDim(), Rope(), _EveryLayerSlides()),
+    keys=(
+        DecoderHead("MistralForSequenceClassification"),
+        *_SHAPE,
+        HeadDim(),
+        Rope(),
+        _EveryLayerSlides(),
+    ),
     buffers=BUFFERS,
 )
 QWEN2 = Family(
@@ -157,7 +165,14 @@ QWEN2 = Family(
     architecture="Qwen2ForCausalLM",
     prefix="model.",
     rows=rows,
-    keys=(*_SHAPE, HeadDim(), Rope(), LayerTypes(), Always("qkv_bias", True)),
+    keys=(
+        DecoderHead("Qwen2ForSequenceClassification"),
+        *_SHAPE,
+        HeadDim(),
+        Rope(),
+        LayerTypes(),
+        Always("qkv_bias", True),
+    ),
     buffers=BUFFERS,
 )
 QWEN3 = Family(
@@ -166,6 +181,7 @@ QWEN3 = Family(
     prefix="model.",
     rows=rows,
     keys=(
+        DecoderHead("Qwen3ForSequenceClassification"),
         *_SHAPE,
         HeadDim(default=128),
         Rope(),

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from tfllm.config.template import split_template
 from tfllm.data.errors import DataError
 from tfllm.data.examples import Example
 from tfllm.data.record import TEXT, Record
 from tfllm.tasks.examples.labels import Labels, weight_of
+from tfllm.tasks.examples.shares import shares
 from tfllm.tasks.examples.text_segments import TextSegments
+from tfllm.tasks.examples.text_template import TextTemplate
 
 TEXT_PAIR = "text_pair"
 
@@ -30,6 +33,8 @@ class LabelledText(TextSegments):
         labels: What the labels are.
         pairs: Read two texts.
         token_types: The model tells token types apart; else rows have none.
+        template: What stands around and between the texts, as `split_template` gives it; of a text in a template no
+            token has another type.
 
     Raises:
         DataError: The tokens around the texts leave no room for them, or nothing tells two texts apart.
@@ -46,20 +51,22 @@ class LabelledText(TextSegments):
         labels: Labels,
         pairs: bool = False,
         token_types: bool = True,
+        template: Sequence[str] | None = None,
     ):
         self.labels, self.pairs, self.token_types = labels, pairs, token_types or not pairs
-        if pairs and not token_types and not tokenizer.separator_ids:
+        if pairs and template is None and not token_types and not tokenizer.separator_ids:
             raise DataError(
                 "task.pairs=true: the model has no types of tokens, and the tokenizer nothing that stands between two"
-                " texts; take a model with model.num_token_types=2, or one like RoBERTa's"
+                " texts; write task.template: '{text} / {text_pair}' in words of yours, or take a model with"
+                " model.num_token_types=2, or one like RoBERTa's"
             )
-        between = [tokenizer.separator_ids] if pairs else []
+        between = [tokenizer.separator_ids] if pairs and template is None else []
         super().__init__(
             tokenizer,
             seq_len=seq_len,
             packing=packing,
             around=(tokenizer.prefix_ids, *between, tokenizer.suffix_ids),
-            token_types=pairs and token_types,
+            token_types=pairs and token_types and template is None,
             of_segments=labels.features,
         )
         self.columns = (TEXT, TEXT_PAIR) if pairs else (TEXT,)
@@ -68,12 +75,14 @@ class LabelledText(TextSegments):
             raise DataError(
                 f"data.seq_len={seq_len} leaves no room beside the {seq_len - self.room} tokens around a text; raise it"
             )
+        self.template = None if template is None else TextTemplate(tokenizer, template, room=self.room)
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What the examples depend on, beside records and tokenizer."""
         types = {} if self.token_types else {"token_types": False}
-        return {**super().settings, **types, **self.labels.settings}
+        template = {} if self.template is None else {"template": self.template.pieces}
+        return {**super().settings, **types, **template, **self.labels.settings}
 
     def keeps(self, record: Record) -> bool:
         """Return whether no text is blank."""
@@ -82,11 +91,9 @@ class LabelledText(TextSegments):
     def examples(self, records: Sequence[Record], numbers: Sequence[int]) -> Iterator[Example]:
         """Yield each record."""
         texts = [[record.text(column) for column in self.columns] for record in records]
-        encoded = iter(self.tokenizer.encode_batch([text for each in texts for text in each]))
-        for number, record, each in zip(numbers, records, texts, strict=True):
-            parts = [next(encoded) for _ in each]
-            ids, types = self.framed(parts)
-            is_cut = sum(map(len, parts)) > self.room
+        for number, record, each, (ids, types, is_cut) in zip(
+            numbers, records, texts, self.framed(texts), strict=True
+        ):
             arrays = {"token_ids": ids, "token_type_ids": types, **self.labelled(record)}
             size = sum(len(text.encode()) for text in each)
             yield self.example(number, arrays, weight=weight_of(record), num_bytes=size, is_cut=is_cut)
@@ -98,13 +105,30 @@ class LabelledText(TextSegments):
             feature.name: np.array([values[feature.name]], feature.dtype) for feature in self.labels.features
         }
 
-    def framed(self, parts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of an example, int32 [n], and which of its texts each belongs to.
+    def framed(self, texts: Sequence[Sequence[str]]) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+        """Yield the ids of each example, int32 [n], which of its texts each belongs to, and whether some are left out.
+
+        Args:
+            texts: Of each example the text, or both.
+        """
+        if self.template is not None:
+            before, behind = self.around
+            for kept, is_cut in self.template.batch(texts):
+                framed = np.array([*before, *kept, *behind], np.int32)
+                yield framed, np.zeros_like(framed), is_cut
+            return
+        encoded = iter(self.tokenizer.encode_batch([text for each in texts for text in each]))
+        for each in texts:
+            parts = [next(encoded) for _ in each]
+            yield *self.joined(parts), sum(map(len, parts)) > self.room
+
+    def joined(self, parts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of texts that are tokenised, cut and framed, int32 [n], and which each belongs to.
 
         Args:
             parts: The ids of the text, or of both.
         """
-        kept = _shares([len(part) for part in parts], self.room)
+        kept = shares([len(part) for part in parts], self.room)
         ids, types = list(self.around[0]), [0] * len(self.around[0])
         for place, (part, count, behind) in enumerate(zip(parts, kept, self.around[1:], strict=True)):
             ids += [*part[:count], *behind]
@@ -112,10 +136,8 @@ class LabelledText(TextSegments):
         return np.array(ids, np.int32), np.array(types, np.int32)
 
 
-def _shares(sizes: Sequence[int], room: int) -> list[int]:
-    """How much is kept of each text: the longer loses first; an odd token goes to the first."""
-    if len(sizes) == 1:
-        return [min(sizes[0], room)]
-    halves = ((room + 1) // 2, room // 2)
-    pairs = zip(sizes, halves, reversed(sizes), strict=True)
-    return [min(size, max(half, room - other)) for size, half, other in pairs]
+def text_pieces(template: str | None, *, pairs: bool) -> tuple[str, ...] | None:
+    """Return what stands around and between the texts of a template; None of none."""
+    if template is None:
+        return None
+    return split_template(template, *((TEXT, TEXT_PAIR) if pairs else (TEXT,)))

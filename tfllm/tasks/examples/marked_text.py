@@ -73,7 +73,7 @@ class MarkedText(LabelledText):
                 f" and a row has room for {self.room}; raise data.seq_len, or leave the record out"
             )
         start = max(0, min(begin - (self.room - (end - begin)) // 2, len(ids) - self.room))
-        return self.framed([ids[start : start + self.room]])[0]
+        return self.joined([ids[start : start + self.room]])[0]
 
 
 def place_of(record: Record, column: str) -> Place:
