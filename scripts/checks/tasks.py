@@ -62,6 +62,10 @@ TASKS: dict[str, dict[str, Any]] = {
     "span_corruption": {"model": BOTH},
     "contrastive": {"model": ENCODER, "columns": PAIRS},
     "classification": {"model": ENCODER},
+    "classification, decoder": {
+        "task": {"type": "classification", "template": "{text} ="},
+        "model": DECODER,
+    },
     "classification, multi_label": {
         "task": {"type": "classification", "multi_label": True},
         "model": ENCODER,

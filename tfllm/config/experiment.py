@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tfllm.config import decoder, encoder, encoder_decoder  # noqa: F401  enter their types into MODELS
+from tfllm.config import decoder, encoder, encoder_decoder, text_task  # noqa: F401  enter their types
 from tfllm.config.data import DataConfig
 from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
-from tfllm.config.task import SpanQAConfig
+from tfllm.config.text_task import SpanQAConfig
 from tfllm.generation.errors import GenerationError
 from tfllm.language_model.answer import answers
 from tfllm.language_model.text_logits import relation_logits, text_logits
