@@ -85,6 +85,8 @@ def _exported(lm: Any, folder: Path) -> Path:
         return export_classifier(
             lm.model, lm.tokenizer, folder, class_names=names, pairs=bool(pairs), around=around
         )
+    if lm.tells is None and getattr(lm.config.model, "kind", "") == "encoder":
+        return _exported_embedder(lm, folder)
     from tfllm.experiment.stop_tokens import stop_ids
     from tfllm.export.saved_model import export_saved_model
 
@@ -95,4 +97,33 @@ def _exported(lm: Any, folder: Path) -> Path:
         generation=lm.config.generation,
         stop_ids=stop_ids(lm.tokenizer, lm.config.generation.stop_tokens),
         max_new_tokens=lm.config.export.max_new_tokens,
+    )
+
+
+def _exported_embedder(lm: Any, folder: Path) -> Path:
+    """What `lm.embed` says, where a graph can."""
+    from tfllm.export.embedder import export_embedder
+
+    modules = lm.sentence_modules
+    if modules is None:
+        return export_embedder(lm.model, lm.tokenizer, folder)
+    poolings = {"mean": "mean", "cls": "first", "lasttoken": "last"}
+    [pooling, *others] = modules.poolings
+    for name, is_there in (
+        (f"pooling {', '.join(modules.poolings)}", bool(others) or pooling not in poolings),
+        ("layers behind the pooling", modules.layers not in ((), (None,))),
+        ("do_lower_case", modules.do_lower_case),
+        ("texts cut at their beginning", modules.cut_left),
+        ("prompts that are not pooled", bool(modules.prompts) and not modules.include_prompt),
+    ):
+        if is_there:
+            raise ExportError(f"a sentence encoder with {name} is not exported; call lm.embed from Python")
+    return export_embedder(
+        lm.model,
+        lm.tokenizer,
+        folder,
+        pooling=poolings[pooling],
+        normalize=modules.normalizes,
+        max_seq_len=modules.max_seq_length,
+        prompt=modules.prompts.get(modules.default_prompt or "", ""),
     )

@@ -121,11 +121,12 @@ class ExperimentConfig:
             yield Problem("model.pooling", pooling, rule, "leave it out")
 
     def _check_reader(self) -> Iterator[Problem]:
-        """What only a model that generates can do; one that reads a label off a text is exported too."""
+        """What only a model that generates can do; one that makes a label or a vector of a text is exported too."""
+        reads = self.task.labels is not None or getattr(self.task, "pooling", None) is not None
         which = "an encoder" if self.kind == "encoder" else f"one of task.type={self.task.type}"
         for path, value in (
             ("generation.prompts", list(self.generation.prompts)),
-            ("export.at_end", self.export.at_end and self.task.labels is None),
+            ("export.at_end", self.export.at_end and not reads),
         ):
             if value:
                 rule = f"is for models that generate, and {which} does not"

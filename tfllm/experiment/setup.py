@@ -129,7 +129,7 @@ class TrainingSetup:
             self.model = make_model(config, prepared.tokenizer.vocab_size, training=True)
             self.optimizer = make_optimizer_of(config, self.model)
             self.loss_scale = LossScale() if precision == "mixed_float16" else None
-        if config.export.at_end and config.task.labels is None:
+        if config.export.at_end and config.task.labels is None and config.kind != "encoder":
             Limits.of(self.model, config.export.max_new_tokens)
         self.task = make_task(config, prepared.tokenizer)
         self.step = self._make_step()

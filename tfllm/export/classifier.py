@@ -51,7 +51,9 @@ def export_classifier(
         )
     names = list(class_names or model.class_names or map(str, range(model.classifier.units)))
 
-    def answers(logits: tf.Tensor) -> dict[str, tf.Tensor]:
+    def answers(outputs: dict[str, tf.Tensor], mask: tf.Tensor) -> dict[str, tf.Tensor]:
+        del mask
+        logits = outputs["logits"]
         classes = tf.tile(tf.constant([names]), [tf.shape(logits)[0], 1])
         if model.multi_label:
             return {"classes": classes, "scores": tf.math.sigmoid(logits)}

@@ -41,13 +41,13 @@ def export_regressor(
     """
     if getattr(model, "head", "none") != "sequence_classification" or model.classifier.units != 1:
         raise ExportError(
-            "only an encoder that tells a number from a text can be exported so; train task.type=regression"
+            "only a model that tells a number from a text can be exported so; train task.type=regression"
         )
     return export_text_reader(
         model,
         tokenizer,
         folder,
-        answers=lambda logits: {"value": logits[:, 0]},
+        answers=lambda outputs, mask: {"value": outputs["logits"][:, 0]},
         pairs=pairs,
         around=around,
         metadata={},

@@ -1,10 +1,10 @@
-"""A graph that reads texts, or pairs of them, and says what a model's layer tells of each."""
+"""A graph that reads texts, or pairs of them, and says what a model makes of each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -13,28 +13,32 @@ from tfllm.export.errors import ExportError
 from tfllm.export.saved_model import in_float32, save_version
 from tfllm.tokenizers import Tokenizer
 
+Answers: TypeAlias = Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
+
 
 def export_text_reader(
     model: Any,
     tokenizer: Tokenizer,
     folder: str | Path,
     *,
-    answers: Callable[[tf.Tensor], dict[str, tf.Tensor]],
-    pairs: bool,
-    around: tuple[str, str] | None,
+    answers: Answers,
+    pairs: bool = False,
+    around: tuple[str, str] | None = None,
+    longest: int | None = None,
     metadata: dict[str, Any],
     version: int | None,
 ) -> Path:
     """Writes `<folder>/<version>/` with a signature `serving_default`: `text`, and of pairs `text_pair`, string [B].
 
     Args:
-        model: An `Encoder` or `Decoder` with head sequence_classification.
+        model: An `Encoder`, or a `Decoder` with head sequence_classification.
         tokenizer: Its tokenizer.
         folder: Parent of the version folders; made where it does not exist.
-        answers: Makes the outputs of logits float32 [B, C]; `tokens_dropped` int32 [B], how many did not fit into the
-            model's `max_seq_len`, counted from the end, joins them.
+        answers: Makes the outputs, of what the model returns and which tokens are real, bool [B, T]; `tokens_dropped`
+            int32 [B], how many did not fit, counted from the end, joins them.
         pairs: Read two texts.
         around: What stands before a text and behind it; None is nothing.
+        longest: Tokens that are read, those around a text included; None is the model's `max_seq_len`.
         metadata: What is written beside the graph, the context's length joining it.
         version: None takes the next after the largest there.
 
@@ -50,13 +54,14 @@ def export_text_reader(
         )
     if pairs and around is not None:
         raise ExportError("a pair of texts in a template is not exported; call lm.classify or lm.regress")
-    module = _module(in_float32(model), tokenizer, answers, pairs, around)
+    longest = min(longest or model.max_seq_len, model.max_seq_len)
+    module = _module(in_float32(model), tokenizer, answers, pairs, around, longest)
     return save_version(
         module,
         {"serving_default": module.read},
         folder,
         tokenizer=tokenizer,
-        metadata={"context_length": model.max_seq_len, **metadata},
+        metadata={"context_length": longest, **metadata},
         version=version,
     )
 
@@ -64,9 +69,10 @@ def export_text_reader(
 def _module(
     model: Any,
     tokenizer: Tokenizer,
-    answers: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    answers: Answers,
     pairs: bool,
     around: tuple[str, str] | None,
+    longest: int,
 ) -> tf.Module:
     table = getattr(model, "token_type_embedding", None)
     packer = BertPacker(tokenizer, num_token_types=0 if table is None else table.vocab_size)
@@ -81,16 +87,16 @@ def _module(
             texts = (tf.strings.join([around[0], texts[0], around[1]]),)
         segments = [graph_tokenizer.encode(text) for text in texts]
         lengths = tf.cast(tf.add_n([segment.row_lengths() for segment in segments]), tf.int32) + special
-        width = tf.minimum(tf.reduce_max(tf.concat([lengths, [1]], 0)), model.max_seq_len)
+        width = tf.minimum(tf.reduce_max(tf.concat([lengths, [1]], 0)), longest)
         if end_ids:
-            segments = [without_middle(segments[0], end_ids, room=model.max_seq_len - special)]
+            segments = [without_middle(segments[0], end_ids, room=longest - special)]
         packed = packer(segments, width)
         mask = packed["input_mask"] > 0
         features = {"token_ids": packed["input_word_ids"], "padding_mask": mask}
         if table is not None:
             features["token_type_ids"] = packed["input_type_ids"]
         dropped = lengths - tf.reduce_sum(packed["input_mask"], axis=1)
-        return {**answers(model(features)["logits"]), "tokens_dropped": dropped}
+        return {**answers(model(features), mask), "tokens_dropped": dropped}
 
     inputs = ["text", "text_pair"] if pairs else ["text"]
     specs = [tf.TensorSpec([None], tf.string, name=name) for name in inputs]
