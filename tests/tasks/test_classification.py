@@ -334,8 +334,11 @@ def test_from_a_csv_to_a_served_classifier(run, monkeypatch, capfd):
 @pytest.mark.slow
 def test_a_run_goes_on_and_one_begins_where_it_ended(run, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(run.parents[1])
+    picture = run / "pictures/confusion_validation.png"
+    drawn = picture.stat().st_mtime_ns
     assert main(["train", "reviews.yaml"]) == 0
     assert "already trained" in capfd.readouterr().err
+    assert picture.stat().st_mtime_ns == drawn, "nothing was learned since"
     tail = ["tokenizer={type: pretrained}", "training.steps=1", "export.at_end=false"]
     more = [f"model={{type: pretrained, source: {run}}}", *tail]
     assert main(["train", "reviews.yaml", "--run-dir", str(tmp_path / "on"), *more]) == 0

@@ -22,7 +22,7 @@ from tfllm.experiment.source import has_test
 from tfllm.experiment.text import held_out_rows
 from tfllm.experiment.text_places import located
 from tfllm.tokenizers import Tokenizer
-from tfllm.training.checkpoint_folder import read_best
+from tfllm.training.checkpoint_folder import checkpoint_paths, read_best
 from tfllm.training.metrics_log import metrics_line
 
 
@@ -102,14 +102,15 @@ def final_test(folder: Path, *, notify: Callable[[str], None] = print) -> None:
     origin = origin_of(folder)
     config = located(origin.config(), run)
     side = "test" if has_test(config) else "validation"
-    if side == "validation" and (config.task.labels != "classes" or config.task.multi_label):
+    picture = run.pictures / f"confusion_{side}.png"
+    tells_one = config.task.labels == "classes" and not config.task.multi_label
+    if side == "validation" and (not tells_one or _is_newest(picture, run)):
         return
     model, step = origin.load("float32", notify=notify)
     found: dict[str, Any] = {"step": step, "split": "test", "chosen_by": chosen_by(run, step)}
     if side == "test" and _is_there(run.test, found):
         return
     measured = measure(config, model, origin.tokenizer, side)
-    picture = run.pictures / f"confusion_{side}.png"
     draw_confusion(picture, measured.task, measured.evaluation.predictions, side, notify=notify)
     if side == "validation":
         return
@@ -127,6 +128,12 @@ def final_test(folder: Path, *, notify: Callable[[str], None] = print) -> None:
         for name, value in measured.evaluation.metrics.items()
     )
     notify(f"test (step {step}, {found['chosen_by'] or 'the last'}): {told}")
+
+
+def _is_newest(picture: Path, run: RunFolder) -> bool:
+    """Whether no checkpoint was written since."""
+    written = [path.stat().st_mtime for path in checkpoint_paths(run.checkpoints)]
+    return picture.exists() and picture.stat().st_mtime >= max(written, default=0.0)
 
 
 def _is_there(path: Path, found: Mapping[str, Any]) -> bool:
