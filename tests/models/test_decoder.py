@@ -50,6 +50,11 @@ ODD = {
     "initializer_range": 0.3,
     "name": "odd_decoder",
 }
+CLASSIFIES = {
+    **ODD,
+    **{"head": "sequence_classification", "pooling": "mean", "num_classes": 2, "class_names": ["a", "b"]},
+    "multi_label": True,
+}
 KINDS = {
     "llama": {"positions": "rotary", "norm": "rms_norm", "activation": "swiglu", "num_kv_heads": 2},
     "gpt2": {
@@ -108,15 +113,16 @@ def tokens(rows, length, seed=0):
 def test_odd_differs_from_every_default():
     parameters = inspect.signature(Decoder.__init__).parameters
     names = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert sorted(names) == sorted(ODD)
+    assert sorted(names) == sorted(CLASSIFIES)
     for name in names:
-        assert parameters[name].default != ODD[name]
+        assert parameters[name].default != CLASSIFIES[name]
 
 
-def test_get_config_holds_every_argument():
-    model = Decoder(**ODD, dtype="mixed_bfloat16", trainable=False)
+@pytest.mark.parametrize("given", [ODD, CLASSIFIES], ids=["goes on", "classifies"])
+def test_get_config_holds_every_argument(given):
+    model = Decoder(**given, dtype="mixed_bfloat16", trainable=False)
     config = model.get_config()
-    assert {name: config[name] for name in ODD} == ODD
+    assert {name: config[name] for name in given} == given
     again = Decoder.from_config(
         keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(config))
     )
