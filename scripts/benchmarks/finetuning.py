@@ -66,14 +66,16 @@ def main() -> None:
 
 
 def _prepare(arguments: argparse.Namespace, folder: Path) -> None:
-    """Writes what both read: a sample of the texts."""
+    """Writes what both read, a sample of the texts, and a text that tfllm holds out: it trains on all of the sample."""
     with arguments.text.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["text"].strip()]
     sample = random.Random(0).sample(rows, min(arguments.num_texts, len(rows)))
-    with (folder / "texts.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["text", "label"], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(sample)
+    held_out = [{"text": "Held out.", "label": sample[0]["label"]}]
+    for name, written in (("texts.csv", sample), ("held_out.csv", held_out)):
+        with (folder / name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["text", "label"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(written)
     print(f"{len(sample)} texts, {len({row['label'] for row in sample})} classes")
 
 

@@ -28,7 +28,7 @@ def _build(settings: Report):
     folder = Path(settings["folder"])
     data = {
         "train": {"type": "csv", "path": str(folder / "texts.csv")},
-        "validation_fraction": 0.001,
+        "validation": {"path": str(folder / "held_out.csv")},
         "seq_len": settings["seq_len"],
         "cache_dir": str(folder / "rows"),
     }

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from scripts.benchmarks.trainer_torch import Clock, training_arguments
 from scripts.benchmarks.worker import Report, serve
 
 
@@ -41,13 +40,13 @@ def _build(settings: Report):
     collator = _CountingCollator(tokenizer)
     trainer = transformers.Trainer(
         model=model,
-        args=_arguments(settings),
+        args=training_arguments(settings, learning_rate=5e-5),
         train_dataset=texts,
         data_collator=collator,
         processing_class=tokenizer,  # names the feature whose length is a text's
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    clock = _Clock()
+    clock = Clock()
     trainer.add_callback(clock)
 
     def train(steps: int) -> Report:
@@ -77,36 +76,6 @@ class _CountingCollator(transformers.DataCollatorWithPadding):
         self.positions += batch["input_ids"].numel()
         self.useful += sum(len(each["input_ids"]) for each in features)
         return batch
-
-
-class _Clock(transformers.TrainerCallback):
-    """The time of the loop alone, without what `train` sets up before it."""
-
-    def on_epoch_begin(self, *arguments: Any, **_: Any) -> None:
-        self._begin = time.perf_counter()
-
-    def on_epoch_end(self, *arguments: Any, **_: Any) -> None:
-        self.seconds = time.perf_counter() - self._begin
-
-
-def _arguments(settings: Report) -> transformers.TrainingArguments:
-    return transformers.TrainingArguments(
-        output_dir=tempfile.mkdtemp(dir=settings["folder"]),
-        per_device_train_batch_size=settings["batch"],
-        train_sampling_strategy=settings["sampling"],
-        num_train_epochs=1,
-        learning_rate=5e-5,
-        lr_scheduler_type="constant",
-        weight_decay=0.1,
-        max_grad_norm=1.0,
-        optim="adamw_torch_fused",
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
 
 
 if __name__ == "__main__":

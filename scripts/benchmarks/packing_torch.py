@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from scripts.benchmarks import gpt2_torch
+from scripts.benchmarks.trainer_torch import Clock, training_arguments
 from scripts.benchmarks.worker import Report, serve
 
 
@@ -29,13 +28,13 @@ def _build(settings: Report):
     collator = _CountingCollator(tokenizer=tokenizer, mlm=False)
     trainer = transformers.Trainer(
         model=_model(settings),
-        args=_arguments(settings),
+        args=training_arguments(settings, learning_rate=3e-4),
         train_dataset=texts,
         data_collator=collator,
         processing_class=tokenizer,  # names the feature whose length is a text's
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    clock = _Clock()
+    clock = Clock()
     trainer.add_callback(clock)
 
     def train(steps: int) -> Report:
@@ -70,41 +69,11 @@ class _CountingCollator(transformers.DataCollatorForLanguageModeling):
         return batch
 
 
-class _Clock(transformers.TrainerCallback):
-    """The time of the loop alone, without what `train` sets up before it."""
-
-    def on_epoch_begin(self, *arguments: Any, **_: Any) -> None:
-        self._begin = time.perf_counter()
-
-    def on_epoch_end(self, *arguments: Any, **_: Any) -> None:
-        self.seconds = time.perf_counter() - self._begin
-
-
 def _model(settings: Report) -> Any:
     model = gpt2_torch.make_model(settings)
     if settings["compiled"]:
         model.compile(dynamic=True)  # torch_compile=True compiles one length first, and then once more
     return model
-
-
-def _arguments(settings: Report) -> transformers.TrainingArguments:
-    return transformers.TrainingArguments(
-        output_dir=tempfile.mkdtemp(dir=settings["folder"]),
-        per_device_train_batch_size=settings["batch"],
-        train_sampling_strategy=settings["sampling"],
-        num_train_epochs=1,
-        learning_rate=3e-4,
-        lr_scheduler_type="constant",
-        weight_decay=0.1,
-        max_grad_norm=1.0,
-        optim="adamw_torch_fused",
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
 
 
 if __name__ == "__main__":

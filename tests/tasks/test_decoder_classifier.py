@@ -179,6 +179,67 @@ def test_a_language_model_is_the_start(tokenizer, tmp_path, monkeypatch, capfd, 
     )
 
 
+TRAINED = {
+    "relations": (
+        {"type": "relation_extraction"},
+        {},
+        lambda lm: lm.relate("bat so con", (0, 3), (7, 10))["label"],
+    ),
+    "numbers": ({"type": "regression"}, {"label": "number"}, lambda lm: lm.regress("bat so con")),
+    "several": (
+        {"type": "classification", "multi_label": True, "label_separator": "+"},
+        {"label": "labels"},
+        lambda lm: sorted(lm.classify("bat so con")["scores"]),
+    ),
+    "pairs": (
+        {"type": "classification", "pairs": True, "template": "{text} => {text_pair}"},
+        {},
+        lambda lm: lm.classify([["bat", "con"], ["con", "bat"]])[1]["label"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_decoder_learns_whatever_reads_a_vector(kind, tmp_path, monkeypatch, capfd):
+    task, columns, told = TRAINED[kind]
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {
+            **{"text": "bat so con" if number % 2 else "con so bat", "head": [0, 3], "tail": [7, 10]},
+            **{"label": "ab"[number % 2], "number": number % 2, "labels": ("a", "a+b")[number % 2]},
+            "text_pair": f"on {number}",
+        }
+        for number in range(40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    mapping = {
+        "name": "m",
+        "task": task,
+        "tokenizer": {"type": "byte_bpe", "vocab_size": 280},
+        "model": {"type": "decoder", "num_layers": 1, "hidden_dim": 16, "num_heads": 2},
+        "data": {
+            "train": {"type": "jsonl", "path": "rows.jsonl", **({"columns": columns} if columns else {})},
+            "validation_fraction": 0.3,
+            "split_by": "text_pair",
+            "seq_len": 32,
+            "num_workers": 1,
+        },
+        "optimizer": {"learning_rate": 0.02, "schedule": "constant"},
+        "training": {"steps": 80, "global_batch_size": 8, "jit_compile": False, "log_every": 80},
+    }
+    (tmp_path / "m.yaml").write_text(json.dumps(mapping))
+    assert main(["train", "m.yaml"]) == 0, capfd.readouterr().err
+    losses = [
+        line["loss"]
+        for line in map(json.loads, (tmp_path / "runs/m/metrics.jsonl").read_text().splitlines())
+        if line["split"] == "validation"
+    ]
+    assert losses[-1] < 0.7 * losses[0]
+    found = told(tfllm.load("runs/m", jit_compile=False))
+    expected = {"relations": "b", "several": ["a", "b"]}.get(kind)
+    assert found == expected if expected else found is not None
+
+
 def mapping_of(task, model, **more):
     data = {"train": {"type": "text_files", "path": "text.txt"}}
     return {"name": "m", "task": task, "model": model, "data": data, **more}
