@@ -142,7 +142,10 @@ def test_the_family_is_found(case, tmp_path):
 @pytest.mark.skipif(PEERS is None, reason="TFLLM_PEERS names no interpreter with transformers")
 def test_transformers_opens_what_is_written_and_computes_alike(case, tmp_path):
     name, golden, checkpoint, model = case
-    save_model(tmp_path / "back", model, checkpoint.arguments, model_type=checkpoint.family.model_type)
+    # A decoder's classifier is found behind the last token that is no padding; LanguageModel.save says which that is.
+    padding = {key: config_of(name)[key] for key in ("pad_token_id",) if key in config_of(name)}
+    family = checkpoint.family.model_type
+    save_model(tmp_path / "back", model, checkpoint.arguments, model_type=family, more=padding)
     assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [
         ENCODER_CASES[name][1]
     ]
