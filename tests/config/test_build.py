@@ -296,6 +296,11 @@ def test_an_unknown_size_is_told_once():
             "exceeds training.steps=10; write at most 10",
         ),
         (
+            {"optimizer": {"schedule": {"type": "linear", "warmup_steps": 2, "warmup_fraction": 0.1}}},
+            "optimizer.schedule.warmup_fraction",
+            "says what warmup_steps=2 says otherwise; write null here, or leave that out",
+        ),
+        (
             {
                 "training": {"global_batch_size": 8, "microbatch_size": 4},
                 "distribution": {"type": "mirrored", "num_devices": 4},

@@ -49,6 +49,10 @@ def test_steps_are_those_of_the_passes(text):
     config = config_from_mapping(mapping(text, training={"epochs": 1}, optimizer=warm))
     with pytest.raises(ConfigError, match=r"warmup_steps=1500 exceeds training.steps=7"):
         experiment.with_steps(config, 99)
+    share = {"learning_rate": 0.1, "schedule": {"type": "linear", "warmup_fraction": 0.5}}
+    config = config_from_mapping(mapping(text, training={"epochs": 1}, optimizer=share))
+    few = experiment.with_steps(config, 99, notify=words.append)
+    assert few.training.steps == 7 and few.optimizer.schedule == config.optimizer.schedule
     config = config_from_mapping(mapping(text))
     assert experiment.with_steps(config, 99) is config
 

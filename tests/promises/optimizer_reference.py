@@ -11,6 +11,8 @@ def rate_at(step, section, total):
     """The learning rate of update `step`, counted from 0."""
     schedule = section["schedule"]
     kind, warmup = schedule["type"], schedule["warmup_steps"]
+    if schedule["warmup_fraction"] is not None:
+        warmup = round(schedule["warmup_fraction"] * total)
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if kind == "constant":
         return section["learning_rate"] * rise

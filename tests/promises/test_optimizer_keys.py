@@ -55,10 +55,10 @@ WITHOUT_GROUP = {
     "freeze": [{"pattern": "decoder/block_00/*"}],
 }
 SCHEDULES = {
-    "constant": {"warmup_steps": 3},
-    "cosine": {"warmup_steps": 2, "final_fraction": 0.7},
-    "linear": {"warmup_steps": 2, "final_fraction": 0.7},
-    "wsd": {"warmup_steps": 2, "decay_fraction": 0.9, "final_fraction": 0.7},
+    "constant": {"warmup_steps": 3, "warmup_fraction": 0.4},
+    "cosine": {"warmup_steps": 2, "warmup_fraction": 0.4, "final_fraction": 0.7},
+    "linear": {"warmup_steps": 2, "warmup_fraction": 0.4, "final_fraction": 0.7},
+    "wsd": {"warmup_steps": 2, "warmup_fraction": 0.4, "decay_fraction": 0.9, "final_fraction": 0.7},
 }
 
 

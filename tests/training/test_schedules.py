@@ -45,6 +45,17 @@ def test_a_long_rise_leaves_less_to_fall():
 
 
 @pytest.mark.parametrize("kind", COURSES)
+def test_a_share_of_all_steps_rises(kind):
+    def course(**warmup):
+        return [rate(kind, step, **{"warmup_steps": 0, **warmup}) for step in range(100)]
+
+    assert course(warmup_fraction=0.1) == course(warmup_steps=10)
+    assert course(warmup_fraction=0.29) == course(warmup_steps=29)  # 0.29 * 100 is 28.999…
+    assert course(warmup_fraction=0.001) == course(warmup_steps=1)
+    assert course(warmup_fraction=1.0) == course(warmup_steps=100)
+
+
+@pytest.mark.parametrize("kind", COURSES)
 def test_a_schedule_is_serializable(kind):
     own = {"decay_fraction": 0.3} if kind == "wsd" else {}
     schedule = COURSES[kind](**own, **SCHEDULE)

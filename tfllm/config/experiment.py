@@ -181,7 +181,8 @@ class ExperimentConfig:
         warmup, steps = self.optimizer.schedule.warmup_steps, self.training.steps
         if warmup > steps and self.training.epochs is None:
             rule = f"exceeds training.steps={steps}"
-            yield Problem("optimizer.schedule.warmup_steps", warmup, rule, f"write at most {steps}")
+            mend = f"write at most {steps}, or a warmup_fraction in its place"
+            yield Problem("optimizer.schedule.warmup_steps", warmup, rule, mend)
         yield from self._check_batch()
 
     def _check_batch(self) -> Iterator[Problem]:

@@ -10,45 +10,63 @@ from tfllm.config.errors import Problem
 from tfllm.config.registry import Registry
 from tfllm.config.setting import setting
 
-SCHEDULES = Registry("schedule", default="cosine", needs=("warmup_steps",))
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """What every schedule has."""
+
+    type: str = "?"
+    warmup_steps: int = setting(0, "steps of linear rise from 0", minimum=0)
+    warmup_fraction: float | None = setting(
+        None, "share of all steps that rise, in the place of warmup_steps", above=0.0, maximum=1.0
+    )
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields problems between keys."""
+        if self.warmup_steps and self.warmup_fraction is not None:
+            rule = f"says what warmup_steps={self.warmup_steps} says otherwise"
+            yield Problem(
+                f"{path}.warmup_fraction", self.warmup_fraction, rule, "write null here, or leave that out"
+            )
+
+
+SCHEDULES = Registry(
+    "schedule", default="cosine", needs=[field.name for field in dataclasses.fields(ScheduleConfig)]
+)
 
 
 @SCHEDULES.register("constant", builds="tfllm.training.schedules:Constant")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConstantConfig:
+class ConstantConfig(ScheduleConfig):
     """Warm up, then stay."""
 
     type: str = "constant"
-    warmup_steps: int = setting(0, "steps of linear rise from 0", minimum=0)
 
 
 @SCHEDULES.register("linear", builds="tfllm.training.schedules:Linear")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearConfig:
+class LinearConfig(ScheduleConfig):
     """Warm up, then fall in a straight line to the end of training."""
 
     type: str = "linear"
-    warmup_steps: int = setting(0, "steps of linear rise from 0", minimum=0)
     final_fraction: float = setting(0.0, "share of the peak at the end", minimum=0.0, maximum=1.0)
 
 
 @SCHEDULES.register("cosine", builds="tfllm.training.schedules:Cosine")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CosineConfig:
+class CosineConfig(ScheduleConfig):
     """Warm up, then fall along half a cosine to the end of training."""
 
     type: str = "cosine"
-    warmup_steps: int = setting(0, "steps of linear rise from 0", minimum=0)
     final_fraction: float = setting(0.1, "share of the peak at the end", minimum=0.0, maximum=1.0)
 
 
 @SCHEDULES.register("wsd", builds="tfllm.training.schedules:WSD")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WSDConfig:
+class WSDConfig(ScheduleConfig):
     """Warm up, stay, then fall in a straight line over the last `decay_fraction` of training."""
 
     type: str = "wsd"
-    warmup_steps: int = setting(0, "steps of linear rise from 0", minimum=0)
     decay_fraction: float = setting(0.2, "share of the steps spent falling", above=0.0, maximum=1.0)
     final_fraction: float = setting(0.0, "share of the peak at the end", minimum=0.0, maximum=1.0)
 

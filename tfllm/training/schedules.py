@@ -15,10 +15,22 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         peak: Learning rate after the rise.
         total_steps: Updates in the whole run.
         warmup_steps: Updates of the rise; update 0 already gets `peak / warmup_steps`.
+        warmup_fraction: Share of `total_steps` that rises, to the nearest update and one at least; None: as
+            `warmup_steps` says.
         final_fraction: Share of the peak reached at the end.
     """
 
-    def __init__(self, *, peak: float, total_steps: int, warmup_steps: int = 0, final_fraction: float = 0.0):
+    def __init__(
+        self,
+        *,
+        peak: float,
+        total_steps: int,
+        warmup_steps: int = 0,
+        warmup_fraction: float | None = None,
+        final_fraction: float = 0.0,
+    ):
+        if warmup_fraction is not None:
+            warmup_steps = max(1, round(warmup_fraction * total_steps))
         self.peak = peak
         self.total_steps = total_steps
         self.warmup_steps = warmup_steps
