@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 
 def perplexity(loss: float) -> float:
@@ -11,6 +12,21 @@ def perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
+
+
+def token_metrics(
+    sums: Mapping[str, float], *, accuracy: str = "token_accuracy", tokens: str = "tokens"
+) -> dict[str, float]:
+    """Return `loss` (nats a token), `perplexity`, how many tokens, and the share that was predicted, if that is known.
+
+    Args:
+        sums: `loss`, `weight`, and perhaps `right`, over all tokens.
+        accuracy: What the share that was predicted is called.
+        tokens: What the number of tokens is called.
+    """
+    loss = sums["loss"] / sums["weight"]
+    share = {accuracy: sums["right"] / sums["weight"]} if "right" in sums else {}
+    return {"loss": loss, "perplexity": perplexity(loss), **share, tokens: sums["weight"]}
 
 
 def bits_per_byte(loss_sum: float, num_bytes: float) -> float:

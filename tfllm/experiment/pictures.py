@@ -45,6 +45,8 @@ def draw_confusion(
         side: Of what: validation or test.
         notify: Receives what went wrong.
     """
+    if not hasattr(task, "confusion") or not predictions:
+        return
     from tfllm.analysis.confusion_plot import plot_confusion
 
     def drawn() -> Any:
@@ -53,8 +55,7 @@ def draw_confusion(
         title = f"{len(predictions)} examples of {side}, {right:.1%} right"
         return plot_confusion(counts, task.class_names, title=title)
 
-    if hasattr(task, "confusion") and predictions:
-        _write(path, drawn, notify)
+    _write(path, drawn, notify)
 
 
 def lengths_of(rows: RowStore | RowMixture) -> tuple[dict[str, np.ndarray], float]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfllm.data.next_tokens import NextTokens
 from tfllm.data.pipeline import add_loss_weights
-from tfllm.evaluation.metrics import bits_per_byte, perplexity
+from tfllm.evaluation.metrics import bits_per_byte, token_metrics
 from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.vocabulary_loss import cross_entropy_sum
 
@@ -93,8 +93,7 @@ class CausalLM:
         self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
     ) -> dict[str, float]:
         """Metrics of a whole split: `loss` (nats a token), `perplexity`, `tokens`, `bits_per_byte`."""
-        loss = sums["loss"] / sums["weight"]
-        metrics = {"loss": loss, "perplexity": perplexity(loss), "tokens": sums["weight"]}
+        metrics = token_metrics(sums)
         if "bytes" in sums:
             metrics["bits_per_byte"] = bits_per_byte(sums["loss"], sums["bytes"])
         return metrics

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfllm.evaluation.metrics import perplexity
+from tfllm.evaluation.metrics import token_metrics
 from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.errors import TaskError
 from tfllm.tasks.examples.masked_lm import MaskedLMExamples
@@ -152,16 +152,10 @@ class MaskedLM:
         With `next_sentence`, `loss` is the sum of both means, and there are `next_sentence_accuracy` and
         `next_sentence_pairs`.
         """
-        loss = sums["loss"] / sums["weight"]
-        metrics = {
-            "loss": loss,
-            "perplexity": perplexity(loss),
-            "masked_accuracy": sums["right"] / sums["weight"],
-            "masked_tokens": sums["weight"],
-        }
+        metrics = token_metrics(sums, accuracy="masked_accuracy", tokens="masked_tokens")
         if self.next_sentence:
             metrics |= {
-                "loss": loss + sums["pair_loss"] / sums["pairs"],
+                "loss": metrics["loss"] + sums["pair_loss"] / sums["pairs"],
                 "next_sentence_accuracy": sums["pair_right"] / sums["pairs"],
                 "next_sentence_pairs": sums["pairs"],
             }

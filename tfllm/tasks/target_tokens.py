@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tfllm.evaluation.metrics import perplexity
+from tfllm.evaluation.metrics import token_metrics
 from tfllm.evaluation.predictions import Prediction
 from tfllm.tasks.vocabulary_loss import cross_entropy_sum, evaluated_sums
 
@@ -73,10 +73,4 @@ class TargetTokens:
         self, sums: Mapping[str, float], predictions: Sequence[Prediction] = ()
     ) -> dict[str, float]:
         """Metrics of a whole split: `loss` (nats a token written), `perplexity`, `token_accuracy`, `tokens`."""
-        loss = sums["loss"] / sums["weight"]
-        return {
-            "loss": loss,
-            "perplexity": perplexity(loss),
-            "token_accuracy": sums["right"] / sums["weight"],
-            "tokens": sums["weight"],
-        }
+        return token_metrics(sums)
