@@ -27,7 +27,12 @@ class Fed:
         self.tokenizer, store = prepared.tokenizer, prepared.train
         self.task = experiment.make_task(config, self.tokenizer)
         [batch] = training_batches(
-            store, global_batch_size=64, seed=0, num_steps=1, transform=self.task.features
+            store,
+            global_batch_size=64,
+            seed=0,
+            num_steps=1,
+            transform=self.task.features,
+            aligned=self.task.aligned,
         )
         [plain] = training_batches(store, global_batch_size=64, seed=0, num_steps=1, transform=dict)
         self.features = {name: x.numpy() for name, x in batch.items()}
@@ -65,6 +70,29 @@ def made(tmp_path_factory):
         for i, text in enumerate(texts)
     ]
     (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    chats = [
+        {
+            "messages": [
+                {"role": ("user", "assistant")[n % 2], "content": word}
+                for n, word in enumerate(text.split()[:4])
+            ]
+        }
+        for text in texts
+    ]
+    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    for name, between in (("plain", ":"), ("other", "!")):
+        turn = (
+            "{{ m.role[0] }}"
+            + between
+            + "{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+        )
+        (folder / f"{name}.jinja").write_text(
+            "{% for m in messages %}"
+            + turn
+            + "{% endfor %}{% if add_generation_prompt %}a"
+            + between
+            + "{% endif %}"
+        )
     (folder / "pairs.csv").write_text("\n".join(["anchor,positive,negative,text", *pairs]))
 
     @functools.cache
@@ -373,6 +401,45 @@ def _smooths(share):
     return shows
 
 
+def chats(template="plain", **keys):
+    """A config that learns to answer in conversations."""
+    return {
+        "task": {"type": "chat", "template_file": f"{{folder}}/{template}.jinja", **keys},
+        "data": {
+            "train": {"type": "jsonl", "path": "{folder}/chats.jsonl"},
+            "seq_len": 128,
+            "packing": False,
+        },
+    }
+
+
+def _learns(answers):
+    """So many stretches of each conversation of two turns, each behind what says who speaks, and with its end."""
+
+    def shows(fed):
+        assert "learned" in fed.rows and fed.rows["token_ids"].shape[0] > 30
+        for row, learned in zip(fed.features["targets"], fed.features["loss_weights"] > 0, strict=True):
+            starts = np.flatnonzero(learned & ~np.concatenate([[False], learned[:-1]]))
+            assert len(starts) == answers
+            if answers:
+                assert (row[learned] == fed.tokenizer.eos_id).sum() == answers
+
+    return shows
+
+
+def _learns_all(fed):
+    assert (
+        "learned" in fed.rows and ((fed.features["loss_weights"] > 0) == (fed.rows["segment_ids"] > 0)).all()
+    )
+
+
+def _is_told_by(mark):
+    def shows(fed):
+        assert fed.tokenizer.decode(fed.rows["token_ids"][0].tolist())[1] == mark
+
+    return shows
+
+
 def _drops(fed):
     """Of some sixty sources those that are too long are not there."""
     count = len(set(fed.rows["example_ids"].flatten().tolist()) - {-1})
@@ -418,6 +485,9 @@ CASES = {
     "task:seq2seq.template": Case(_writes("Ask: "), answered(template="Ask: {source}"), answered()),
     "task:seq2seq.label_smoothing": Case(_smooths(0.3), answered(label_smoothing=0.3), answered()),
     "data.on_too_long": Case(_drops, answered(data=LONGER | {"on_too_long": "drop"}), answered(data=LONGER)),
+    "task:chat": Case(_learns(2), chats(), masked()),
+    "task:chat.train_on": Case(_learns_all, chats(train_on="all"), chats()),
+    "task:chat.template_file": Case(_is_told_by("!"), chats("other"), chats()),
     "task:span_corruption": Case(_has_both_texts, spans(), masked()),
     "task:span_corruption.corruption_rate": Case(_most_is_written, spans(corruption_rate=0.4), spans()),
     "task:span_corruption.mean_span_length": Case(

@@ -25,7 +25,8 @@ SUMMARY = (
 EPILOG = """Each line that it writes is a JSON object: `record`, what the file says, and what the model says: `label`,
 `score` and `scores` of classes, `labels` and `scores` where a text may have several, `value`, a number; of a model
 that tags words `entities`, and `tags` where the record is `tokens`, as in JSON lines and .conll files; of one that
-finds answers `answer`, `start`, `end`, `score` and `null_odds`; of one that writes targets to sources `written`.
+finds answers `answer`, `start`, `end`, `score` and `null_odds`; of one that writes targets to sources, or replies in
+conversations, `written`.
 
 The columns are called as in the text that the model was trained on, or as --columns says:
   tfllm predict runs/sentiment new.csv --columns text=review --out said.jsonl"""
@@ -37,6 +38,7 @@ _READ = {  # the columns that are read, by what the model tells
     "tags": ("text", "tokens"),
     "answers": ("question", "context"),
     "targets": ("source",),
+    "replies": ("messages", "conversations", "prompt", "tools"),
 }
 _OURS = tuple(dict.fromkeys(name for names in _READ.values() for name in names))
 _AT_ONCE = 1024  # records between two writes
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OURS=THEIRS",
         nargs="+",
         default=[],
-        help="what the file calls text, text_pair, tokens, question, context, head, tail or source",
+        help="what the file calls text, text_pair, tokens, question, context, head, tail, source, messages or prompt",
     )
     parser.add_argument("--out", metavar="FILE", help="where the lines go (default: the output)")
 
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     if lm.tells is None:
         raise GenerationError(
             "this model tells nothing of texts; train one with task.type=classification, regression,"
-            " token_classification, relation_extraction, span_qa or seq2seq"
+            " token_classification, relation_extraction, span_qa, seq2seq or chat"
         )
     if kind is ConllConfig and lm.tells != "tags":
         rule, mend = "holds words and their tags, and this model tells none", "write a .csv or .jsonl file"
@@ -115,6 +117,8 @@ def _said(lm: Any, records: Sequence[Any]) -> list[dict[str, Any]]:
         return list(lm.answer(questions, contexts))
     if lm.tells == "targets":
         return [{"written": text} for text in lm.write([record.text("source") for record in records])]
+    if lm.tells == "replies":
+        return _replies(lm, records)
     given: Any = [record.text("text") for record in records]
     if lm.tells == "relations":
         heads, tails = ([record.value(name) for record in records] for name in ("head", "tail"))
@@ -124,6 +128,15 @@ def _said(lm: Any, records: Sequence[Any]) -> list[dict[str, Any]]:
     if lm.tells == "numbers":
         return [{"value": float(value)} for value in lm.regress(given)]
     return list(lm.classify(given))
+
+
+def _replies(lm: Any, records: Sequence[Any]) -> list[dict[str, Any]]:
+    """What the model answers, greedily, to what a record says before its last answer."""
+    from tfllm import experiment
+    from tfllm.experiment.writing import written
+
+    task = experiment.make_task(lm.config, lm.tokenizer)
+    return [{"written": text} for text in written(lm.config, lm.generator, lm.tokenizer, task, records)]
 
 
 def _tagged(lm: Any, records: Sequence[Any]) -> list[dict[str, Any]]:

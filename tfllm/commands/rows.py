@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-_PLACED = ("token_ids", "segment_ids", "positions", "targets", "loss_weights")  # what is shown by itself
+_PLACED = (
+    "token_ids",
+    "segment_ids",
+    "positions",
+    "targets",
+    "loss_weights",
+    "learned",
+)  # what is shown by itself
 _KEPT = ("row_ids", "source_ids", "row_seeds", "example_ids")
 _SHOWN = 12  # values of a segment
 

@@ -236,9 +236,9 @@ class DataConfig:
     seq_len: int = setting(256, "tokens a row", minimum=2)
     on_too_long: str | None = setting(
         None,
-        "of tasks with sources and targets: cut_source leaves out its end, drop the record, error refuses it;"
-        " null: cut_source",
-        choices=("cut_source", "drop", "error"),
+        "drop leaves the record out, error refuses it; of sources cut_source leaves out the end, and of conversations"
+        " cut_oldest_turns what was said first; null: one of these two",
+        choices=("cut_source", "cut_oldest_turns", "drop", "error"),
     )
     packing: bool = setting(True, "several documents a row; false: one, padded to a bucket")
     cache_dir: str | None = setting(

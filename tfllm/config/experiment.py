@@ -7,7 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tfllm.config import decoder, encoder, encoder_decoder, text_task  # noqa: F401  enter their types
+from tfllm.config import (  # noqa: F401  enter their types
+    chat_task,
+    decoder,
+    encoder,
+    encoder_decoder,
+    text_task,
+)
 from tfllm.config.data import DataConfig
 from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS
@@ -137,7 +143,8 @@ class ExperimentConfig:
         there = getattr(self.task, "too_long", ())
         if self.data.on_too_long not in (None, *there):
             rule = f"is not for task.type={self.task.type}"
-            yield Problem("data.on_too_long", self.data.on_too_long, rule, "leave it out")
+            mend = f"write one of {', '.join(there)}" if there else "leave it out"
+            yield Problem("data.on_too_long", self.data.on_too_long, rule, mend)
         if self.data.augment.copies and not getattr(self.task, "altered", ()):
             rule = f"is not for task.type={self.task.type}, in whose texts nothing may be altered"
             yield Problem("data.augment.copies", self.data.augment.copies, rule, "leave it out")

@@ -26,6 +26,7 @@ class TaskConfig:
         also_trains: Other kinds that it trains.
         too_long: What `data.on_too_long` may say about texts that do not fit; the first where it says nothing.
         writes: Texts are written while evaluating.
+        chats: It reads conversations, through a chat template; it may have a key `template_file`.
         altered: The columns in which `data.augment` makes copies differ; none where it must not.
         special_tokens: What a tokenizer that is learned for it has besides: names by role, such as `mask_token`, and
             `extra_special_tokens`, a tuple of names.
@@ -38,6 +39,7 @@ class TaskConfig:
     labels: ClassVar[str | None] = None
     too_long: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[bool] = False
+    chats: ClassVar[bool] = False
     altered: ClassVar[tuple[str, ...]] = ()
     special_tokens: ClassVar[Mapping[str, Any]] = {}
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfllm.config.home import expand_home
+from tfllm.data.conversation import first_text
 from tfllm.data.errors import DataError
 from tfllm.data.examples import ExampleMaker
 from tfllm.data.next_tokens import NextTokens
@@ -256,7 +257,7 @@ def _check_size(store: RowStore, job: _Job, require_full_row: bool) -> None:
 def _mend(job: _Job) -> str:
     """What to do where one side of a split, or the whole source, has no document."""
     section = job.source.section
-    texts = (record.text(job.maker.split_column) for record in job.source.records())
+    texts = (first_text(record, job.maker.split_column) for record in job.source.records())
     read = sum(1 for _ in itertools.islice((text for text in texts if text.strip()), 2))
     if read == 0:
         return f"it holds no text; check {section}.path"

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from tfllm.data.conversation import first_text
 from tfllm.data.errors import DataError
 from tfllm.data.record import Record
 
@@ -62,9 +63,9 @@ class Split:
             column: Decides where the split names none.
 
         Raises:
-            DataError: There is no such column, or it holds neither a text nor a whole number.
+            DataError: There is no such column, or it holds neither a text, nor messages, nor a whole number.
         """
-        text = record.text(column) if self.column is None else _group(record, self.column)
+        text = first_text(record, column) if self.column is None else _group(record, self.column)
         return split_of(text, validation=self.validation, test=self.test, seed=self.seed) == self.side
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
 from tfllm.config.build import to_mapping
+from tfllm.config.home import expand_home
 from tfllm.experiment.origins.kept import opened
 from tfllm.experiment.origins.origin import Origin
-from tfllm.tokenizers import Tokenizer
+from tfllm.tokenizers import Tokenizer, TokenizerError
+from tfllm.tokenizers.chat import ChatTemplate
+from tfllm.tokenizers.chat.ends import turn_ends
 from tfllm.tokenizers.files.extension import with_special_tokens
 
 
@@ -35,7 +39,8 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
     mapping = to_mapping(config)
     own = config.tokenizer.type == "pretrained" and config.tokenizer.source in (None, asked.source)
     if own and not mapping["generation"]["stop_tokens"]:  # texts of this training end where the source's do
-        mapping["generation"]["stop_tokens"] = origin.stop_tokens()
+        ends = turn_ends(pretrained_tokenizer(config)) if getattr(config.task, "chats", False) else []
+        mapping["generation"]["stop_tokens"] = list(dict.fromkeys([*origin.stop_tokens(), *ends]))
     mapping["model"] = _with_head(_as_asked(theirs, asked), config.task.encoder_keys(to_mapping(config.task)))
     if theirs.get("preset") is None:  # whose tokens are as many as they are
         mapping["model"]["vocab_size"] = _vocab_size(config, theirs)
@@ -53,7 +58,33 @@ def pretrained_tokenizer(config: ExperimentConfig) -> Tokenizer:
     """
     section = config.tokenizer
     tokenizer = opened(section.source or config.model.source).tokenizer
-    return with_special_tokens(tokenizer, section.extra_special_tokens)
+    return with_template(config, with_special_tokens(tokenizer, section.extra_special_tokens))
+
+
+def with_template(config: ExperimentConfig, tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer with the chat template that the task names, if it does.
+
+    Raises:
+        ConfigError: when there is no such file, or it is no template.
+    """
+    path = getattr(config.task, "template_file", None)
+    if path is None:
+        return tokenizer
+    try:
+        source = expand_home(path, "task.template_file").read_text(encoding="utf-8")
+        ChatTemplate(source)
+    except (OSError, UnicodeDecodeError) as error:
+        rule = f"cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})"
+        raise ConfigError(
+            [Problem("task.template_file", path, rule, "check the path")], "the config"
+        ) from None
+    except TokenizerError as error:
+        raise ConfigError(
+            [Problem("task.template_file", path, f"is no template: {error}")], "the config"
+        ) from None
+    tokenizer = copy.copy(tokenizer)  # the origin's own is kept for others
+    tokenizer.chat_template = source
+    return tokenizer
 
 
 def start_from_source(config: ExperimentConfig, model: Any, *, notify: Callable[[str], None] = print) -> None:

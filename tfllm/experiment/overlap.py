@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from tfllm.config import ExperimentConfig
+from tfllm.data.conversation import first_text
 from tfllm.data.sources import Source
 from tfllm.experiment.source import make_source
 
@@ -27,10 +27,10 @@ def overlaps(config: ExperimentConfig, source: Source) -> Iterator[str]:
         section = getattr(config.data, side)
         if section is not None:
             records = make_source(section, f"data.{side}").records()
-            sides[side] = Counter(_digest(record.value(column)) for record in records)
+            sides[side] = Counter(_digest(first_text(record, column)) for record in records)
     if not sides:
         return
-    trained = {_digest(record.value(column)) for record in source.records()}
+    trained = {_digest(first_text(record, column)) for record in source.records()}
     for side, counts in sides.items():
         both = sum(count for text, count in counts.items() if text in trained)
         if both:
@@ -40,5 +40,5 @@ def overlaps(config: ExperimentConfig, source: Source) -> Iterator[str]:
             )
 
 
-def _digest(value: Any) -> bytes:
-    return hashlib.blake2b(str(value).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -44,6 +44,7 @@ def make_task(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
     return build(
         config.task,
         at="task",
+        without=("template_file",) if getattr(config.task, "chats", False) else (),  # the tokenizer has it
         tokenizer=tokenizer,
         loss_chunk_tokens=config.training.loss_chunk_tokens,
         **more,

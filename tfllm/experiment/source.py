@@ -7,6 +7,7 @@ from typing import Any
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.data import MixtureConfig
+from tfllm.data.conversation import texts_of
 from tfllm.data.record import TEXT, Record
 from tfllm.data.sources import Source
 from tfllm.data.split import Split
@@ -60,8 +61,7 @@ def documents_of(source: Source, split: Split | None, columns: Sequence[str] = (
     for record in source.records():
         if split is None or split.holds(record, columns[0]):
             for column in columns:
-                value = record.value(column)  # one text, or several that are right
-                yield from value if isinstance(value, list) else [record.text(column)]
+                yield from texts_of(record, column)
 
 
 def held_out_documents(config: ExperimentConfig) -> Iterator[str]:

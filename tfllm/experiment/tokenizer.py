@@ -16,7 +16,7 @@ from tfllm.data.sources import MixtureSource, Source
 from tfllm.data.split import Split
 from tfllm.data.store import default_cache_dir
 from tfllm.experiment.build import build
-from tfllm.experiment.model_source import pretrained_tokenizer
+from tfllm.experiment.model_source import pretrained_tokenizer, with_template
 from tfllm.experiment.source import documents_of, split_side
 from tfllm.tokenizers import (
     ByteBPETokenizer,
@@ -57,7 +57,9 @@ class Surroundings:
 
 def make_tokenizer(config: ExperimentConfig, source: Source | None) -> Tokenizer:
     """Builds the tokenizer; a trained one is cached."""
-    return build(config.tokenizer, at="tokenizer", surroundings=Surroundings(config, source))
+    return with_template(
+        config, build(config.tokenizer, at="tokenizer", surroundings=Surroundings(config, source))
+    )
 
 
 def byte(*, surroundings: Surroundings) -> Tokenizer:

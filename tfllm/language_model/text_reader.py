@@ -25,6 +25,7 @@ _TAUGHT = {
     "tags": ("token_classification", "entities"),
     "answers": ("span_qa", "answer"),
     "targets": ("seq2seq", "write"),
+    "replies": ("chat", "generate"),
 }
 
 
@@ -47,10 +48,12 @@ class TextReader(ABC):
     @property
     def tells(self) -> str | None:
         """What it tells of texts: `classes`, `numbers` (a model of one class, as transformers has it too), `relations`
-        of two places, `tags` of words, `answers` to questions, `targets` that it writes to sources; None of a model
-        that tells none of these."""
+        of two places, `tags` of words, `answers` to questions, `targets` that it writes to sources, `replies` in
+        conversations; None of a model that tells none of these."""
         if getattr(self.config.task, "writes", False):
             return "targets"
+        if getattr(self.config.task, "chats", False):
+            return "replies"
         head = getattr(self.model, "head", "none")
         if head == "sequence_classification":
             if self.config.task.type == "relation_extraction":

@@ -14,7 +14,7 @@ from tfllm.evaluation.texts import METRICS, signatures, text_metrics
 from tfllm.tasks.examples.prompt import SOURCE, Prompt
 from tfllm.tasks.examples.source_record import targets_of
 from tfllm.tasks.examples.source_target import SourceTarget
-from tfllm.tasks.target_tokens import TargetTokens
+from tfllm.tasks.target_tokens import TargetTokens, weights_of_tokens
 
 Features = dict[str, tf.Tensor]
 
@@ -87,8 +87,7 @@ class Seq2Seq(TargetTokens):
         """What the decoder reads, `targets`, and `loss_weights`, the weight of its record for each target token."""
         side = "decoder_" if self.two_sides else ""
         segment_ids = rows[f"{side}segment_ids"]
-        weights = tf.pad(tf.where(rows["example_ids"] >= 0, rows["weights"], 0.0), [[0, 0], [1, 0]])
-        weights = tf.gather(weights, segment_ids, batch_dims=1)
+        weights = weights_of_tokens(rows, segment_ids)
         if not self.two_sides:
             return {**rows, "loss_weights": weights * tf.cast(rows["learned"], tf.float32)}
         targets = rows["decoder_target_ids"]

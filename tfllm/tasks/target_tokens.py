@@ -14,6 +14,17 @@ from tfllm.tasks.vocabulary_loss import cross_entropy_sum, evaluated_sums
 Features = dict[str, tf.Tensor]
 
 
+def weights_of_tokens(rows: Features, segment_ids: tf.Tensor) -> tf.Tensor:
+    """Return the weight of its record for each token, float32 [B, T]; 0 for padding.
+
+    Args:
+        rows: `weights` and `example_ids` of segments, [B, S].
+        segment_ids: int32 [B, T], from 1, 0 for padding.
+    """
+    weights = tf.pad(tf.where(rows["example_ids"] >= 0, rows["weights"], 0.0), [[0, 0], [1, 0]])
+    return tf.gather(weights, segment_ids, batch_dims=1)
+
+
 class TargetTokens:
     """Cross-entropy of `targets` int32 [B, T], weighed by `loss_weights` float32 [B, T].
 

@@ -12,6 +12,7 @@ from tfllm.data.examples import Example, Packer, WholeSegments
 from tfllm.data.layout import Feature, RowLayout
 from tfllm.data.record import Record
 from tfllm.tasks.examples.labels import weight_of
+from tfllm.tasks.examples.learned_tokens import OF_SEGMENTS, learned_arrays, learned_layout
 from tfllm.tasks.examples.prompt import SOURCE, Prompt
 from tfllm.tasks.examples.source_record import has_both, targets_of
 from tfllm.tasks.examples.text_segments import EXAMPLES_A_ROW
@@ -51,8 +52,8 @@ class SourceTarget:
         self.tokenizer, self.seq_len, self.packing = tokenizer, seq_len, packing
         self.prompt, self.two_sides, self.on_too_long = prompt, two_sides, on_too_long
         self.eos_id = int(tokenizer.eos_id)
-        ids: dict[str, Any] = {"fill": tokenizer.pad_id, "limit": tokenizer.vocab_size}
         if two_sides:
+            ids: dict[str, Any] = {"fill": tokenizer.pad_id, "limit": tokenizer.vocab_size}
             sides: tuple[tuple[str, int], ...] = (("encoder_", seq_len), ("decoder_", seq_len))
             of_tokens = (
                 Feature("encoder_token_ids", "encoder_", **ids),
@@ -60,16 +61,10 @@ class SourceTarget:
                 Feature("decoder_target_ids", "decoder_", **ids),
                 Feature("decoder_segment_ids", "decoder_"),
             )
+            segments = EXAMPLES_A_ROW if packing else 1
+            self.layout = RowLayout(sides, (*of_tokens, *OF_SEGMENTS), segments=segments)
         else:
-            sides = (("", seq_len),)
-            of_tokens = (
-                Feature("token_ids", "", **ids),
-                Feature("targets", "", **ids),
-                Feature("segment_ids", ""),
-                Feature("learned", "", limit=2),
-            )
-        of_segments = (Feature("weights", None, dtype="float32"), Feature("example_ids", None, fill=-1))
-        self.layout = RowLayout(sides, (*of_tokens, *of_segments), segments=EXAMPLES_A_ROW if packing else 1)
+            self.layout = learned_layout(tokenizer, seq_len=seq_len, packing=packing)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -112,7 +107,10 @@ class SourceTarget:
                 if found is None:
                     continue
                 prompt = found
-            arrays = self._sides(prompt, end) if self.two_sides else self._one_side(prompt, end)
+            if self.two_sides:
+                arrays = self._sides(prompt, end)
+            else:
+                arrays = learned_arrays([*prompt, *end], [False] * len(prompt) + [True] * len(end))
             arrays["weights"] = np.array([weight_of(record)], np.float32)
             arrays["example_ids"] = np.array([number], np.int32)
             tokens = len(prompt) + len(end) - (not self.two_sides)
@@ -166,9 +164,3 @@ class SourceTarget:
             "encoder_token_ids": np.array(prompt, np.int32),
             "decoder_target_ids": np.array(end, np.int32),
         }
-
-    @staticmethod
-    def _one_side(prompt: Sequence[int], end: Sequence[int]) -> dict[str, Any]:
-        whole = np.array([*prompt, *end], np.int32)
-        learned = np.arange(1, len(whole)) >= len(prompt)
-        return {"token_ids": whole[:-1], "targets": whole[1:], "learned": learned.astype(np.int32)}

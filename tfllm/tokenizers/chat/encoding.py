@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,10 +31,23 @@ def encode_chat(
     Raises:
         TokenizerError: as `ChatTemplate.render_with_answers`.
     """
+    ids, answers = encode_answers(tokenizer, messages, chat_template=chat_template, **arguments)
+    return ids, [answer >= 0 for answer in answers]
+
+
+def encode_answers(
+    tokenizer: Tokenizer, messages: Sequence[Message], *, chat_template: str | None = None, **arguments: Any
+) -> tuple[list[int], list[int]]:
+    """Token ids of a chat, and for each which answer it is of, counted from 0, or -1; arguments as of `encode_chat`."""
     template = _of(tokenizer, chat_template, arguments)
     marked, spans = template.marked(messages, answers=True, **arguments)
     ids, offsets = _encode(tokenizer, marked)
-    return ids, [any(first < end and last > start for start, end in spans) for first, last in offsets]
+    starts, ends = [start for start, _ in spans], [end for _, end in spans]
+    answers = []
+    for first, last in offsets:
+        at = bisect.bisect_right(ends, first)
+        answers.append(at if at < len(spans) and starts[at] < last else -1)
+    return ids, answers
 
 
 def encode_prompt(
