@@ -54,6 +54,10 @@ SIZES = {"hidden_dim": 32, "num_heads": 2, "dropout": 0.1}
 DECODER = {"type": "decoder", "num_layers": 1, **SIZES}
 ENCODER = {"type": "encoder", "num_layers": 1, **SIZES}
 BOTH = {"type": "encoder_decoder", "num_encoder_layers": 1, "num_decoder_layers": 1, **SIZES}
+CHAT = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token if m.role == 'assistant' else '' }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 PAIRS = {"anchor": "text", "positive": "target"}
 TASKS: dict[str, dict[str, Any]] = {
     "causal_lm": {"model": DECODER},
@@ -77,6 +81,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "span_qa": {"model": ENCODER},
     "seq2seq, encoder-decoder": {"model": BOTH},
     "seq2seq, decoder": {"task": {"type": "seq2seq", "template": "{source} ="}, "model": DECODER},
+    "chat": {"task": {"type": "chat", "template_file": "chat.jinja"}, "model": DECODER},
 }
 _TWO = ("distribution.type=mirrored", "distribution.num_devices=2")
 LAYOUTS = {
@@ -134,7 +139,10 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         rows = {"type": "text_files", "path": str(folder / "text.txt"), "split_on": "\n\n"}
     return {
         "name": "exactness",
-        "task": section.get("task", {"type": kind}),
+        "task": {
+            **section.get("task", {"type": kind}),
+            **({"template_file": str(folder / "chat.jinja")} if kind == "chat" else {}),
+        },
         "tokenizer": {"type": "byte_bpe", "vocab_size": 400},
         "model": section["model"],
         "data": {"train": rows, "validation_fraction": 0.2, "seq_len": 48, "num_workers": 1},
@@ -215,12 +223,17 @@ def _write_text(folder: Path) -> None:
                 "question": f"which is {place}",
                 "context": text,
                 "answers": [{"text": words[place], "answer_start": start}],
+                "messages": [
+                    {"role": ("user", "assistant")[place % 2], "content": word}
+                    for place, word in enumerate([*words, "end"][: len(words) // 2 * 2 + 2])
+                ],
                 "source": text,
                 "target": " ".join(reversed(words)),
                 "weight": 0.25 + number % 4,
             }
         )
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "chat.jinja").write_text(CHAT)
     texts = [str(row["text"]) for row in rows]
     documents = [". ".join(texts[i : i + 4]) + "." for i in range(0, len(texts), 4)]
     (folder / "text.txt").write_text("\n\n".join(documents))

@@ -8,7 +8,7 @@ import yaml
 
 import tfllm
 from tests.tasks.rows import evaluated, rows_of
-from tests.tiny import randomized
+from tests.tiny import randomized, tiny_lm
 from tests.tokenizers.test_chat_contents import CHATML, THINKING
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
@@ -16,6 +16,8 @@ from tfllm.data.conversation import conversation_of
 from tfllm.data.errors import DataError
 from tfllm.data.record import Record
 from tfllm.data.split import Split
+from tfllm.experiment.checks import template_notices
+from tfllm.experiment.model_source import expand
 from tfllm.experiment.overlap import overlaps
 from tfllm.experiment.source import make_source
 from tfllm.models.decoder import Decoder
@@ -281,7 +283,10 @@ BAD = [
     ),
     ({"prompt": "a", "completion": ""}, r"prompt\[1\]: the assistant says nothing"),
     ({"prompt": "a"}, "no message is the assistant's"),
-    ({"text": "a"}, "no column 'messages'; the columns are 'text'"),
+    (
+        {"text": "a"},
+        "no column 'messages' or 'conversations', nor 'prompt' and 'completion'; the columns are 'text'",
+    ),
     ({"messages": [{**CHAT[0], "train": True}, CHAT[1]]}, "only what the assistant says is learned"),
     ({"messages": [CHAT[0], {**CHAT[1], "train": "no"}]}, "train='no' must be false"),
     ({"messages": [CHAT[0], {**CHAT[1], "weight": 0.5}]}, "weight=0.5 must be 0"),
@@ -343,9 +348,26 @@ def test_conversations_that_open_alike_are_on_one_side(tmp_path):
     assert "of 1 of 2 records the messages stands in the training text too" in line
 
 
-def test_the_end_of_a_turn_is_known(named):
+def test_the_end_of_a_turn_is_known_and_learned(named):
     name, tokenizer = named
     assert turn_ends(tokenizer) == [END[name]]
+
+
+def test_a_turn_may_end_in_the_mark_of_the_next():
+    tokenizer = made("phi")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    [example] = examples(tokenizer, {"messages": CHAT})
+    assert learned(tokenizer, example) == ["a cat<|user|>", "it is"]
+    assert turn_ends(tokenizer) == ["<|user|>"]
+    assert template_notices(tokenizer) == []
+    tokenizer.chat_template = "{% for m in messages %}<|mine|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    assert turn_ends(tokenizer) == []
+    ends, marks = template_notices(tokenizer)
+    assert "writes no special token behind an answer" in ends
+    assert "writes <|mine|>, which is no token" in marks and "extra_special_tokens: ['<|mine|>']" in marks
 
 
 YAML = """
@@ -420,6 +442,21 @@ def test_the_template_file_is_looked_at_before_anything_else(run, monkeypatch, c
         assert "task.template_file=other.jinja" in said and words in said
     assert main(["train", "config.yaml", "task.template_file=null", "name=other"]) == 1
     assert "write the path of one in Jinja as task.template_file" in capfd.readouterr().err
+
+
+def test_a_base_model_that_learns_to_chat_stops_at_the_end_of_a_turn(tmp_path):
+    tiny_lm().save(tmp_path / "base")
+    (tmp_path / "chatml.jinja").write_text(CHATML)
+    mapping = {
+        **yaml.safe_load(YAML),
+        "task": {"type": "chat", "template_file": str(tmp_path / "chatml.jinja")},
+        "tokenizer": {"type": "pretrained", "extra_special_tokens": list(SPECIAL["chatml"])},
+        "model": {"type": "pretrained", "source": str(tmp_path / "base")},
+    }
+    config = expand(config_from_mapping(mapping))
+    assert config.generation.stop_tokens == ("<|end|>", "<|im_end|>")
+    named = {**mapping, "generation": {"stop_tokens": ["a"], "max_new_tokens": 4}}
+    assert expand(config_from_mapping(named)).generation.stop_tokens == ("a",)
 
 
 def test_how_texts_that_are_too_long_are_treated_is_the_tasks_to_say():

@@ -95,8 +95,14 @@ def conversation_of(record: Record) -> Conversation:
         ]
         name = PROMPT
     else:
-        given = _listed(record, name or MESSAGES, record.value(name or MESSAGES))
-        name = name or MESSAGES
+        if name is None:
+            there = ", ".join(map(repr, list(fields)[:20])) or "none"
+            raise DataError(
+                f"{record.at}no column 'messages' or 'conversations', nor 'prompt' and 'completion'; the columns are"
+                f" {there}; say which are these, e.g. {record.columns_key or 'columns'}: {{prompt: question,"
+                " completion: answer}"
+            )
+        given = _listed(record, name, record.value(name))
     if not given:
         raise DataError(f"{record.at}{name} holds no message; leave the record out")
     messages = [_message(record, f"{name}[{index}]", each) for index, each in enumerate(given)]

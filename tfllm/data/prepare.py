@@ -123,7 +123,7 @@ class _Job:
     def pieces(self, num_done: int) -> Iterator[Piece]:
         """The pieces that come after the first `num_done` records of the source."""
         records = itertools.islice(self._records(), num_done, None)
-        return pieces_of(((record, self._is_ours(record)) for record in records), num_done)
+        return pieces_of(((record, self.is_ours(record)) for record in records), num_done)
 
     def _records(self) -> Iterator[Record]:
         try:
@@ -133,7 +133,8 @@ class _Job:
                 f"{self.source.describe()}: cannot be read ({error}); check the source"
             ) from error
 
-    def _is_ours(self, record: Record) -> bool:
+    def is_ours(self, record: Record) -> bool:
+        """Whether a record is on this side, and anything is made of it."""
         if not self.maker.keeps(record):
             return False
         return self.split is None or self.split.holds(record, self.maker.split_column)
@@ -261,6 +262,8 @@ def _mend(job: _Job) -> str:
     read = sum(1 for _ in itertools.islice((text for text in texts if text.strip()), 2))
     if read == 0:
         return f"it holds no text; check {section}.path"
+    if any(map(job.is_ours, job.source.records())):
+        return "none of its documents fits into a row, or holds anything to learn; raise data.seq_len"
     if job.split is None:
         return "its text has no tokens; give more text"
     held_out = f"name the held-out text in data.{'test' if job.split.side == 'test' else 'validation'}"

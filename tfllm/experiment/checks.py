@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.experiment.stop_tokens import named_ids
 from tfllm.generation.errors import GenerationError
 from tfllm.tokenizers import Tokenizer, TokenizerError
+from tfllm.tokenizers.chat import ChatTemplate
+from tfllm.tokenizers.chat.ends import EXAMPLE, turn_ends
+
+_MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|<(?:start|end)_of_turn>")
 
 
 def check_late(config: ExperimentConfig, tokenizer: Tokenizer, task: Any, export: Path) -> None:
@@ -49,6 +55,26 @@ def sample_ids(config: ExperimentConfig, tokenizer: Tokenizer, task: Any, prompt
         return list(task.prompt_ids(prompt))
     suffix = tokenizer.suffix_ids if config.model.kind == "encoder_decoder" else ()
     return [*tokenizer.prefix_ids, *tokenizer.encode(prompt), *suffix]
+
+
+def template_notices(tokenizer: Tokenizer) -> list[str]:
+    """What a chat template does that is no mistake for certain: lines to be told before a training."""
+    notices = []
+    if not turn_ends(tokenizer):
+        notices.append(
+            "the chat template writes no special token behind an answer, so the model learns no end of a turn and will"
+            " write on; take a template that does, e.g. {{ eos_token }}"
+        )
+    with contextlib.suppress(TokenizerError):
+        text = ChatTemplate.of(tokenizer).render(EXAMPLE)
+        known = {token.content for token in tokenizer.added_tokens} | set(tokenizer.special_tokens)
+        marks = sorted(set(_MARK.findall(text)) - known)
+        if marks:
+            notices.append(
+                f"the chat template writes {', '.join(marks)}, which is no token of this tokenizer but text, which a"
+                f" user may write too; write tokenizer.extra_special_tokens: {marks}"
+            )
+    return notices
 
 
 def _prompt_problems(config: ExperimentConfig, tokenizer: Tokenizer, task: Any) -> Iterator[Problem]:

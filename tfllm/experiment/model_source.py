@@ -39,7 +39,7 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
     mapping = to_mapping(config)
     own = config.tokenizer.type == "pretrained" and config.tokenizer.source in (None, asked.source)
     if own and not mapping["generation"]["stop_tokens"]:  # texts of this training end where the source's do
-        ends = turn_ends(pretrained_tokenizer(config)) if getattr(config.task, "chats", False) else []
+        ends = _turn_ends(config) if getattr(config.task, "chats", False) else []
         mapping["generation"]["stop_tokens"] = list(dict.fromkeys([*origin.stop_tokens(), *ends]))
     mapping["model"] = _with_head(_as_asked(theirs, asked), config.task.encoder_keys(to_mapping(config.task)))
     if theirs.get("preset") is None:  # whose tokens are as many as they are
@@ -96,6 +96,12 @@ def start_from_source(config: ExperimentConfig, model: Any, *, notify: Callable[
     """
     section = config.model
     opened(section.source).fill(model, new_head=getattr(section, "new_head", False), notify=notify)
+
+
+def _turn_ends(config: ExperimentConfig) -> list[str]:
+    """What ends an answer, beside what ends any text."""
+    tokenizer = pretrained_tokenizer(config)
+    return [name for name in turn_ends(tokenizer) if tokenizer.special_tokens.get(name) != tokenizer.eos_id]
 
 
 def _problems(asked: Any, origin: Origin, theirs: dict[str, Any]) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.data.pipeline import training_batches
 from tfllm.experiment.build import build, check_builders
-from tfllm.experiment.checks import best_metric, check_late
+from tfllm.experiment.checks import best_metric, check_late, template_notices
 from tfllm.experiment.epochs import with_steps
 from tfllm.experiment.labels import with_labels
 from tfllm.experiment.model import make_model
@@ -268,6 +268,9 @@ def _prepare(config: ExperimentConfig, run: RunFolder, display: Display, records
         part.rename(run.tokenizer)  # whole or not there, should the process be killed
     if not kept:
         for line in overlaps(config, source):
+            display.notice(line)
+    if getattr(config.task, "chats", False):
+        for line in template_notices(tokenizer):
             display.notice(line)
     for name, rows in prepared.sides.items():
         display.notice(f"{name}: {rows.summary}")
