@@ -1,7 +1,9 @@
 """Targets written to sources: rows of encoder-decoders and of decoders, cut, learned, and written again."""
 
 import json
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.record import Record
 from tfllm.data.sources import Source
 from tfllm.experiment.source import documents_of, held_out_records
+from tfllm.experiment.writing import gathered
 from tfllm.models.decoder import Decoder
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.tasks.examples.prompt import Prompt
@@ -356,6 +359,28 @@ def test_a_translation_is_learned_written_and_tested(run, monkeypatch, capfd):
         assert told[name] == pytest.approx(found[name], rel=1e-5)
     lines = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
     assert len(lines) == 12 and set(lines[0]) == {"number", "written", "source", "target", "page"}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("total", [0, 1, 5, 6])
+def test_what_workers_wrote_is_put_together_in_order(count, total, monkeypatch):
+    texts = [list(range(10 * n, 10 * n + n % 4)) for n in range(total)]
+    sent: dict[int, list[int]] = {}
+    barrier = threading.Barrier(count, timeout=20)
+
+    def gather(worker, numbers):
+        sent[worker] = list(numbers)
+        barrier.wait()
+        every = [sent[each] for each in range(count)]
+        barrier.wait()
+        assert len(set(map(len, every))) == 1  # as many numbers at every worker
+        return every
+
+    monkeypatch.setattr("tfllm.experiment.writing.num_workers", lambda strategy: count)
+    monkeypatch.setattr("tfllm.experiment.writing.gather_from_workers", gather)
+    with ThreadPoolExecutor(count) as pool:
+        found = list(pool.map(lambda worker: gathered(worker, texts[worker::count], total), range(count)))
+    assert found == [texts] * count
 
 
 def test_all_of_a_page_is_on_one_side(run, monkeypatch):

@@ -103,20 +103,25 @@ def make_evaluator(
         records=functools.partial(held_out_records, config, side)
         if getattr(task, "reads_records", False)
         else None,
-        write=_write(config, model, task, tokenizer, side),
+        write=_write(config, model, task, tokenizer, side, strategy),
         metrics=config.evaluation.metrics,
     )
 
 
 def _write(
-    config: ExperimentConfig, model: Any, task: Any, tokenizer: Tokenizer | None, side: str
+    config: ExperimentConfig,
+    model: Any,
+    task: Any,
+    tokenizer: Tokenizer | None,
+    side: str,
+    strategy: tf.distribute.Strategy,
 ) -> Callable[[], list[Prediction]] | None:
     """What writes texts while evaluating, where a metric is of texts."""
     asked = config.evaluation.metrics
     if not getattr(config.task, "writes", False) or (asked and not set(asked) & set(task.of_examples)):
         return None
     assert tokenizer is not None, "texts are written with a tokenizer"
-    return writer(config, model, tokenizer, task, side)
+    return writer(config, model, tokenizer, task, side, strategy)
 
 
 def make_generator(

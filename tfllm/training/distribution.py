@@ -105,6 +105,12 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver is None or not resolver.task_id
 
 
+def worker_index(strategy: tf.distribute.Strategy) -> int:
+    """The place of this process among several workers; 0 where it is the only one."""
+    resolver = strategy.cluster_resolver
+    return int(resolver.task_id or 0) if num_workers(strategy) > 1 and resolver is not None else 0
+
+
 def num_workers(strategy: tf.distribute.Strategy) -> int:
     """Processes that share the work."""
     resolver = strategy.cluster_resolver
