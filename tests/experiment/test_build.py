@@ -21,6 +21,7 @@ from tfllm.config.optimizer import OPTIMIZERS, SCHEDULES
 from tfllm.config.rope_scaling import ROPE_SCALINGS
 from tfllm.config.sections import DISTRIBUTIONS, TOKENIZERS
 from tfllm.config.task import TASKS
+from tfllm.data.record import Record
 from tfllm.data.sources import MixtureSource
 from tfllm.experiment.build import arguments_of, build, builder_of, check_builders
 from tfllm.language_model import LanguageModel
@@ -128,17 +129,26 @@ def test_every_stretching_of_positions_reaches_the_model(kind):
     assert dict(model.get_config()["rope_scaling"]) == given
 
 
+class Conversations(Translations):
+    """The same, as what a user says and what is answered."""
+
+    def records(self):
+        return (Record({"prompt": row["source"], "completion": row["target"]}) for row in self.rows)
+
+
 @pytest.mark.parametrize("kind", TASKS.names())
-def test_every_task(kind):
+def test_every_task(kind, tmp_path):
     learned = {"type": "byte_bpe", "vocab_size": 400}
     model = {"type": TASKS.get(kind).trains}
     head = {"classes": "sequence_classification", "tags": "token_classification"}.get(TASKS.get(kind).labels)
     if head is not None:
         model |= {"head": head, "num_classes": 2, "class_names": ["a", "b"]}
-    config = experiment_of(task=kind, model=model, tokenizer=learned)
-    tokenizer = experiment.make_tokenizer(
-        config, {"span_qa": Questions, "seq2seq": Translations}.get(kind, Pairs)()
-    )
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}")
+    section = {"type": kind, **({"template_file": str(template)} if kind == "chat" else {})}
+    config = experiment_of(task=section, model=model, tokenizer=learned)
+    sources = {"span_qa": Questions, "seq2seq": Translations, "chat": Conversations}
+    tokenizer = experiment.make_tokenizer(config, sources.get(kind, Pairs)())
     task = experiment.make_task(config, tokenizer)
     assert type(task).__name__.lower() == kind.replace("_", "")
     assert "loss" in task.metric_modes
