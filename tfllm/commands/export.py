@@ -61,6 +61,7 @@ def export_run(run_dir: str | Path, to: str | Path | None = None) -> Path:
 
 def _exported(lm: Any, folder: Path) -> Path:
     """What the model does decides what is served: classes or numbers of texts, or their continuation."""
+    lm = lm.merged()
     if lm.tells in ("relations", "tags", "answers"):
         raise ExportError(
             f"a model that tells {lm.tells} of texts is not exported; call it from Python, or by tfllm predict"

@@ -179,6 +179,9 @@ def _print_parameters(model: Any) -> None:
     print("PARAMETERS")
     for part, numbers in parameter_rows(parts):
         print(f"  {part:<36} {numbers}")
+    trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    if trained < sum(parts.values()):
+        print(f"  {'of them trained':<36} {trained:>14,}  {trained / sum(parts.values()):>6.1%}")
 
 
 def _print_memory(config: ExperimentConfig, model: Any, parts: dict[str, int]) -> None:

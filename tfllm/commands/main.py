@@ -15,6 +15,7 @@ from tfllm.data.errors import DataError
 from tfllm.export.errors import ExportError
 from tfllm.generation.errors import GenerationError
 from tfllm.models.errors import ModelError
+from tfllm.peft.errors import PeftError
 from tfllm.tasks.errors import TaskError
 from tfllm.tokenizers import TokenizerError
 from tfllm.training.errors import TrainingError
@@ -40,6 +41,7 @@ USER_ERRORS = (
     ExportError,
     GenerationError,
     ModelError,
+    PeftError,
     TaskError,
     TokenizerError,
     TrainingError,

@@ -18,6 +18,7 @@ from tfllm.config.data import DataConfig
 from tfllm.config.errors import Problem
 from tfllm.config.model import MODELS
 from tfllm.config.optimizer import OPTIMIZERS
+from tfllm.config.peft import PEFT
 from tfllm.config.sections import (
     DISTRIBUTIONS,
     TOKENIZERS,
@@ -39,6 +40,7 @@ class ExperimentConfig:
     task: Any = setting("causal_lm", registry=TASKS)
     tokenizer: Any = setting("byte_bpe", registry=TOKENIZERS)
     model: Any = setting("decoder", registry=MODELS)
+    peft: Any | None = setting(None, "what is trained of the model; null: all of it", registry=PEFT)
     data: DataConfig = setting({})
     optimizer: Any = setting("adamw", registry=OPTIMIZERS)
     training: TrainingConfig = setting({})
@@ -98,6 +100,20 @@ class ExperimentConfig:
             yield Problem("data.packing", True, rule, "write data.packing=false")
         if getattr(self.model, "new_head", False):
             yield from self._check_new_head()
+        if self.peft is not None:
+            yield from self._check_peft(self.peft)
+
+    def _check_peft(self, peft: Any) -> Iterator[Problem]:
+        """What would be frozen and was never trained."""
+        if self.model.source is None:
+            rule = "freezes a model whose weights were drawn at random"
+            yield Problem("peft", peft.type, rule, "name model.source, or leave it out")
+        new = getattr(self.tokenizer, "extra_special_tokens", ())
+        if new and not any("embedding" in pattern or pattern == "*" for pattern in peft.train):
+            rule = "adds tokens whose embeddings peft freezes as they begin"
+            yield Problem(
+                "tokenizer.extra_special_tokens", list(new), rule, 'write peft.train: ["*/token_embedding/*"]'
+            )
 
     def _check_task_of_encoder(self) -> Iterator[Problem]:
         """Its layers on top are those that the task trains."""

@@ -34,10 +34,19 @@ class Transformer(Protocol):
 
 
 def flops_per_token(model: Any, seq_len: int) -> float:
-    """FLOPs of forward and backward for a token of a row of `seq_len`; of other models, only that of matrices."""
-    matrices = [v for v in model.trainable_variables if len(v.shape) >= 2]
+    """FLOPs of forward and backward for a token of a row of `seq_len`; of other models, only that of matrices.
+
+    A matrix that is frozen costs two thirds: no gradient by it is taken.
+    """
+    matrices = [v for v in model.variables if len(v.shape) >= 2]
     lookups = [v for v in matrices if v.path.endswith("embeddings")]
     weights = sum(math.prod(v.shape) for v in matrices) - sum(math.prod(v.shape) for v in lookups)
+    frozen = sum(math.prod(v.shape) for v in matrices if not (v.trainable or v.path.endswith("embeddings")))
+    return _flops_of_all(model, weights, seq_len) - 2.0 * frozen
+
+
+def _flops_of_all(model: Any, weights: int, seq_len: int) -> float:
+    """Where all matrices are trained."""
     if not isinstance(model, Transformer):
         return training_flops_per_token(num_weights=weights, num_layers=0, width=0, seq_len=seq_len)
     if model.tie_embeddings:
@@ -60,11 +69,13 @@ def memory_of(config: ExperimentConfig, model: Any, *, framework: int = 0) -> di
     """
     training, averaged = config.training, config.optimizer.ema_decay is not None
     variables, weights = model.trainable_variables, model.count_params()
+    trained = sum(math.prod(v.shape) for v in variables)
     state = optimizer_bytes(make_rule(config), variables)
     if not isinstance(model, Transformer):
         size = FLOAT32 * weights
-        known = {"framework": framework, "weights": size, "optimizer": state, "gradients": size}
-        return {**known, "averaged weights": size} if averaged else known
+        own = FLOAT32 * trained
+        known = {"framework": framework, "weights": size, "optimizer": state, "gradients": own}
+        return {**known, "averaged weights": own} if averaged else known
     share = training.global_batch_size // config.distribution.replicas
     rows = training.microbatch_size or share
     shape = step_shape(
@@ -78,6 +89,7 @@ def memory_of(config: ExperimentConfig, model: Any, *, framework: int = 0) -> di
     return estimate(
         shape,
         weights=weights,
+        trained=trained,
         optimizer_state=state,
         averaged_weights=averaged,
         framework=framework,

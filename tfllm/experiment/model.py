@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import keras
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.experiment.build import build, builder_of
 from tfllm.models.keras_nlp_model import KerasNlpModel
+from tfllm.peft.lora import copy_merged
 from tfllm.training.precision import dtype_policy
 
 # Keys of a model that say where it starts from, and not what it is.
@@ -52,10 +54,27 @@ def make_model(
         **(_savings(config) if training else {}),
     )
     model.build()
+    if config.peft is not None:
+        method = build(config.peft, at="peft")
+        method.attach(model, with_head=bool(getattr(section, "new_head", False)))
     problems = list(_too_small(config, model, vocab_size)) if training else []
     if problems:
         raise ConfigError(problems, "the config")
     return model
+
+
+def merged(model: Any, config: ExperimentConfig) -> Any:
+    """A model with what stands beside its matrices added to them.
+
+    Args:
+        model: From `make_model`.
+        config: The experiment.
+    """
+    plain = make_model(
+        dataclasses.replace(config, peft=None), model.vocab_size, dtype=model.dtype_policy.variable_dtype
+    )
+    copy_merged(model, plain)
+    return plain
 
 
 def keras_nlp_model(

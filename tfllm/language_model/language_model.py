@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from tfllm.convert.generation_config import write_generation_file
 from tfllm.convert.huggingface import save_model
 from tfllm.convert.sentence_modules import SentenceModules
 from tfllm.data.record import Record
+from tfllm.experiment.model import merged
 from tfllm.experiment.parts import make_generator, make_task
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.stop_tokens import named_ids
@@ -220,6 +222,23 @@ class LanguageModel(TextReader):
         task = make_task(self.config, self.tokenizer)
         return written(self.config, self.generator, self.tokenizer, task, records, **settings)
 
+    def merged(self) -> LanguageModel:
+        """The same with what was trained beside its matrices added to them, in float32; itself where there is nothing.
+
+        Example:
+            >>> tfllm.load("runs/chat").merged().save("chat-transformers", to="huggingface")
+        """
+        if self.config.peft is None:
+            return self
+        return LanguageModel(
+            merged(self.model, self.config),
+            self._tokenizer,
+            dataclasses.replace(self.config, peft=None),
+            step=self.step,
+            jit_compile=self.jit_compile,
+            sentence_modules=self.sentence_modules,
+        )
+
     def save(self, path: str | Path, *, to: str = "tfllm", dtype: str | None = None) -> None:
         """Writes config, tokenizer and weights to a folder that `tfllm.load` reads.
 
@@ -233,6 +252,8 @@ class LanguageModel(TextReader):
             ConvertError: when the format is not known, or cannot say what the model is.
         """
         check_format(to, self.config)
+        if to == "huggingface" and self.config.peft is not None:
+            return self.merged().save(path, to=to, dtype=dtype)
         if to == "huggingface":
             # By its pad token transformers finds the last token that a decoder's classifier reads.
             finds = (

@@ -61,11 +61,13 @@ class AttentionContext:
         angles: Rotary angles of the T positions; None for no rotation.
         bias: float32 [1 or B, N, T, S], added to the scores before the softmax, which are then computed as one tensor;
             None adds nothing.
+        row_seeds: int32 [B], as of `Projection`.
     """
 
     mask: Mask | tf.Tensor
     angles: Angles | None = None
     bias: tf.Tensor | None = None
+    row_seeds: tf.Tensor | None = None
 
 
 class AttentionOutput(NamedTuple):
@@ -139,16 +141,17 @@ class Attention(keras.layers.Layer):
                 norm.build((*input_shape[:-1], 1, self.head_dim))
         self._output.build((*input_shape[:-1], self.num_heads * self.head_dim))
 
-    def remember(self, states: tf.Tensor) -> KVPair:
+    def remember(self, states: tf.Tensor, row_seeds: tf.Tensor | None = None) -> KVPair:
         """The keys and values of another sequence, the same for every query: what `call` takes as `memory`.
 
         Args:
             states: float [B, S, D].
+            row_seeds: int32 [B], as of `Projection`.
 
         Returns:
             Two of float [B, K, S, H].
         """
-        key, value = self._keys_and_values(states)
+        key, value = self._keys_and_values(states, row_seeds)
         return tf.transpose(key, [0, 2, 1, 3]), tf.transpose(value, [0, 2, 1, 3])
 
     def call(
@@ -172,13 +175,13 @@ class Attention(keras.layers.Layer):
             num_slots: Without `cache`: start one with this many slots (prefill).
             return_scores: The scores are wanted, so they are computed as one tensor.
         """
-        query = self._heads(self.query(x), self.num_heads)
+        query = self._heads(self.query(x, context.row_seeds), self.num_heads)
         if self.query_norm is not None:
             query = self.query_norm(query)
         if memory is not None:
             mixed, scores = dense_attention(query, *memory, context.mask, **self._rule)
-            return self._result(x, mixed, scores if return_scores else None, None)
-        key, value = self._keys_and_values(x)
+            return self._result(x, mixed, scores if return_scores else None, None, context.row_seeds)
+        key, value = self._keys_and_values(x, context.row_seeds)
         if context.angles is not None:
             query, key = rotate(query, context.angles), rotate(key, context.angles)
         scores = None
@@ -192,11 +195,11 @@ class Attention(keras.layers.Layer):
             mixed, scores = self._whole(query, key, value, context)
         else:
             mixed = self._lean(query, key, value, context)
-        return self._result(x, mixed, scores if return_scores else None, cache)
+        return self._result(x, mixed, scores if return_scores else None, cache, context.row_seeds)
 
-    def _keys_and_values(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _keys_and_values(self, x: tf.Tensor, row_seeds: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         """Each float [B, S, K, H]."""
-        key, value = (self._heads(made(x), self.num_kv_heads) for made in (self.key, self.value))
+        key, value = (self._heads(made(x, row_seeds), self.num_kv_heads) for made in (self.key, self.value))
         return key if self.key_norm is None else self.key_norm(key), value
 
     def _heads(self, x: tf.Tensor, count: int) -> tf.Tensor:
@@ -222,8 +225,13 @@ class Attention(keras.layers.Layer):
         return dense_attention(query, key, value, mask, bias=context.bias, **self._rule)
 
     def _result(
-        self, x: tf.Tensor, mixed: tf.Tensor, scores: tf.Tensor | None, cache: KVPair | None
+        self,
+        x: tf.Tensor,
+        mixed: tf.Tensor,
+        scores: tf.Tensor | None,
+        cache: KVPair | None,
+        row_seeds: tf.Tensor | None,
     ) -> AttentionOutput:
         rows, places, _ = sizes(x)
         mixed = tf.reshape(mixed, [rows, places, self.num_heads * self.head_dim])
-        return AttentionOutput(self._output(mixed), scores, cache)
+        return AttentionOutput(self._output(mixed, row_seeds), scores, cache)

@@ -99,8 +99,9 @@ class FeedForward(keras.layers.Layer):
         self.up.build(input_shape)
         self.down.build((*input_shape[:-1], self.up.units))
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Transforms float [B, T, D] -> the same."""
+    def call(self, x: tf.Tensor, row_seeds: tf.Tensor | None = None) -> tf.Tensor:
+        """Transforms float [B, T, D] -> the same; `row_seeds` as of `Projection`."""
         if self.gate is None:
-            return self.down(activate(self.activation, self.up(x)))
-        return self.down(_GATED[self.activation](self.gate(x), self.up(x)))
+            return self.down(activate(self.activation, self.up(x, row_seeds)), row_seeds)
+        gate = self.gate(x, row_seeds)
+        return self.down(_GATED[self.activation](gate, self.up(x, row_seeds)), row_seeds)

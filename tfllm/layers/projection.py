@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import keras
@@ -83,6 +84,7 @@ class Projection(keras.layers.Layer):
         self.units = units
         self.use_bias = use_bias
         self.initializer_range = initializer_range
+        self.beside: keras.layers.Layer | None = None
 
     def build(self, input_shape):
         """Makes `kernel`, float [D, F], and `bias`, float [F]."""
@@ -95,7 +97,24 @@ class Projection(keras.layers.Layer):
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", autocast=False)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Projects float [B, T, D] -> float [B, T, F]."""
+    def add_beside(self, layer: keras.layers.Layer | None) -> None:
+        """Puts a layer beside the matrix, whose result is added: from float [B, T, D] to [B, T, F], given `row_seeds`.
+
+        Args:
+            layer: The layer, not built; None takes away the one that is there.
+        """
+        self._tracker.unlock()
+        self.beside = layer
+        self._tracker.lock()
+        if layer is None:
+            return
+        with contextlib.ExitStack() as scopes:  # so that its variables are named below the projection
+            for name in self.path.split("/"):
+                scopes.enter_context(keras.name_scope(name))
+            layer.build((None, None, self.kernel.shape[0]))
+
+    def call(self, x: tf.Tensor, row_seeds: tf.Tensor | None = None) -> tf.Tensor:
+        """Projects float [B, T, D] -> float [B, T, F]; `row_seeds` int32 [B] are for what stands beside the matrix."""
         bias = tf.convert_to_tensor(self.bias) if self.use_bias else None
-        return project(x, tf.convert_to_tensor(self.kernel), bias)
+        result = project(x, tf.convert_to_tensor(self.kernel), bias)
+        return result if self.beside is None else result + self.beside(x, row_seeds)

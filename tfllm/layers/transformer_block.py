@@ -159,6 +159,7 @@ class TransformerBlock(keras.layers.Layer):
                 no scores and no cache.
         """
         own, read = AttentionOutput(x), AttentionOutput(x)
+        context = dataclasses.replace(context, row_seeds=row_seeds)
         if recompute_attention:
             attended = recompute(
                 lambda x, bias: self._attend(x, dataclasses.replace(context, bias=bias)).mixed,
@@ -179,15 +180,21 @@ class TransformerBlock(keras.layers.Layer):
             assert memory is not None
             if recompute_attention:
                 crossed = recompute(
-                    lambda x, states: self._read(x, self.cross_attention.remember(states), memory.mask).mixed,
+                    lambda x, states: (
+                        self._read(
+                            x, self.cross_attention.remember(states, row_seeds), memory.mask, row_seeds
+                        ).mixed
+                    ),
                     x,
                     memory.states,
                 )
             else:
                 remembered = (
-                    cache.memory if cache is not None else self.cross_attention.remember(memory.states)
+                    cache.memory
+                    if cache is not None
+                    else self.cross_attention.remember(memory.states, row_seeds)
                 )
-                read = self._read(x, remembered, memory.mask, return_scores=return_scores)
+                read = self._read(x, remembered, memory.mask, row_seeds, return_scores=return_scores)
                 crossed = read.mixed
             x = self._join(self.cross_attention_norm, x, self.cross_attention_dropout(crossed, row_seeds))
         x = self._join(self.feed_forward_norm, x, self._feed(x, row_seeds))
@@ -199,14 +206,19 @@ class TransformerBlock(keras.layers.Layer):
         return output if norm is None else output._replace(mixed=norm(output.mixed))
 
     def _read(
-        self, x: tf.Tensor, remembered: KVPair, mask: tf.Tensor, return_scores: bool = False
+        self,
+        x: tf.Tensor,
+        remembered: KVPair,
+        mask: tf.Tensor,
+        row_seeds: tf.Tensor | None,
+        return_scores: bool = False,
     ) -> AttentionOutput:
         x = self._before(self.cross_attention_norm, x)
-        context = AttentionContext(mask)
+        context = AttentionContext(mask, row_seeds=row_seeds)
         return self.cross_attention(x, context=context, memory=remembered, return_scores=return_scores)
 
     def _feed(self, x: tf.Tensor, row_seeds: tf.Tensor | None) -> tf.Tensor:
-        x = self.feed_forward(self._before(self.feed_forward_norm, x))
+        x = self.feed_forward(self._before(self.feed_forward_norm, x), row_seeds)
         norm = self.feed_forward_output_norm
         return self.feed_forward_dropout(x if norm is None else norm(x), row_seeds)
 

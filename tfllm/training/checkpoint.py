@@ -315,7 +315,7 @@ def restore_model(
         folder: The `checkpoints/` folder of a run.
         model: A built model.
         best: Take the checkpoint that `best.json` names, where there is one.
-        leave: Layers of the model whose variables stay as they are, e.g. `output_projection`.
+        leave: Layers, wherever they stand, whose variables stay as they are, e.g. `output_projection`.
         resize: Variables that may be of another shape there, by their path inside the model, and what makes the
             shape wanted of their value; None allows none.
         notify: Called with one line when a checkpoint is passed over.
@@ -334,7 +334,7 @@ def restore_model(
     saved = manifest["variables"]
     inside = {name: name.removeprefix(f"model/{model.name}/") for name in model_variables(model)}
     variables = {
-        name: v for name, v in model_variables(model).items() if inside[name].split("/")[0] not in leave
+        name: v for name, v in model_variables(model).items() if not set(inside[name].split("/")) & set(leave)
     }
     wanted = {name: _spec(backing_variable(v)) for name, v in variables.items()}
     differ = [n for n, spec in wanted.items() if saved.get(n, {}).get("shape") != spec["shape"]]

@@ -135,6 +135,7 @@ def estimate(
     *,
     weights: int,
     optimizer_state: int,
+    trained: int | None = None,
     averaged_weights: bool = False,
     framework: int = 0,
     compiler: int = 0,
@@ -149,8 +150,9 @@ def estimate(
 
     Args:
         shape: The sizes.
-        weights: Numbers in the model, all float32, and trained.
+        weights: Numbers in the model, all float32.
         optimizer_state: Bytes, from `optimizer_bytes`.
+        trained: How many of the numbers are trained; None is all.
         averaged_weights: A moving average of the weights is kept.
         framework: Bytes of the process without a model, measured.
         compiler: Bytes from `compiler_bytes`, where they are taken from the same memory.
@@ -158,24 +160,29 @@ def estimate(
     Returns:
         Bytes by part: framework, compiler, weights, optimizer, averaged weights, gradients, activations, loss, batch.
     """
+    own = FLOAT32 * (weights if trained is None else trained)
     moments = [
-        {"gradients": shape.output_kernel, "activations": shape.kept + shape.line, "loss": 2 * shape.logits},
         {
-            "gradients": FLOAT32 * shape.vocab_size * shape.hidden_dim,
+            "gradients": min(shape.output_kernel, own),
+            "activations": shape.kept + shape.line,
+            "loss": 2 * shape.logits,
+        },
+        {
+            "gradients": min(FLOAT32 * shape.vocab_size * shape.hidden_dim, own),
             "activations": shape.kept + shape.opened,
             "loss": 0,
         },
-        {"gradients": FLOAT32 * weights, "activations": shape.line, "loss": 0},
+        {"gradients": own, "activations": shape.line, "loss": 0},
     ]
     fullest = max(moments, key=lambda moment: sum(moment.values()))
     if shape.num_microbatches > 1:  # their sum
-        fullest["gradients"] += FLOAT32 * weights
+        fullest["gradients"] += own
     return {
         "framework": framework,
         "compiler": compiler,
         "weights": FLOAT32 * weights,
         "optimizer": optimizer_state,
-        "averaged weights": FLOAT32 * weights if averaged_weights else 0,
+        "averaged weights": own if averaged_weights else 0,
         **fullest,
         "batch": _READ_AHEAD * _FEATURES * 4 * shape.tokens * shape.num_microbatches,
     }

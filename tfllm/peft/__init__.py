@@ -1,0 +1,1 @@
+"""Training little of a model: what stands beside its matrices, or a part of them."""
