@@ -53,7 +53,8 @@ class _Guide:
         sections = [f for f in dataclasses.fields(ExperimentConfig) if _within(ExperimentConfig, f)]
         others = [f for f in dataclasses.fields(ExperimentConfig) if f not in sections]
         yield "## Keys of no section\n"
-        yield _table(ExperimentConfig, others)
+        left_out = [f for f in sections if f.default is None]  # of these null is a value too
+        yield _table(ExperimentConfig, [*others, *left_out])
         for field in sections:
             yield from self._part(field.name, _within(ExperimentConfig, field))
 

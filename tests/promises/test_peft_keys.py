@@ -17,13 +17,13 @@ MODEL = {"num_layers": 2, "hidden_dim": 8, "num_heads": 2}
 
 @functools.cache
 def _made(text):
-    sections = mapping("unused", model=MODEL, peft=json.loads(text))
+    sections = mapping("unused", model=MODEL, **json.loads(text))
     model = experiment.make_model(config_from_mapping(sections, for_training=False), 259)
     return model, {path: each.beside for path, each in projections(model).items() if each.beside is not None}
 
 
-def made(section):
-    return _made(json.dumps(section))
+def made(sections):
+    return _made(json.dumps(sections))
 
 
 def _each(holds):
@@ -60,12 +60,12 @@ def _drops(made):
 
 
 def lora(**keys):
-    return {"type": "lora", **keys}
+    return {"peft": {"type": "lora", **keys}}
 
 
 CASES = {
-    "peft": Case(_adds_little, lora(), None),
-    "peft:lora": Case(_beside_all_in_blocks, lora(), None),
+    "peft": Case(_adds_little, lora(), {}),
+    "peft:lora": Case(_beside_all_in_blocks, lora(), {}),
     "peft:lora.rank": Case(_each(lambda layer: layer.a.shape[1] == 3), lora(rank=3), lora()),
     "peft:lora.alpha": Case(_each(lambda layer: layer.scale == 0.5), lora(alpha=4), lora()),
     "peft:lora.dropout": Case(_drops, lora(dropout=0.3), lora()),

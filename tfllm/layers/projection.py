@@ -97,17 +97,15 @@ class Projection(keras.layers.Layer):
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", autocast=False)
 
-    def add_beside(self, layer: keras.layers.Layer | None) -> None:
-        """Puts a layer beside the matrix, whose result is added: from float [B, T, D] to [B, T, F], given `row_seeds`.
+    def add_beside(self, layer: keras.layers.Layer) -> None:
+        """Puts a layer beside the matrix, whose result is added.
 
         Args:
-            layer: The layer, not built; None takes away the one that is there.
+            layer: The layer, not built, from float [B, T, D] and `row_seeds` to float [B, T, F].
         """
-        self._tracker.unlock()
+        self._tracker.unlock()  # Keras closes a layer that is built; its own LoRA opens it so too
         self.beside = layer
         self._tracker.lock()
-        if layer is None:
-            return
         with contextlib.ExitStack() as scopes:  # so that its variables are named below the projection
             for name in self.path.split("/"):
                 scopes.enter_context(keras.name_scope(name))
