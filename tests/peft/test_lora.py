@@ -18,7 +18,7 @@ from tfllm.models.decoder import Decoder
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.peft.errors import PeftError
-from tfllm.peft.lora import Lora, copy_merged, has_low_rank
+from tfllm.peft.lora import Lora, copy_merged
 from tfllm.peft.targets import projections
 
 SIZES = {"vocab_size": 23, "hidden_dim": 16, "num_heads": 4, "max_seq_len": 24}
@@ -29,6 +29,10 @@ MODELS = {
     "encoder_decoder": lambda: EncoderDecoder(num_encoder_layers=1, num_decoder_layers=2, **SIZES),
 }
 IDS = tf.constant([[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]])
+
+
+def has_low_rank(model):
+    return any(projection.beside is not None for projection in projections(model).values())
 
 
 def logits(model):

@@ -73,11 +73,6 @@ class Lora:
         train_only(model, added, patterns=self.train, with_head=with_head)
 
 
-def has_low_rank(model: Any) -> bool:
-    """Return whether matrices of low rank stand in a model."""
-    return any(projection.beside is not None for projection in projections(model).values())
-
-
 def copy_merged(model: Any, plain: Any) -> None:
     """Copies weights into a model of the same shape that has nothing beside its matrices: they are added to these.
 

@@ -11,7 +11,7 @@ from tfllm.data.conversation import conversation_of
 from tfllm.data.record import Record
 from tfllm.tasks.errors import TaskError
 from tfllm.tasks.examples.chat_turns import ChatTurns
-from tfllm.tasks.target_tokens import TargetTokens, weights_of_tokens
+from tfllm.tasks.target_tokens import TargetTokens, with_learned_weights
 from tfllm.tokenizers.chat import encode_prompt
 
 Features = dict[str, tf.Tensor]
@@ -57,8 +57,7 @@ class Chat(TargetTokens):
 
     def features(self, rows: Features) -> Features:
         """`loss_weights`, the weight of its record for each token that is learned."""
-        weights = weights_of_tokens(rows, rows["segment_ids"])
-        return {**rows, "loss_weights": weights * tf.cast(rows["learned"], tf.float32)}
+        return with_learned_weights(rows)
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids that an answer to what a user says is written to."""

@@ -14,7 +14,7 @@ from tfllm.evaluation.texts import METRICS, signatures, text_metrics
 from tfllm.tasks.examples.prompt import SOURCE, Prompt
 from tfllm.tasks.examples.source_record import targets_of
 from tfllm.tasks.examples.source_target import SourceTarget
-from tfllm.tasks.target_tokens import TargetTokens, weights_of_tokens
+from tfllm.tasks.target_tokens import TargetTokens, weights_of_tokens, with_learned_weights
 
 Features = dict[str, tf.Tensor]
 
@@ -85,11 +85,10 @@ class Seq2Seq(TargetTokens):
 
     def features(self, rows: Features) -> Features:
         """What the decoder reads, `targets`, and `loss_weights`, the weight of its record for each target token."""
-        side = "decoder_" if self.two_sides else ""
-        segment_ids = rows[f"{side}segment_ids"]
-        weights = weights_of_tokens(rows, segment_ids)
         if not self.two_sides:
-            return {**rows, "loss_weights": weights * tf.cast(rows["learned"], tf.float32)}
+            return with_learned_weights(rows)
+        segment_ids = rows["decoder_segment_ids"]
+        weights = weights_of_tokens(rows, segment_ids)
         targets = rows["decoder_target_ids"]
         begins = tf.pad(segment_ids[:, 1:] != segment_ids[:, :-1], [[0, 0], [1, 0]], constant_values=True)
         before = tf.pad(targets[:, :-1], [[0, 0], [1, 0]])

@@ -25,6 +25,12 @@ def weights_of_tokens(rows: Features, segment_ids: tf.Tensor) -> tf.Tensor:
     return tf.gather(weights, segment_ids, batch_dims=1)
 
 
+def with_learned_weights(rows: Features) -> Features:
+    """Return the rows of one side with `loss_weights`, the weight of its record for each token that is learned."""
+    weights = weights_of_tokens(rows, rows["segment_ids"])
+    return {**rows, "loss_weights": weights * tf.cast(rows["learned"], tf.float32)}
+
+
 class TargetTokens:
     """Cross-entropy of `targets` int32 [B, T], weighed by `loss_weights` float32 [B, T].
 
