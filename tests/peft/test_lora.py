@@ -12,7 +12,11 @@ from tests.tiny import randomized, tiny_lm
 from tests.training.toy import DIVISIONS, assert_same_training, batches, run_steps, toy_model, toy_step
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
+from tfllm.convert.errors import ConvertError
+from tfllm.experiment import expand, make_model, start_from_source
 from tfllm.experiment.cost import flops_per_token
+from tfllm.experiment.model_source import pretrained_tokenizer
+from tfllm.language_model import LanguageModel
 from tfllm.layers.low_rank import LowRank
 from tfllm.models.decoder import Decoder
 from tfllm.models.encoder import Encoder
@@ -119,6 +123,10 @@ BAD = [
     (
         {"rank": 17},
         r"peft.rank=17 exceeds the rank that decoder/block_00/attention/key, a matrix of 16 x 8, can have; write at most 8",
+    ),
+    (
+        {"rank_pattern": {"*": 1, "value": 2}},
+        "peft.rank_pattern.value fits none of the 14 projections that peft.targets names, or only such as a pattern",
     ),
     ({"train": ["*/nothing"]}, r"peft.train=\*/nothing matches no variable; there are for example decoder/"),
 ]
@@ -253,6 +261,7 @@ def test_a_run_starts_from_its_base_and_can_be_used_as_any_other(folder, capfd):
     assert "of them trained" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(folder):
     command = ["train", str(folder / "config.yaml"), "--run-dir", str(folder / "stopped")]
     assert main([*command, "training.steps=5"]) == 0 and main(command) == 0
@@ -262,6 +271,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(folder):
         assert (a.numpy() == b.numpy()).all(), a.path
 
 
+@pytest.mark.slow
 def test_another_run_starts_from_what_it_came_to(folder):
     lm = tfllm.load(folder / "run", jit_compile=False)
     ids = lm.features("the quick fox")
@@ -279,10 +289,84 @@ def test_another_run_starts_from_what_it_came_to(folder):
         np.testing.assert_allclose(other.model(ids)["logits"], lm.model(ids)["logits"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_an_adapter_of_it_stands_beside_its_base_and_can_be_gone_on_from(folder, capfd):
+    lm = tfllm.load(folder / "run", jit_compile=False)
+    ids = lm.features("the quick fox")
+    logits = lm.model(ids)["logits"].numpy()
+    assert main(["convert", str(folder / "run"), str(folder / "adapter"), "--to", "peft"]) == 0
+    for name in ("base", None):
+        source = folder / "adapter" if name is None else folder / name
+        loaded = tfllm.load(source, adapter=None if name is None else folder / "adapter", jit_compile=False)
+        assert (loaded.model(ids)["logits"].numpy() == logits).all()
+        assert loaded.config.generation == lm.config.generation
+        assert loaded.generate("the quick") == lm.generate("the quick")
+    capfd.readouterr()
+    assert main(["inspect", str(folder / "adapter")]) == 0
+    assert "trained whole" in capfd.readouterr().out
+
+    command = ["train", str(folder / "config.yaml"), "--run-dir", str(folder / "on")]
+    settings = ["training.steps=1", "optimizer.learning_rate=1e-12"]
+    peft = f"peft={{type: lora, source: {folder / 'adapter'}}}"
+    assert main([*command, *settings, peft]) == 0
+    on = tfllm.load(folder / "on", jit_compile=False)
+    assert on.config.peft.rank == 4 and on.config.peft.train == ("*/final_norm/scale",)
+    np.testing.assert_allclose(on.model(ids)["logits"], logits, rtol=1e-4, atol=1e-4)
+    refused = f"peft={{type: lora, rank: 2, source: {folder / 'adapter'}}}"
+    assert main([*command[:-1], str(folder / "no"), *settings, refused]) == 2
+    assert "peft.rank=2 is 4 in" in capfd.readouterr().err
+
+    whole = [f"model.source={folder / 'adapter'}", "peft=null", *settings]
+    assert main([*command[:-1], str(folder / "summed"), *whole]) == 0
+    summed = tfllm.load(folder / "summed", jit_compile=False)
+    np.testing.assert_allclose(summed.model(ids)["logits"], logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_tokens_are_kept_with_the_adapter(tied, tmp_path):
+    tiny_lm(tie_embeddings=tied).save(tmp_path / "base")
+    train = ["*/token_embedding/*", *([] if tied else ["*/output_projection/*"])]
+    mapping = {
+        "name": "more",
+        "model": {"type": "pretrained", "source": str(tmp_path / "base")},
+        "tokenizer": {"type": "pretrained", "extra_special_tokens": ["<|a|>", "<|b|>", "<|c|>"]},
+        "peft": {"type": "lora", "rank": 2, "train": train},
+        "data": {"train": {"type": "text_files", "path": "text.txt"}, "seq_len": 16},
+        "generation": {"max_new_tokens": 4},
+    }
+    config = expand(config_from_mapping(mapping, for_training=False))
+    tokenizer = pretrained_tokenizer(config)
+    model = make_model(config, tokenizer.vocab_size)
+    start_from_source(config, model)
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(variable + rng.normal(0, 0.1, variable.shape))
+    lm = LanguageModel(model, tokenizer, config, jit_compile=False)
+    lm.save(tmp_path / "adapter", to="peft")
+    again = tfllm.load(tmp_path / "base", adapter=tmp_path / "adapter", jit_compile=False)
+    assert again.tokenizer.vocab_size == 293 and again.config.model.vocab_size == 293
+    assert again.tokenizer.fingerprint == tokenizer.fingerprint
+    ids = {"token_ids": tf.constant([[5, 290, 7, 291, 9, 292]])}
+    assert (again.model(ids)["logits"].numpy() == lm.model(ids)["logits"].numpy()).all()
+    alone = tfllm.load(tmp_path / "base", jit_compile=False)
+    with pytest.raises(
+        ConvertError, match="so it cannot be put in its place; load the adapter with its base"
+    ):
+        alone.use_adapter(tmp_path / "adapter")
+
+
 REFUSED = [
     ({"model": "decoder"}, "peft=lora freezes a model whose weights were drawn at random; name model.source"),
     ({"peft": {"type": "lora", "targets": []}}, r"peft.targets=\[\] names nothing"),
     ({"peft": {"type": "lora", "rank": 0}}, "peft.rank=0 must be at least 1"),
+    (
+        {"peft": {"type": "lora", "rank_pattern": {"query": 0}}},
+        "peft.rank_pattern.query=0 must be at least 1",
+    ),
+    (
+        {"peft": {"type": "lora", "alpha_pattern": {"query": -1}}},
+        r"peft.alpha_pattern.query=-1.0 must be above 0.0",
+    ),
     ({"peft": "dora"}, "peft.type=dora is not a known peft"),
     (
         {"tokenizer": {"type": "pretrained", "extra_special_tokens": ["<|new|>"]}},

@@ -10,8 +10,11 @@ from tests.promises.case import Case, hold
 from tests.promises.runs import mapping
 from tfllm import experiment
 from tfllm.config import config_from_mapping
-from tfllm.peft.targets import projections
+from tfllm.language_model import LanguageModel
+from tfllm.peft.targets import low_rank_layers
+from tfllm.tokenizers.byte import ByteTokenizer
 
+SAVED = {"peft": {"type": "lora", "rank": 2, "alpha": 6, "targets": ["value"]}}
 MODEL = {"num_layers": 2, "hidden_dim": 8, "num_heads": 2}
 
 
@@ -19,11 +22,43 @@ MODEL = {"num_layers": 2, "hidden_dim": 8, "num_heads": 2}
 def _made(text):
     sections = mapping("unused", model=MODEL, **json.loads(text))
     model = experiment.make_model(config_from_mapping(sections, for_training=False), 259)
-    return model, {path: each.beside for path, each in projections(model).items() if each.beside is not None}
+    return model, low_rank_layers(model)
 
 
 def made(sections):
     return _made(json.dumps(sections))
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A model of sections, started from a saved base, and from a saved adapter where they name one."""
+    folder = tmp_path_factory.mktemp("adapter")
+    config = config_from_mapping(mapping("unused", model=MODEL), for_training=False)
+    LanguageModel(experiment.make_model(config, 259), ByteTokenizer(), config).save(folder / "base")
+    tuned = mapping("unused", model={"type": "pretrained", "source": str(folder / "base")}, **SAVED)
+    config = experiment.expand(config_from_mapping(tuned, for_training=False))
+    model = experiment.make_model(config, 259)
+    for layer in low_rank_layers(model).values():
+        layer.b.assign(np.full(layer.b.shape, 0.25))
+    LanguageModel(model, ByteTokenizer(), config).save(folder / "adapter", to="peft")
+
+    def made(sections):
+        peft = {
+            key: value.format(adapter=folder / "adapter") if key == "source" else value
+            for key, value in sections["peft"].items()
+        }
+        config = experiment.expand(config_from_mapping({**tuned, "peft": peft}, for_training=False))
+        model = experiment.make_model(config, 259)
+        experiment.start_from_source(config, model, notify=lambda line: None)
+        return model, low_rank_layers(model)
+
+    return made
+
+
+def _goes_on(made):
+    _, beside = made
+    assert sorted(beside) == [f"decoder/block_0{n}/attention/value" for n in range(2)]
+    assert all((layer.b.numpy() == 0.25).all() and layer.scale == 3.0 for layer in beside.values())
 
 
 def _each(holds):
@@ -59,6 +94,15 @@ def _drops(made):
     assert 0.2 < (layer.dropout(ones, seeds).numpy() == 0).mean() < 0.4
 
 
+def _of_patterns(shape):
+    def shows(made):
+        _, beside = made
+        other = {path for path, layer in beside.items() if shape(layer)}
+        assert other == {"decoder/block_00/attention/query", "decoder/block_01/attention/query"}
+
+    return shows
+
+
 def lora(**keys):
     return {"peft": {"type": "lora", **keys}}
 
@@ -73,10 +117,25 @@ CASES = {
     "peft:lora.scaling": Case(
         _each(lambda layer: layer.scale == 8.0), lora(rank=4, scaling="rslora"), lora(rank=4)
     ),
+    "peft:lora.rank_pattern": Case(
+        _of_patterns(lambda layer: layer.a.shape[1] == 2), lora(rank_pattern={"query": 2}), lora()
+    ),
+    "peft:lora.alpha_pattern": Case(
+        _of_patterns(lambda layer: layer.scale == 0.5), lora(alpha_pattern={"*/query": 4}), lora()
+    ),
     "peft:lora.train": Case(_norm_is_trained, lora(train=["*final_norm*"]), lora()),
 }
 
 
-@pytest.mark.parametrize("key", CASES)
+# Those that ask for files.
+OF_FILES = {"peft:lora.source": Case(_goes_on, lora(source="{adapter}"), lora())}
+CASES |= OF_FILES
+
+
+def test_it_goes_on_from_the_adapter_that_is_named(started):
+    hold(OF_FILES["peft:lora.source"], started)
+
+
+@pytest.mark.parametrize("key", sorted(CASES.keys() - OF_FILES.keys()))
 def test_what_is_trained_is_what_the_keys_say(key):
     hold(CASES[key], made)

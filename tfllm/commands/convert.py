@@ -11,7 +11,8 @@ SUMMARY = "write a model in the format of another library, or in ours."
 
 EPILOG = """examples:
   tfllm convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2 --to tfllm
-  tfllm convert runs/quickstart quickstart-hf --to huggingface --dtype bfloat16"""
+  tfllm convert runs/quickstart quickstart-hf --to huggingface --dtype bfloat16
+  tfllm convert runs/chat chat-adapter --to peft"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to",
-        choices=("huggingface", "tfllm"),
+        choices=("huggingface", "peft", "tfllm"),
         required=True,
-        help="the format: what transformers opens, or ours",
+        help="the format: what transformers opens, or ours; of a model that was tuned with LoRA, its adapter alone",
     )
     parser.add_argument(
         "--dtype",

@@ -28,9 +28,22 @@ class LoraConfig:
     scaling: str = setting(
         "standard", "rslora multiplies by alpha / √rank instead", choices=("standard", "rslora")
     )
+    rank_pattern: dict[str, int] = setting(
+        {}, "ranks of projections by name or glob, where they are others than rank; the first that fits"
+    )
+    alpha_pattern: dict[str, float] = setting({}, "the same of alpha")
     train: tuple[str, ...] = setting((), "globs over the paths of variables that are trained besides")
+    source: str | None = setting(
+        None, "an adapter to go on from, a folder of PEFT; rank, alpha, targets and the like are its own"
+    )
 
     def check(self, path: str) -> Iterator[Problem]:
-        """Yields a list of no target."""
+        """Yields a list of no target, and numbers that are none."""
         if not self.targets:
             yield Problem(f"{path}.targets", [], "names nothing", "write all, or for example [query, value]")
+        for pattern, rank in self.rank_pattern.items():
+            if rank < 1:
+                yield Problem(f"{path}.rank_pattern.{pattern}", rank, "must be at least 1")
+        for pattern, alpha in self.alpha_pattern.items():
+            if not alpha > 0:
+                yield Problem(f"{path}.alpha_pattern.{pattern}", alpha, "must be above 0.0")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,41 @@ def assign_weights(checkpoint: Checkpoint, model: Any, *, new_head: bool = False
             if path in _SIZED:
                 part = RESIZED[path](part, tuple(variable.shape))
             variable.assign(tf.cast(tf.convert_to_tensor(part), variable.dtype))
+
+
+def copy_weights(
+    source: Any,
+    model: Any,
+    *,
+    leave: Collection[str] = (),
+    resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]],
+) -> None:
+    """Copies the weights of one model into another, by their paths.
+
+    Args:
+        source: A built model.
+        model: The other, built; it may have fewer layers.
+        leave: Layers, wherever they stand, whose variables stay as they are.
+        resize: Variables that may be of another shape, and what makes the shape wanted of their value.
+
+    Raises:
+        ConvertError: when the other is another model; it is then as it was.
+    """
+    there, values = variables_by_path(source), {}
+    for path, variable in variables_by_path(model).items():
+        if set(path.split("/")) & set(leave):
+            continue
+        value = None if path not in there else np.asarray(there[path])
+        if value is not None and value.shape != tuple(variable.shape) and path in resize:
+            value = resize[path](value, tuple(variable.shape))
+        if value is None or value.shape != tuple(variable.shape):
+            raise ConvertError(
+                f"{path} is {'not there' if value is None else list(value.shape)} in the source, and the model wants"
+                f" {list(variable.shape)}; take the model of the source"
+            )
+        values[path] = variable, value
+    for variable, value in values.values():
+        variable.assign(tf.cast(tf.convert_to_tensor(value), variable.dtype))
 
 
 def has_pooler(model: Any) -> bool:

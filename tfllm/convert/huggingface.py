@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -51,7 +52,7 @@ def save_model(
         raise ConvertError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
     if folder.exists() and any(folder.iterdir()):
         raise ConvertError(f"{folder} is not empty; give a folder that does not exist yet")
-    family, config = _written_config(model, arguments, model_type)
+    family, config = written_config(type(model), arguments, model_type)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part", dir=folder.parent))
     try:
@@ -67,16 +68,35 @@ def save_model(
         raise
 
 
-def _written_config(
-    model: keras.Model, arguments: Arguments, model_type: str | None
+def fitting_families(model: type[keras.Model], arguments: Arguments) -> Iterator[Family]:
+    """Yields the families that can say what a model is, from its class and the arguments it was made from."""
+    for name, family in FAMILIES.items():
+        if issubclass(model, family.kind.model):
+            with contextlib.suppress(ConvertError):
+                written_config(model, arguments, name)
+                yield family
+
+
+def written_config(
+    model: type[keras.Model], arguments: Arguments, model_type: str | None = None
 ) -> tuple[Family, dict[str, Any]]:
+    """The family that can say what a model is, and what it says.
+
+    Args:
+        model: The class of the model.
+        arguments: Those it was made from.
+        model_type: The family; None takes the first that can say all of them.
+
+    Raises:
+        ConvertError: when none can.
+    """
     if model_type is not None and model_type not in FAMILIES:
         raise ConvertError(f"model_type={model_type!r} is not known; known are {', '.join(sorted(FAMILIES))}")
-    fitting = {name: family for name, family in FAMILIES.items() if isinstance(model, family.kind.model)}
+    fitting = {name: family for name, family in FAMILIES.items() if issubclass(model, family.kind.model)}
     if model_type is not None and model_type not in fitting:
         kind = FAMILIES[model_type].kind.model.__name__
         raise ConvertError(
-            f"model_type={model_type!r} is for a model of class {kind}, and this is of class {type(model).__name__};"
+            f"model_type={model_type!r} is for a model of class {kind}, and this is of class {model.__name__};"
             f" use {', '.join(sorted(fitting))}"
         )
     if model_type is not None:

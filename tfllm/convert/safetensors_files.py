@@ -29,6 +29,7 @@ class SafetensorsFiles:
 
     Args:
         folder: Holds `model.safetensors`, or `model.safetensors.index.json` and the files it names.
+        file: The name of the only file, where it is another.
 
     Raises:
         ConvertError: when there is no such file, one is missing, truncated or corrupt, or the index does not
@@ -39,14 +40,14 @@ class SafetensorsFiles:
         types: Name to type, as safetensors names it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, file: str | None = None):
         self.folder = folder
         self._file_of: dict[str, Path] = {}
         self._offsets: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, str] = {}
-        listed = _listed(folder)
-        for path in sorted(set(listed.values())) if listed else [folder / ONE_FILE]:
+        listed = _listed(folder) if file is None else None
+        for path in sorted(set(listed.values())) if listed else [folder / (file or ONE_FILE)]:
             self._add(path)
         for name, path in (listed or {}).items():
             if self._file_of.get(name) != path:
@@ -186,3 +187,4 @@ def _write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     from safetensors.numpy import save_file
 
     save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(0o644)  # the library's own would keep everybody else out

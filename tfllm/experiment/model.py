@@ -55,7 +55,7 @@ def make_model(
     )
     model.build()
     if config.peft is not None:
-        method = build(config.peft, at="peft")
+        method = build(config.peft, at="peft", without=("source",))
         method.attach(model, with_head=bool(getattr(section, "new_head", False)))
     problems = list(_too_small(config, model, vocab_size)) if training else []
     if problems:

@@ -9,6 +9,7 @@ from typing import Any
 from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_mapping
 from tfllm.config.build import to_mapping
 from tfllm.config.home import expand_home
+from tfllm.experiment.adapter import assign_adapter, read_adapter_for, with_adapter
 from tfllm.experiment.origins.kept import opened
 from tfllm.experiment.origins.origin import Origin
 from tfllm.tokenizers import Tokenizer, TokenizerError
@@ -18,7 +19,7 @@ from tfllm.tokenizers.files.extension import with_special_tokens
 
 
 def expand(config: ExperimentConfig) -> ExperimentConfig:
-    """Puts the model that `model.source` is in the place of `model: {type: pretrained}`.
+    """Puts the model that `model.source` is in the place of `model: {type: pretrained}`, and `peft.source`'s shape.
 
     So a run's config says what the model is, and the run can be used where its source is gone; but for a preset of
     KerasHub, which the config goes on to name.
@@ -28,7 +29,7 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
         ConvertError, ModelError, TokenizerError: when the source cannot be read.
     """
     if config.model.type != "pretrained":
-        return config
+        return with_adapter(config)
     asked = config.model
     origin = opened(asked.source)
     origin.check()
@@ -46,7 +47,7 @@ def expand(config: ExperimentConfig) -> ExperimentConfig:
         mapping["model"]["vocab_size"] = _vocab_size(config, theirs)
     if own and theirs["source"] is None:  # which the tokenizer's would stand for
         mapping["tokenizer"]["source"] = asked.source
-    return config_from_mapping(mapping, source="the config with its pretrained model")
+    return with_adapter(config_from_mapping(mapping, source="the config with its pretrained model"))
 
 
 def pretrained_tokenizer(config: ExperimentConfig) -> Tokenizer:
@@ -88,7 +89,7 @@ def with_template(config: ExperimentConfig, tokenizer: Tokenizer) -> Tokenizer:
 
 
 def start_from_source(config: ExperimentConfig, model: Any, *, notify: Callable[[str], None] = print) -> None:
-    """Reads the weights of `model.source` into a model that was made from the config.
+    """Reads the weights of `model.source`, and those of `peft.source`, into a model that was made from the config.
 
     Raises:
         ConfigError, CheckpointError, ConvertError, ModelError: when there are none, or they are those of another
@@ -96,6 +97,9 @@ def start_from_source(config: ExperimentConfig, model: Any, *, notify: Callable[
     """
     section = config.model
     opened(section.source).fill(model, new_head=getattr(section, "new_head", False), notify=notify)
+    adapter = getattr(config.peft, "source", None)
+    if adapter is not None:
+        assign_adapter(read_adapter_for(config, expand_home(adapter, "peft.source"))[0], model)
 
 
 def _turn_ends(config: ExperimentConfig) -> list[str]:

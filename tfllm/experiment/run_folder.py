@@ -61,7 +61,7 @@ _MAY_CHANGE = (
     "training.histogram_every",
 )
 # What was read from there is in the run by now; so it may be called otherwise, or be gone.
-_PLACES = ("model.source", "tokenizer.source", "tokenizer.path")
+_PLACES = ("model.source", "tokenizer.source", "tokenizer.path", "peft.source")
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ def convert(source: str | Path, folder: str | Path, *, to: str, dtype: str | Non
     Args:
         source: Whatever `tfllm.load` takes.
         folder: The folder to write; must not exist yet, or be empty.
-        to: huggingface or tfllm.
+        to: huggingface, peft or tfllm.
         dtype: Type of the weights written: float32, bfloat16 or float16; None is the one they are stored in, float32
             for quantized ones.
 

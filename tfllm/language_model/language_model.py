@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,17 @@ import tensorflow as tf
 
 from tfllm.config import ExperimentConfig, save_config
 from tfllm.config.build import to_mapping
+from tfllm.convert.adapter_writer import Beside, write_adapter
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.generation_config import write_generation_file
-from tfllm.convert.huggingface import save_model
+from tfllm.convert.hub import local_path
+from tfllm.convert.huggingface import save_model, written_config
 from tfllm.convert.sentence_modules import SentenceModules
+from tfllm.convert.weight_table import variables_by_path
 from tfllm.data.record import Record
+from tfllm.experiment.adapter import change_adapter
 from tfllm.experiment.model import merged
+from tfllm.experiment.origins.adapter import OURS, described
 from tfllm.experiment.parts import make_generator, make_task
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.stop_tokens import named_ids
@@ -29,12 +35,14 @@ from tfllm.generation.model import generates
 from tfllm.language_model.embed import embed
 from tfllm.language_model.text_reader import TextReader
 from tfllm.models.decoder import Decoder
+from tfllm.peft.lora import NAME
+from tfllm.peft.targets import low_rank_layers
 from tfllm.tasks.examples.prompt import SOURCE
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables
 
-_FORMATS = ("tfllm", "huggingface")
+_FORMATS = ("tfllm", "huggingface", "peft")
 _SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
 
 
@@ -67,6 +75,9 @@ class LanguageModel(TextReader):
         self.config = config
         self.step = step
         self.jit_compile = jit_compile
+        self._covered: dict[
+            str, Any
+        ] = {}  # what an adapter that was put here holds whole: the base's own values
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -239,12 +250,30 @@ class LanguageModel(TextReader):
             sentence_modules=self.sentence_modules,
         )
 
+    def use_adapter(self, adapter: str | Path | None) -> None:
+        """Puts another LoRA adapter in the place of the one beside the matrices; the base stays where it is.
+
+        Args:
+            adapter: As in `tfllm.load`; None is the base alone.
+
+        Raises:
+            ConvertError: when it is not understood, or stands beside another model; then nothing is changed.
+
+        Example:
+            >>> lm = tfllm.load("SmolLM2-135M-Instruct", adapter="adapters/summaries")
+            >>> lm.use_adapter("adapters/chat")
+        """
+        folder = None if adapter is None else local_path(adapter)
+        self.config = change_adapter(self.model, self.config, folder, self._covered)
+        self.__dict__.pop("generator", None)  # it was compiled with the other
+
     def save(self, path: str | Path, *, to: str = "tfllm", dtype: str | None = None) -> None:
         """Writes config, tokenizer and weights to a folder that `tfllm.load` reads.
 
         Args:
             path: The folder.
-            to: tfllm, a folder like that of a run; or huggingface, one that transformers opens.
+            to: tfllm, a folder like that of a run; huggingface, one that transformers opens; or peft, the adapter
+                alone of a model that was tuned with LoRA, which PEFT opens, and `tfllm.load(base, adapter=path)`.
             dtype: With huggingface, the type of the weights written: float32, bfloat16 or float16; None is the
                 model's own.
 
@@ -252,6 +281,9 @@ class LanguageModel(TextReader):
             ConvertError: when the format is not known, or cannot say what the model is.
         """
         check_format(to, self.config)
+        if to == "peft":
+            self._save_adapter(path, dtype)
+            return
         if to == "huggingface" and self.config.peft is not None:
             return self.merged().save(path, to=to, dtype=dtype)
         if to == "huggingface":
@@ -276,6 +308,40 @@ class LanguageModel(TextReader):
         checkpointer = Checkpointer(folder.checkpoints, model_variables(self.model), keep=1)
         checkpointer.save(self.step, {})
         checkpointer.wait()
+
+    def _save_adapter(self, path: str | Path, dtype: str | None) -> None:
+        """Writes what stands beside the matrices, and what was trained whole."""
+        if dtype not in (None, "float32"):
+            raise ConvertError(f"dtype={dtype!r} is for huggingface; an adapter is written in float32")
+        family, _ = written_config(type(self.model), self._arguments())
+        peft: Any = self.config.peft
+        beside = {
+            place.split("/", 1)[1]: Beside(
+                np.asarray(layer.a, np.float32), np.asarray(layer.b, np.float32), layer.scale
+            )
+            for place, layer in low_rank_layers(self.model).items()
+        }
+        added = {f"{place}/{NAME}/{part}" for place in beside for part in "ab"}
+        trained = {variable.path.split("/", 1)[1] for variable in self.model.trainable_variables}
+
+        def extras(folder: Path) -> None:
+            if self._tokenizer is not None:
+                self._tokenizer.save(folder)
+            text = json.dumps(described(self.config, self.model), indent=1)
+            (folder / OURS).write_text(text + "\n", encoding="utf-8")
+
+        write_adapter(
+            path,
+            family=family,
+            arguments=self._arguments(),
+            beside=beside,
+            whole=trained - added,
+            variables=variables_by_path(self.model),
+            rslora=peft.scaling == "rslora",
+            dropout=peft.dropout,
+            base=self.config.model.source,
+            extras=extras,
+        )
 
     def _arguments(self) -> dict[str, Any]:
         return {k: v for k, v in self.model.get_config().items() if k not in ("name", "dtype", "trainable")}
@@ -317,8 +383,12 @@ def check_format(to: str, config: ExperimentConfig) -> None:
         ConvertError: with what to write instead.
     """
     if to not in _FORMATS:
-        raise ConvertError(f"{to!r} is not a format; write {' or '.join(_FORMATS)}")
-    if config.model.type == "keras_nlp" and to == "huggingface":
+        raise ConvertError(f"{to!r} is not a format; write {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
+    if config.model.type == "keras_nlp" and to != "tfllm":
         raise ConvertError(
-            "a model of KerasHub cannot be written as a folder of transformers; save it as tfllm"
+            f"a model of KerasHub cannot be written as {to}, where its layers have other names; save it as tfllm"
+        )
+    if to == "peft" and config.peft is None:
+        raise ConvertError(
+            "nothing stands beside the matrices of this model; save it as huggingface or tfllm"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tfllm.convert.checkpoint import DTYPES
 from tfllm.convert.errors import ConvertError
-from tfllm.experiment.origins.origin import Origin, origin_of
+from tfllm.experiment.origins.origin import Origin, adapter_beside, origin_of
 from tfllm.language_model.language_model import LanguageModel
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 
@@ -15,6 +15,7 @@ from tfllm.tokenizers import NoTokenizerError, Tokenizer
 def load(
     source: str | Path,
     *,
+    adapter: str | Path | None = None,
     dtype: str = "float32",
     jit_compile: bool = True,
     notify: Callable[[str], None] = print,
@@ -25,7 +26,9 @@ def load(
         source: The folder of a run, of which the best checkpoint is taken where `training.best_metric` has chosen one,
             else the newest whole one; or one written by `LanguageModel.save`; a folder of transformers, with
             safetensors; a `.gguf` file; `hf://org/name`; or `keras_nlp://preset`, a preset of KerasHub by name or
-            folder.
+            folder. The folder of an adapter that names its base is loaded with it.
+        adapter: A LoRA adapter that stands beside it: a folder of Hugging Face's PEFT, or one written by
+            `LanguageModel.save(to="peft")`; or `hf://org/name`.
         dtype: Of weights and arithmetic: float32, bfloat16 or float16.
         jit_compile: As in `LanguageModel`.
         notify: Receives a line when a damaged checkpoint is passed over, and for each key of another library's
@@ -42,7 +45,8 @@ def load(
         >>> lm = tfllm.load("SmolLM2-135M-Instruct.Q4_1.gguf")
         >>> lm.generate("What is the capital of France?", chat=True)
     """
-    return load_origin(origin_of(source), dtype=dtype, jit_compile=jit_compile, notify=notify)
+    origin = origin_of(source) if adapter is None else adapter_beside(source, adapter)
+    return load_origin(origin, dtype=dtype, jit_compile=jit_compile, notify=notify)
 
 
 def load_origin(

@@ -111,6 +111,13 @@ class Projection(keras.layers.Layer):
                 scopes.enter_context(keras.name_scope(name))
             layer.build((None, None, self.kernel.shape[0]))
 
+    def remove_beside(self) -> None:
+        """Takes away what stands beside the matrix."""
+        self._tracker.unlock()
+        self._layers.remove(self.beside)
+        self.beside = None
+        self._tracker.lock()
+
     def call(self, x: tf.Tensor, row_seeds: tf.Tensor | None = None) -> tf.Tensor:
         """Projects float [B, T, D] -> float [B, T, F]; `row_seeds` int32 [B] are for what stands beside the matrix."""
         bias = tf.convert_to_tensor(self.bias) if self.use_bias else None

@@ -19,6 +19,11 @@ def projections(model: Any) -> dict[str, Projection]:
     return dict(sorted((layer.path, layer) for layer in found if layer.built))
 
 
+def low_rank_layers(model: Any) -> dict[str, Any]:
+    """Return what stands beside projections of a built model, by the path of the projection."""
+    return {path: each.beside for path, each in projections(model).items() if each.beside is not None}
+
+
 def chosen(model: Any, targets: Sequence[str]) -> dict[str, Projection]:
     """Return the projections that are named, by path.
 
@@ -42,6 +47,11 @@ def chosen(model: Any, targets: Sequence[str]) -> dict[str, Projection]:
             )
         found |= named
     return found
+
+
+def first_named(patterns: Iterable[str], path: str) -> str | None:
+    """Return the first of some names or globs, as in `chosen`, that names the projection of a path, if one does."""
+    return next((pattern for pattern in patterns if _is_named(path, pattern)), None)
 
 
 def train_only(model: Any, trained: Iterable[Any], *, patterns: Sequence[str], with_head: bool) -> None:

@@ -124,9 +124,13 @@ def _answers(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
     return _results(logits, mask, loss, _generated(model, asked, seen)[:, 1:])
 
 
-def _loss(logits: torch.Tensor, said: torch.Tensor, weights: torch.Tensor) -> float:
+def _cross_entropy(logits: torch.Tensor, said: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), said, reduction="none")
-    loss = (losses * weights.float()).sum() / weights.float().sum()
+    return (losses * weights.float()).sum() / weights.float().sum()
+
+
+def _loss(logits: torch.Tensor, said: torch.Tensor, weights: torch.Tensor) -> float:
+    loss = _cross_entropy(logits, said, weights)
     loss.backward()
     return loss.item()
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
+from tfllm.convert.adapter import CONFIG_FILE as ADAPTER_FILE
 from tfllm.convert.hub import local_path
 from tfllm.convert.sentence_modules import SentenceModules
 from tfllm.convert.summary import Section
+from tfllm.experiment.origins.adapter import AdapterOrigin, base_of
 from tfllm.experiment.origins.checkpoint import CheckpointOrigin
 from tfllm.experiment.origins.preset import PRESET, PresetOrigin
 from tfllm.experiment.origins.run import RunOrigin
@@ -79,8 +81,9 @@ def origin_of(source: str | Path) -> Origin:
     """Tells what a path or handle names: the one place that does.
 
     Args:
-        source: The folder of a run, or one written by `LanguageModel.save`; a folder of transformers; a `.gguf`
-            file; `hf://org/name`, which is looked up here; or `keras_nlp://preset`.
+        source: The folder of a run, or one written by `LanguageModel.save`; a folder of transformers; an adapter of
+            PEFT, which names its base; a `.gguf` file; `hf://org/name`, which is looked up here; or
+            `keras_nlp://preset`.
 
     Raises:
         ConfigError: when there is no such path.
@@ -92,7 +95,25 @@ def origin_of(source: str | Path) -> Origin:
     path = local_path(source)
     if RunFolder(path).exists:
         return RunOrigin(name, RunFolder(path))
+    if (path / ADAPTER_FILE).is_file():
+        return AdapterOrigin(name, path, lambda: origin_of(base_of(path)))
     if path.suffix != ".gguf" and not path.exists():
         mend = "give the folder of a run, e.g. runs/quickstart, or a checkpoint"
         raise ConfigError([Problem(str(path), Problem.ABSENT, "does not exist", mend)], "the model")
     return CheckpointOrigin(name, path)
+
+
+def adapter_beside(base: str | Path, adapter: str | Path) -> AdapterOrigin:
+    """An adapter of PEFT, and the base that it stands beside, whatever the adapter says of its own.
+
+    Raises:
+        ConfigError: when one of them is not there.
+        ConvertError: as `origin_of`.
+    """
+    path = local_path(adapter)
+    if not (path / ADAPTER_FILE).is_file():
+        mend = 'give the folder of an adapter, as PEFT or lm.save(..., to="peft") writes it'
+        raise ConfigError(
+            [Problem(str(path), Problem.ABSENT, f"holds no {ADAPTER_FILE}", mend)], "the adapter"
+        )
+    return AdapterOrigin(str(adapter), path, lambda: origin_of(base))

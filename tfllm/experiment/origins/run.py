@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tfllm.config import ExperimentConfig
 from tfllm.config.build import to_mapping
-from tfllm.convert.assignment import HEAD_LAYERS, POOLER, RESIZED
+from tfllm.convert.assignment import HEAD_LAYERS, POOLER, RESIZED, copy_weights
 from tfllm.convert.sentence_modules import SentenceModules, read_sentence_modules
 from tfllm.convert.summary import Section
 from tfllm.experiment.model import make_model, merged
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.peft.lora import NAME
 from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
-from tfllm.training.checkpoint import Checkpointer, model_variables, restore_model
+from tfllm.training.checkpoint import restore_model
 from tfllm.training.checkpoint_folder import checkpoint_paths
 from tfllm.training.metrics_log import read_metrics
 
@@ -98,22 +96,13 @@ class RunOrigin:
         """Reads the weights into a model; more tokens than the run has begin as the mean of the others."""
         learned = getattr(self._config.model, POOLER, "none") != "none"
         leave = (NAME, *((*HEAD_LAYERS, *(() if learned else (POOLER,))) if new_head else ()))
-        with self._whole_weights(notify) as checkpoints:
-            restore_model(checkpoints, model, best=True, leave=leave, resize=_MORE_TOKENS, notify=notify)
-
-    @contextlib.contextmanager
-    def _whole_weights(self, notify: Callable[[str], None]) -> Iterator[Path]:
-        """The folder of checkpoints; of a run that trained beside its matrices, one with what it came to."""
         if self._config.peft is None:
-            yield self._run.checkpoints
+            restore_model(
+                self._run.checkpoints, model, best=True, leave=leave, resize=_MORE_TOKENS, notify=notify
+            )
             return
-        model, step = self.load("float32", notify=notify)
-        plain = merged(model, self._config)
-        with tempfile.TemporaryDirectory() as name:
-            checkpointer = Checkpointer(name, model_variables(plain), keep=1)
-            checkpointer.save(step, {})
-            checkpointer.wait()
-            yield Path(name)
+        whole, _ = self.load("float32", notify=notify)  # what it came to
+        copy_weights(merged(whole, self._config), model, leave=leave, resize=_MORE_TOKENS)
 
     def summary(self) -> list[Section]:
         """Its checkpoints, and what was logged last of each split."""
