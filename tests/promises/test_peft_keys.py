@@ -83,6 +83,11 @@ def _beside_queries(made):
     assert sorted(made[1]) == [f"decoder/block_0{n}/attention/query" for n in range(2)]
 
 
+def _behind_branches(made):
+    parts = ("attention/output", "feed_forward/down")
+    assert sorted(made[1]) == [f"decoder/block_0{n}/{part}" for n in range(2) for part in parts]
+
+
 def _norm_is_trained(made):
     assert any(v.path == "decoder/final_norm/scale" for v in made[0].trainable_variables)
 
@@ -107,7 +112,45 @@ def lora(**keys):
     return {"peft": {"type": "lora", **keys}}
 
 
+def adapters(**keys):
+    return {"peft": {"type": "adapters", **keys}}
+
+
+def freeze(**keys):
+    return {"peft": {"type": "freeze", **{"patterns": ["*/value/*"], **keys}}}
+
+
+def _frozen(held):
+    def shows(made):
+        model, _ = made
+        frozen = {v.path.split("/", 1)[1] for v in model.variables if not v.trainable}
+        assert {path for path in frozen if not path.endswith("/value/kernel")} == held(model)
+
+    return shows
+
+
+def _first_block(model):
+    paths = (v.path.split("/", 1)[1] for v in model.variables)
+    return {
+        p for p in paths if p.startswith(("block_00", "token_embedding")) and not p.endswith("/value/kernel")
+    }
+
+
 CASES = {
+    "peft:adapters": Case(_behind_branches, adapters(), lora()),
+    "peft:adapters.width": Case(_each(lambda layer: layer.width == 3), adapters(width=3), adapters()),
+    "peft:adapters.activation": Case(
+        _each(lambda layer: layer.activation == "relu"), adapters(activation="relu"), adapters()
+    ),
+    "peft:adapters.train": Case(_norm_is_trained, adapters(train=["*final_norm*"]), adapters()),
+    "peft:freeze": Case(_frozen(lambda model: set()), freeze(), lora()),
+    "peft:freeze.first_layers": Case(_frozen(_first_block), freeze(first_layers=1), freeze()),
+    "peft:freeze.patterns": Case(
+        _frozen(lambda model: {"final_norm/scale"}), freeze(patterns=["*/value/*", "*final_norm*"]), freeze()
+    ),
+    "peft:freeze.train": Case(
+        _norm_is_trained, freeze(patterns=["*"], train=["*final_norm*"]), freeze(patterns=["*/final_norm/*"])
+    ),
     "peft": Case(_adds_little, lora(), {}),
     "peft:lora": Case(_beside_all_in_blocks, lora(), {}),
     "peft:lora.rank": Case(_each(lambda layer: layer.a.shape[1] == 3), lora(rank=3), lora()),

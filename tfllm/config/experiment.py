@@ -109,7 +109,8 @@ class ExperimentConfig:
             rule = "freezes a model whose weights were drawn at random"
             yield Problem("peft", peft.type, rule, "name model.source, or leave it out")
         new = getattr(self.tokenizer, "extra_special_tokens", ())
-        if new and not any("embedding" in pattern or pattern == "*" for pattern in peft.train):
+        trains = any("embedding" in pattern or pattern == "*" for pattern in peft.train)
+        if new and not trains and getattr(peft, "holds_embeddings", True):
             rule = "adds tokens whose embeddings peft freezes as they begin"
             yield Problem(
                 "tokenizer.extra_special_tokens", list(new), rule, 'write peft.train: ["*/token_embedding/*"]'

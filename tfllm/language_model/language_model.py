@@ -234,12 +234,14 @@ class LanguageModel(TextReader):
         return written(self.config, self.generator, self.tokenizer, task, records, **settings)
 
     def merged(self) -> LanguageModel:
-        """The same with what was trained beside its matrices added to them, in float32; itself where there is nothing.
+        """The same with what was trained beside its matrices added to them, in float32.
+
+        It is itself where there is nothing, or where what is there is no sum, as adapters are.
 
         Example:
             >>> tfllm.load("runs/chat").merged().save("chat-transformers", to="huggingface")
         """
-        if self.config.peft is None:
+        if self.config.peft is None or not self.config.peft.sums:
             return self
         return LanguageModel(
             merged(self.model, self.config),
@@ -388,7 +390,13 @@ def check_format(to: str, config: ExperimentConfig) -> None:
         raise ConvertError(
             f"a model of KerasHub cannot be written as {to}, where its layers have other names; save it as tfllm"
         )
-    if to == "peft" and config.peft is None:
+    kind = None if config.peft is None else config.peft.type
+    if to == "peft" and kind != "lora":
+        why = "nothing stands beside its matrices" if kind is None else f"it was tuned with peft.type={kind}"
         raise ConvertError(
-            "nothing stands beside the matrices of this model; save it as huggingface or tfllm"
+            f"PEFT keeps matrices of low rank, and this model has none: {why}; save it as huggingface or tfllm"
+        )
+    if to == "huggingface" and config.peft is not None and not config.peft.sums:
+        raise ConvertError(
+            f"peft.type={kind} put layers into the model that transformers has no place for; save it as tfllm"
         )

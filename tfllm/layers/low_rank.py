@@ -39,13 +39,17 @@ class LowRank(keras.layers.Layer):
         )
         self.b = self.add_weight(name="b", shape=(self.rank, self.units), initializer="zeros", autocast=False)
 
-    def call(self, x: tf.Tensor, row_seeds: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self, x: tf.Tensor, result: tf.Tensor | None = None, row_seeds: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Transforms float [B, T, D] -> float [B, T, F].
 
         Args:
             x: The input of the projection.
+            result: Its output, which is not read.
             row_seeds: int32 [B] for dropout; None drops nothing.
         """
+        del result
         narrow = project(self.dropout(x, row_seeds), tf.convert_to_tensor(self.a))
         return project(narrow, tf.convert_to_tensor(self.b)) * tf.cast(self.scale, x.dtype)
 

@@ -101,7 +101,8 @@ class Projection(keras.layers.Layer):
         """Puts a layer beside the matrix, whose result is added.
 
         Args:
-            layer: The layer, not built, from float [B, T, D] and `row_seeds` to float [B, T, F].
+            layer: The layer, not built. It is called with float [B, T, D], what the matrix made of it, float
+                [B, T, F], and `row_seeds`, and returns float [B, T, F].
         """
         self._tracker.unlock()  # Keras closes a layer that is built; its own LoRA opens it so too
         self.beside = layer
@@ -122,4 +123,4 @@ class Projection(keras.layers.Layer):
         """Projects float [B, T, D] -> float [B, T, F]; `row_seeds` int32 [B] are for what stands beside the matrix."""
         bias = tf.convert_to_tensor(self.bias) if self.use_bias else None
         result = project(x, tf.convert_to_tensor(self.kernel), bias)
-        return result if self.beside is None else result + self.beside(x, row_seeds)
+        return result if self.beside is None else result + self.beside(x, result, row_seeds)

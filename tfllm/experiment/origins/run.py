@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tfllm.config import ExperimentConfig
+from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.convert.assignment import HEAD_LAYERS, POOLER, RESIZED, copy_weights
 from tfllm.convert.sentence_modules import SentenceModules, read_sentence_modules
 from tfllm.convert.summary import Section
+from tfllm.convert.weight_table import variables_by_path
 from tfllm.experiment.model import make_model, merged
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.peft.lora import NAME
@@ -102,7 +103,25 @@ class RunOrigin:
             )
             return
         whole, _ = self.load("float32", notify=notify)  # what it came to
-        copy_weights(merged(whole, self._config), model, leave=leave, resize=_MORE_TOKENS)
+        if self._config.peft.sums:
+            whole = merged(whole, self._config)
+        self._check_layers(whole, model)
+        copy_weights(whole, model, leave=leave, resize=_MORE_TOKENS)
+
+    def _check_layers(self, whole: Any, model: Any) -> None:
+        """What the run put into its blocks is there, or it would be lost without a word."""
+        lost = {path for path in variables_by_path(whole) if "/block_" in f"/{path}"} - variables_by_path(
+            model
+        ).keys()
+        if lost:
+            assert self._config.peft is not None
+            problem = Problem(
+                "peft",
+                Problem.ABSENT,
+                f"lacks the layers that {self.source} was tuned with, such as {min(lost)}",
+                f"write peft: {{type: {self._config.peft.type}, …}} with the keys that it has there",
+            )
+            raise ConfigError([problem], "the config")
 
     def summary(self) -> list[Section]:
         """Its checkpoints, and what was logged last of each split."""
