@@ -96,6 +96,8 @@ def test_outputs_loss_and_gradients_are_those_of_peft(case):
         found, loss = outputs_and_loss(lm.model, base, {k[7:] for k in golden if k.startswith("output_")})
     assert_outputs(found, golden, base)
     np.testing.assert_allclose(loss, golden["loss"], rtol=1e-5)
+    if name == "llama_adalora":  # read as what its training came to
+        return
 
     trained = {v.path.split("/", 1)[1]: v for v in lm.model.trainable_variables}
     grads = dict(zip(trained, tape.gradient(loss, list(trained.values())), strict=True))
@@ -134,7 +136,9 @@ def test_what_is_written_is_read_again_and_is_what_was_read(case):
     found, _ = outputs_and_loss(again.model, base, keys)
     assert_outputs(found, load_golden(name), base)
     theirs, ours = (load_file(folder / part / WEIGHTS_FILE) for part in ("adapter", "ours"))
-    if "gpt" not in name:  # whose fused matrices become one pair of three
+    if not name.startswith(
+        ("gpt", "llama_adalora")
+    ):  # fused matrices become one pair of three, E a part of A
         assert ours.keys() >= theirs.keys()
         assert all((ours[key] == theirs[key]).all() for key in theirs)
     found, _ = outputs_and_loss(lm.merged().model, base, keys)
@@ -222,7 +226,7 @@ BAD = {
     "pissa": ({"init_lora_weights": "pissa"}, r"init_lora_weights='pissa' begins by changing the base"),
     "prompts": (
         {"peft_type": "PROMPT_TUNING"},
-        "peft_type='PROMPT_TUNING' is not read; adapters of type LORA are",
+        "peft_type='PROMPT_TUNING' is not read; adapters of type LORA and ADALORA are",
     ),
     "biased": ({"lora_bias": True}, "lora_bias=True: its matrices have biases"),
     "token rows": ({"trainable_token_indices": [1]}, "holds rows of an embedding apart"),

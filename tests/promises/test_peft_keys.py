@@ -1,5 +1,6 @@
 """The keys of peft: in the layers of models built from them."""
 
+import dataclasses
 import functools
 import json
 
@@ -10,19 +11,21 @@ from tests.promises.case import Case, hold
 from tests.promises.runs import mapping
 from tfllm import experiment
 from tfllm.config import config_from_mapping
+from tfllm.experiment.model import rank_allocator
 from tfllm.language_model import LanguageModel
 from tfllm.peft.targets import low_rank_layers
 from tfllm.tokenizers.byte import ByteTokenizer
 
 SAVED = {"peft": {"type": "lora", "rank": 2, "alpha": 6, "targets": ["value"]}}
-MODEL = {"num_layers": 2, "hidden_dim": 8, "num_heads": 2}
+MODEL = {"num_layers": 2, "hidden_dim": 16, "num_heads": 2}
 
 
 @functools.cache
 def _made(text):
     sections = mapping("unused", model=MODEL, **json.loads(text))
-    model = experiment.make_model(config_from_mapping(sections, for_training=False), 259)
-    return model, low_rank_layers(model)
+    config = config_from_mapping(sections, for_training=False)
+    model = experiment.make_model(config, 259)
+    return model, low_rank_layers(model), config
 
 
 def made(sections):
@@ -56,21 +59,21 @@ def started(tmp_path_factory):
 
 
 def _goes_on(made):
-    _, beside = made
+    _, beside, *_ = made
     assert sorted(beside) == [f"decoder/block_0{n}/attention/value" for n in range(2)]
     assert all((layer.b.numpy() == 0.25).all() and layer.scale == 3.0 for layer in beside.values())
 
 
 def _each(holds):
     def shows(made):
-        _, beside = made
+        _, beside, *_ = made
         assert beside and all(holds(layer) for layer in beside.values())
 
     return shows
 
 
 def _adds_little(made):
-    model, beside = made
+    model, beside, *_ = made
     trained = {id(variable) for variable in model.trainable_variables}
     assert beside and trained == {id(v) for layer in beside.values() for v in (layer.a, layer.b)}
 
@@ -83,6 +86,10 @@ def _beside_queries(made):
     assert sorted(made[1]) == [f"decoder/block_0{n}/attention/query" for n in range(2)]
 
 
+def _falls(made):
+    assert made[1] and all(getattr(layer, "rank", 0) == 12 for layer in made[1].values())
+
+
 def _behind_branches(made):
     parts = ("attention/output", "feed_forward/down")
     assert sorted(made[1]) == [f"decoder/block_0{n}/{part}" for n in range(2) for part in parts]
@@ -93,15 +100,15 @@ def _norm_is_trained(made):
 
 
 def _drops(made):
-    _, beside = made
+    _, beside, *_ = made
     layer = beside["decoder/block_00/attention/query"]
-    ones, seeds = np.ones([1, 40, 8], np.float32), np.zeros([1], np.int32)
+    ones, seeds = np.ones([1, 40, 16], np.float32), np.zeros([1], np.int32)
     assert 0.2 < (layer.dropout(ones, seeds).numpy() == 0).mean() < 0.4
 
 
 def _of_patterns(shape):
     def shows(made):
-        _, beside = made
+        _, beside, *_ = made
         other = {path for path, layer in beside.items() if shape(layer)}
         assert other == {"decoder/block_00/attention/query", "decoder/block_01/attention/query"}
 
@@ -110,6 +117,21 @@ def _of_patterns(shape):
 
 def lora(**keys):
     return {"peft": {"type": "lora", **keys}}
+
+
+def adalora(**keys):
+    return {"peft": {"type": "adalora", **keys}}
+
+
+def _allocates(holds):
+    """What shares ranks out, for a training of 100 updates, is as asked for."""
+
+    def shows(made):
+        model, _, config = made
+        steps = dataclasses.replace(config.training, steps=100)
+        assert holds(rank_allocator(dataclasses.replace(config, training=steps), model))
+
+    return shows
 
 
 def adapters(**keys):
@@ -122,7 +144,7 @@ def freeze(**keys):
 
 def _frozen(held):
     def shows(made):
-        model, _ = made
+        model = made[0]
         frozen = {v.path.split("/", 1)[1] for v in model.variables if not v.trainable}
         assert {path for path in frozen if not path.endswith("/value/kernel")} == held(model)
 
@@ -137,6 +159,33 @@ def _first_block(model):
 
 
 CASES = {
+    "peft:adalora": Case(_falls, adalora(), lora()),
+    "peft:adalora.initial_rank": Case(
+        _each(lambda layer: layer.e.shape == (9,)), adalora(initial_rank=9), adalora()
+    ),
+    "peft:adalora.target_rank": Case(
+        _allocates(lambda ranks: ranks.last == 3 * 14), adalora(target_rank=3), adalora()
+    ),
+    "peft:adalora.alpha": Case(_each(lambda layer: layer.scale == 0.5), adalora(alpha=6), adalora()),
+    "peft:adalora.dropout": Case(_drops, adalora(dropout=0.3), adalora()),
+    "peft:adalora.targets": Case(_beside_queries, adalora(targets=["query"]), adalora()),
+    "peft:adalora.fall_begin": Case(
+        _allocates(lambda ranks: ranks.begin == 30), adalora(fall_begin=0.3), adalora()
+    ),
+    "peft:adalora.fall_end": Case(
+        _allocates(lambda ranks: ranks.end == 90), adalora(fall_end=0.9), adalora()
+    ),
+    "peft:adalora.every": Case(_allocates(lambda ranks: ranks.every == 7), adalora(every=7), adalora()),
+    "peft:adalora.beta_1": Case(
+        _allocates(lambda ranks: ranks.betas == (0.5, 0.85)), adalora(beta_1=0.5), adalora()
+    ),
+    "peft:adalora.beta_2": Case(
+        _allocates(lambda ranks: ranks.betas == (0.85, 0.5)), adalora(beta_2=0.5), adalora()
+    ),
+    "peft:adalora.orthogonality": Case(
+        _allocates(lambda ranks: float(ranks.penalty()) == 0.0), adalora(orthogonality=0.0), adalora()
+    ),
+    "peft:adalora.train": Case(_norm_is_trained, adalora(train=["*final_norm*"]), adalora()),
     "peft:adapters": Case(_behind_branches, adapters(), lora()),
     "peft:adapters.width": Case(_each(lambda layer: layer.width == 3), adapters(width=3), adapters()),
     "peft:adapters.activation": Case(

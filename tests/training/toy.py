@@ -61,6 +61,7 @@ def toy_step(
     strategy=None,
     task=None,
     make=toy_model,
+    allocate=None,
     **arguments,
 ):
     strategy = strategy or one_device() if replicas == 1 else mirrored(replicas)
@@ -70,6 +71,7 @@ def toy_step(
         settings = {"learning_rate": 0.5, **arguments}
         built = optimizer_of(optimizer, variables=model.trainable_variables, **settings)
         loss_scale = LossScale() if precision == "mixed_float16" else None
+    ranks = None if allocate is None else allocate(model)
     return TrainStep(
         model=model,
         task=task or CausalLM(),
@@ -79,6 +81,8 @@ def toy_step(
         skip_above=skip_above,
         loss_scale=loss_scale,
         num_microbatches=num_microbatches,
+        penalty=None if ranks is None else ranks.penalty,
+        after_update=None if ranks is None else ranks.changes,
         jit_compile=jit_compile,
     )
 

@@ -54,6 +54,38 @@ class LoraConfig:
                 yield Problem(f"{path}.alpha_pattern.{pattern}", alpha, "must be above 0.0")
 
 
+@PEFT.register("adalora", builds="tfllm.peft.adalora:Adalora")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaloraConfig:
+    """As lora, of ranks that fall while it is trained, where they are worth least (Zhang et al. 2023)."""
+
+    sums: ClassVar[bool] = True
+    type: str = "adalora"
+    initial_rank: int = setting(12, "rank of what is added, at the start", minimum=1)
+    target_rank: int = setting(8, "rank at the end, as a mean over all of it", minimum=1)
+    alpha: float = setting(16.0, "what is added is multiplied by alpha / initial_rank", above=0.0)
+    dropout: float = setting(0.0, "share of the input that is dropped before it", minimum=0.0, below=1.0)
+    targets: tuple[str, ...] = setting(("all",), "projections, as in lora")
+    fall_begin: float = setting(0.1, "share of the training behind which ranks fall", minimum=0.0, below=1.0)
+    fall_end: float = setting(0.7, "share of it behind which they stay", above=0.0, maximum=1.0)
+    every: int = setting(1, "updates between two choices of what stays", minimum=1)
+    beta_1: float = setting(0.85, "decay of the mean of a weight's worth", minimum=0.0, below=1.0)
+    beta_2: float = setting(0.85, "decay of how much that varies", minimum=0.0, below=1.0)
+    orthogonality: float = setting(0.5, "coefficient of the penalty that keeps directions apart", minimum=0.0)
+    train: tuple[str, ...] = setting((), _TRAIN)
+
+    def check(self, path: str) -> Iterator[Problem]:
+        """Yields ranks that rise, and a fall that ends before it begins."""
+        if not self.targets:
+            yield Problem(f"{path}.targets", [], "names nothing", "write all, or for example [query, value]")
+        if self.target_rank > self.initial_rank:
+            rule = f"exceeds {path}.initial_rank={self.initial_rank}, from which ranks fall"
+            yield Problem(f"{path}.target_rank", self.target_rank, rule, "write less")
+        if self.fall_end <= self.fall_begin:
+            rule = f"must be more than {path}.fall_begin={self.fall_begin}"
+            yield Problem(f"{path}.fall_end", self.fall_end, rule)
+
+
 @PEFT.register("adapters", builds="tfllm.peft.adapters:Adapters")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptersConfig:

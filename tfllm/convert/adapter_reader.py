@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # others b
 # Read below, or of no concern to what is computed.
 # fmt: off
 _KNOWN = {
+    "beta1", "beta2", "deltaT", "init_r", "orth_reg_weight", "target_r", "tfinal", "tinit", "total_step",  # AdaLoRA's
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
     "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
     "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_config",
@@ -42,7 +43,7 @@ _KNOWN = {
     "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
 }
 # fmt: on
-_LOW_RANK = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+_LOW_RANK = re.compile(r"(.+)\.lora_([ABE])(?:\.default)?(?:\.weight)?")
 _WRAPPED = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
 _EMBEDDED = re.compile(r"\.lora_embedding_[AB]")
 _PICKLE = "adapter_model.bin"
@@ -89,17 +90,21 @@ def read_adapter(folder: str | Path, family: Family, arguments: Mapping[str, Any
     _check_saved(folder, config, [_in_table(rows, name) for name in whole])
     _check_tied(folder, whole, names.values())
     matrices = modules(rows.values())
-    pairs = []
+    pairs: list[LowRankPair] = []
     for module, each in parts.items():
         row = rows.get(f"{module}.weight")
         if row is None or row.theirs.removesuffix(".weight") not in matrices:
             raise _not_there(folder, next(iter(each.values())), family, rows)
-        if len(each) < 2:
+        if set(each) != set("ABE" if config["peft_type"] == "ADALORA" else "AB"):
             raise ConvertError(
                 f"{folder}: {shown(next(iter(each.values())))} has no other half; download it again"
             )
         a, b = (tensors.read(each[half]).astype(np.float32) for half in "AB")
-        pairs.append(_pair(folder, config, module, row, a, b))
+        if config["peft_type"] == "ADALORA":
+            e = tensors.read(each["E"]).astype(np.float32)
+            pairs += _fallen(folder, config, module, row, a, e, b)
+        else:
+            pairs.append(_pair(folder, config, module, row, a, b))
     return Adapter(
         path=folder,
         pairs=tuple(pairs),
@@ -128,9 +133,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise ConvertError(f"{where} is not a JSON file ({error}); download it again") from None
     if not isinstance(config, dict):
         raise ConvertError(f"{where} must hold a mapping, not {type(config).__name__}")
-    if config.get("peft_type") != "LORA":
+    if config.get("peft_type") not in ("LORA", "ADALORA"):
         kind = shown(config.get("peft_type"))
-        raise ConvertError(f"{where}: peft_type={kind} is not read; adapters of type LORA are")
+        raise ConvertError(f"{where}: peft_type={kind} is not read; adapters of type LORA and ADALORA are")
     for key, value in config.items():
         if key in _REFUSED and value not in (None, False, {}, []):
             raise ConvertError(
@@ -144,6 +149,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
             f"{where}: init_lora_weights={shown(start)} begins by changing the base, which is not computed; save it"
             " with PEFT's path_initial_model_for_weight_conversion, or merge it into its base"
         )
+    if config["peft_type"] == "ADALORA":
+        config = {**config, "r": config.get("init_r", 12), "rank_pattern": {}}
     rank, alpha = (config.setdefault(key, 8) for key in ("r", "lora_alpha"))  # PEFT's own default of both
     if not _is_number(rank) or rank != int(rank):
         raise ConvertError(f"{where}: r={shown(rank)} must be a whole number above 0")
@@ -211,6 +218,26 @@ def _pair(
         )
     alpha = _by_pattern(folder, config, "alpha_pattern", module, config["lora_alpha"])
     return LowRankPair(row, a, b, float(alpha))
+
+
+def _fallen(
+    folder: Path,
+    config: Mapping[str, Any],
+    module: str,
+    row: Row,
+    a: np.ndarray,
+    e: np.ndarray,
+    b: np.ndarray,
+) -> Iterator[LowRankPair]:
+    """AdaLoRA's x·A·diag(E)·B, as a pair; of a rank that fell to nothing, none."""
+    if e.shape != (len(a), 1) or b.ndim != 2 or b.shape[1] != len(a):
+        raise ConvertError(
+            f"{folder}: the parts beside {module} are {list(a.shape)}, {list(e.shape)} and {list(b.shape)}, which do"
+            " not go together; download it again"
+        )
+    scale = config["lora_alpha"] / (config["r"] + 1e-5)  # as PEFT has it, whatever rank is left
+    if len(a):
+        yield LowRankPair(row, a * e, b, scale * len(a))
 
 
 def _by_pattern(folder: Path, config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:

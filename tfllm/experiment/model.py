@@ -55,12 +55,21 @@ def make_model(
     )
     model.build()
     if config.peft is not None:
-        method = build(config.peft, at="peft", without=("source",))
-        method.attach(model, with_head=bool(getattr(section, "new_head", False)))
+        _method(config).attach(model, with_head=bool(getattr(section, "new_head", False)))
     problems = list(_too_small(config, model, vocab_size)) if training else []
     if problems:
         raise ConfigError(problems, "the config")
     return model
+
+
+def _method(config: ExperimentConfig) -> Any:
+    return build(config.peft, at="peft", without=("source",))
+
+
+def rank_allocator(config: ExperimentConfig, model: Any) -> Any:
+    """What changes the ranks of a model from `make_model` while it is trained; None where nothing does."""
+    allocator = None if config.peft is None else getattr(_method(config), "allocator", None)
+    return None if allocator is None else allocator(model, config.training.steps)
 
 
 def merged(model: Any, config: ExperimentConfig) -> Any:

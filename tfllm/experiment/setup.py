@@ -22,7 +22,7 @@ from tfllm.experiment.build import build, check_builders
 from tfllm.experiment.checks import best_metric, check_late, template_notices
 from tfllm.experiment.epochs import with_steps
 from tfllm.experiment.labels import with_labels
-from tfllm.experiment.model import make_model
+from tfllm.experiment.model import make_model, rank_allocator
 from tfllm.experiment.model_source import start_from_source
 from tfllm.experiment.overlap import overlaps
 from tfllm.experiment.parts import make_optimizer_of, make_task
@@ -236,6 +236,7 @@ class TrainingSetup:
     def _make_step(self) -> TrainStep:
         training = self.config.training
         shares = self.strategy.num_replicas_in_sync * (training.microbatch_size or training.global_batch_size)
+        ranks = rank_allocator(self.config, self.model)
         return TrainStep(
             model=self.model,
             task=self.task,
@@ -245,6 +246,8 @@ class TrainingSetup:
             skip_above=self.config.optimizer.skip_above,
             num_microbatches=max(1, training.global_batch_size // shares),
             loss_scale=self.loss_scale,
+            penalty=None if ranks is None else ranks.penalty,
+            after_update=None if ranks is None else ranks.changes,
             jit_compile=training.jit_compile,
         )
 

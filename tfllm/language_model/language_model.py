@@ -317,14 +317,12 @@ class LanguageModel(TextReader):
             raise ConvertError(f"dtype={dtype!r} is for huggingface; an adapter is written in float32")
         family, _ = written_config(type(self.model), self._arguments())
         peft: Any = self.config.peft
-        beside = {
-            place.split("/", 1)[1]: Beside(
-                np.asarray(layer.a, np.float32), np.asarray(layer.b, np.float32), layer.scale
-            )
-            for place, layer in low_rank_layers(self.model).items()
-        }
-        added = {f"{place}/{NAME}/{part}" for place in beside for part in "ab"}
-        trained = {variable.path.split("/", 1)[1] for variable in self.model.trainable_variables}
+        beside = {}
+        for place, layer in low_rank_layers(self.model).items():
+            a, b = (each.numpy() for each in layer.pair())
+            if len(b):  # of a rank that fell to nothing there is none
+                beside[place.split("/", 1)[1]] = Beside(a, b, layer.scale)
+        trained = [variable.path.split("/", 1)[1] for variable in self.model.trainable_variables]
 
         def extras(folder: Path) -> None:
             if self._tokenizer is not None:
@@ -337,9 +335,9 @@ class LanguageModel(TextReader):
             family=family,
             arguments=self._arguments(),
             beside=beside,
-            whole=trained - added,
+            whole=[path for path in trained if f"/{NAME}/" not in path],
             variables=variables_by_path(self.model),
-            rslora=peft.scaling == "rslora",
+            rslora=getattr(peft, "scaling", "standard") == "rslora",
             dropout=peft.dropout,
             base=self.config.model.source,
             extras=extras,
@@ -391,7 +389,7 @@ def check_format(to: str, config: ExperimentConfig) -> None:
             f"a model of KerasHub cannot be written as {to}, where its layers have other names; save it as tfllm"
         )
     kind = None if config.peft is None else config.peft.type
-    if to == "peft" and kind != "lora":
+    if to == "peft" and kind not in ("lora", "adalora"):
         why = "nothing stands beside its matrices" if kind is None else f"it was tuned with peft.type={kind}"
         raise ConvertError(
             f"PEFT keeps matrices of low rank, and this model has none: {why}; save it as huggingface or tfllm"

@@ -53,9 +53,11 @@ class LowRank(keras.layers.Layer):
         narrow = project(self.dropout(x, row_seeds), tf.convert_to_tensor(self.a))
         return project(narrow, tf.convert_to_tensor(self.b)) * tf.cast(self.scale, x.dtype)
 
+    def pair(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """A float32 [D, r] and B float32 [r, F]."""
+        a, b = (tf.cast(tf.convert_to_tensor(each), tf.float32) for each in (self.a, self.b))
+        return a, b
+
     def product(self) -> tf.Tensor:
         """What it adds to the kernel beside it, float32 [D, F]."""
-        return (
-            tf.matmul(*(tf.cast(tf.convert_to_tensor(each), tf.float32) for each in (self.a, self.b)))
-            * self.scale
-        )
+        return tf.matmul(*self.pair()) * self.scale

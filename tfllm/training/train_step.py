@@ -13,6 +13,7 @@ from tfllm.training.gradients import ComparesExamples, Gradients, shares_of, sta
 from tfllm.training.loss_scale import SMALLEST, LossScale
 from tfllm.training.norms import global_norm
 from tfllm.training.optimizers import Optimizer
+from tfllm.training.replica import chosen, local
 
 # A step's numbers, in the order of the vector that it returns. Sums are over the global batch. Behind them, of a loss
 # of several terms, stand the terms' own sums: see `metric_names`.
@@ -57,6 +58,8 @@ class TrainStep:
         loss_scale: For float16: scales the loss, and makes an overflow a skipped step.
         penalty: A term that no data goes into, float32 scalar, of the variables alone: added once a step to the
             mean loss' gradient, after the reduction and before clipping. It is no part of `loss_sum`.
+        after_update: What more changes with an update: from its number, int32, the gradients that were applied, by the
+            variables' paths, and what reads a variable, it makes variables and their new values.
         jit_compile: Compile with XLA: the whole step on one device, what comes before and after the sum
             over replicas on several.
     """
@@ -73,6 +76,7 @@ class TrainStep:
         num_microbatches: int = 1,
         loss_scale: LossScale | None = None,
         penalty: Callable[[], tf.Tensor] | None = None,
+        after_update: Callable[..., Sequence[tuple[Any, tf.Tensor]]] | None = None,
         jit_compile: bool = True,
     ):
         self.model = model
@@ -83,7 +87,7 @@ class TrainStep:
         self.skip_above = skip_above
         self.num_microbatches = num_microbatches
         self.loss_scale = loss_scale
-        self.penalty = penalty
+        self.penalty, self.after_update = penalty, after_update
         self.terms = tuple(task.coefficients)
         self._replicated = strategy.num_replicas_in_sync > 1
 
@@ -189,6 +193,7 @@ class TrainStep:
             scale = scale * self.clip_norm / tf.maximum(norm, self.clip_norm)
         gradients = [gradient * scale for gradient in gradients]
         update_norm, weight_norm = self.optimizer.apply(gradients, applied=applied)
+        self._change_more(gradients, applied)
         ratio = tf.math.divide_no_nan(update_norm, weight_norm)
         failed = ~good_loss
         loss_scale = tf.constant(1.0)
@@ -201,6 +206,20 @@ class TrainStep:
         own = [losses, weights] if count > 1 else []
         numbers = tf.stack([norm, rate, ratio, loss_scale, *flags])
         return tf.concat([[loss_sum, weight_sum], counts, numbers, *own], axis=0)
+
+    def _change_more(self, gradients: list[tf.Tensor], applied: tf.Tensor) -> None:
+        """What `after_update` says, on this replica's copies, as every other one does; nothing of a skipped step."""
+        if self.after_update is None:
+            return
+        paths = [variable.path for variable in self.optimizer.trainable]
+        update = tf.cast(tf.convert_to_tensor(local(self.optimizer.updates)), tf.int32)
+
+        def read(variable: Any) -> tf.Tensor:
+            return tf.convert_to_tensor(local(variable))
+
+        changes = self.after_update(update, dict(zip(paths, gradients, strict=True)), read)
+        for variable, value in changes:
+            local(variable).assign(chosen(applied, tf.cast(value, variable.dtype), read(variable)))
 
     def _penalty_gradients(self) -> list[tf.Tensor]:
         assert self.penalty is not None

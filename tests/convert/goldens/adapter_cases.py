@@ -30,6 +30,13 @@ ADAPTER_CASES: dict[str, tuple[str, dict]] = {
             "task_type": "CAUSAL_LM",
         },
     ),
+    "llama_adalora": (
+        "llama_tied_linear",
+        {
+            **{"init_r": 4, "target_r": 2, "lora_alpha": 6, "total_step": 10, "tinit": 1, "tfinal": 1},
+            **{"target_modules": ["q_proj", "v_proj", "up_proj"], "task_type": "CAUSAL_LM"},
+        },
+    ),
     "gpt2_adapter": (
         "gpt2",
         {

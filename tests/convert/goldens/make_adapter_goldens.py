@@ -58,7 +58,8 @@ def base_of(case: str) -> transformers.PreTrainedModel:
 def golden(name: str) -> dict[str, np.ndarray]:
     """What is written, but for the numbers, which follow from the names; and outputs, loss and gradients."""
     case, settings = ADAPTER_CASES[name]
-    model = peft.get_peft_model(base_of(case), peft.LoraConfig(**settings)).eval()
+    kind = peft.AdaLoraConfig if "init_r" in settings else peft.LoraConfig
+    model = peft.get_peft_model(base_of(case), kind(**settings)).eval()
     drawn = {
         key: torch.from_numpy(adapter_weight(key, tuple(tensor.shape)))
         for key, tensor in peft.get_peft_model_state_dict(model).items()
