@@ -1,6 +1,7 @@
 """LoRA: nothing at first, little to train, and in the end a model like any other."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from tfllm.models.encoder_decoder import EncoderDecoder
 from tfllm.peft.errors import PeftError
 from tfllm.peft.lora import Lora, copy_merged
 from tfllm.peft.targets import projections
+from tfllm.training.checkpoint_folder import checkpoint_paths, verified_manifest
 
 SIZES = {"vocab_size": 23, "hidden_dim": 16, "num_heads": 4, "max_seq_len": 24}
 MODELS = {
@@ -163,7 +165,10 @@ def undivided():
     return taken()
 
 
-@pytest.mark.parametrize("division", DIVISIONS)
+@pytest.mark.parametrize(
+    "division",
+    ["4 microbatches", *(pytest.param(d, marks=pytest.mark.slow) for d in ("2 replicas", "2 x 2"))],
+)
 def test_divided_with_dropout_it_trains_as_one_batch(division, undivided):
     assert_same_training(taken(**DIVISIONS[division]), undivided, rtol=1e-5, atol=1e-5)
 
@@ -353,6 +358,48 @@ def test_new_tokens_are_kept_with_the_adapter(tied, tmp_path):
         ConvertError, match="so it cannot be put in its place; load the adapter with its base"
     ):
         alone.use_adapter(tmp_path / "adapter")
+
+
+def test_checkpoints_hold_what_is_trained_and_know_their_base(folder, tmp_path):
+    run = folder / "run"
+    [*_, newest] = checkpoint_paths(run / "checkpoints")
+    manifest = verified_manifest(newest)
+    saved = {name for name in manifest["variables"] if name.startswith("model/")}
+    assert saved == {name for name in saved if "/lora/" in name or name == "model/decoder/final_norm/scale"}
+    lm = tfllm.load(run, jit_compile=False)
+    whole = sum(np.prod(v.shape) for v in lm.model.variables)
+    assert 0 < sum(np.prod(s["shape"]) for s in manifest["variables"].values()) < whole
+
+    ids = lm.features("the quick fox")
+    logits = lm.model(ids)["logits"].numpy()
+    shutil.copytree(run, tmp_path / "run")  # its base is found where it was
+    moved = tfllm.load(tmp_path / "run", jit_compile=False)
+    assert (moved.model(ids)["logits"].numpy() == logits).all()
+    lm.save(tmp_path / "saved")  # holds all
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "run" / "config.yaml").write_text(
+        config.replace(str(folder / "base"), str(tmp_path / "other"))
+    )
+    rng = np.random.default_rng(1)
+    other = tfllm.load(folder / "base", jit_compile=False)
+    for variable in other.model.variables:
+        variable.assign(rng.normal(0, 0.1, variable.shape))
+    other.save(tmp_path / "other")
+    with pytest.raises(ConvertError, match="was trained beside other weights than those of"):
+        tfllm.load(tmp_path / "run")
+
+    shutil.rmtree(tmp_path / "other")
+    assert (tfllm.load(tmp_path / "run", jit_compile=False).model(ids)["logits"].numpy() == logits).all()
+    (folder / "base").rename(folder / "away")
+    try:
+        with pytest.raises(
+            ConfigError, match=r"is the base of .*, whose weights its checkpoints leave out, and cannot"
+        ):
+            tfllm.load(tmp_path / "run")
+    finally:
+        (folder / "away").rename(folder / "base")
+    again = tfllm.load(tmp_path / "saved", jit_compile=False)
+    assert (again.model(ids)["logits"].numpy() == logits).all()
 
 
 REFUSED = [

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
 from tfllm.config.sections import OneDeviceConfig
+from tfllm.experiment.base import saved_variables
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.setup import TrainingSetup, set_up
 from tfllm.training.display import Display
@@ -63,11 +64,12 @@ def _measure(setup: TrainingSetup) -> list[str]:
     seconds = time.perf_counter() - start
     tokens = training.global_batch_size * config.data.seq_len
     weights = sum(v.numpy().size for v in setup.model.variables)
+    saved = sum(v.numpy().size for v in saved_variables(config, setup.model).values())
     state = sum(v.value.shape.num_elements() for v in setup.optimizer.variables)
     epochs = training.steps * training.global_batch_size / setup.prepared.train.num_rows
     return [
         f"parameters           {weights:,}; {state:,} numbers of optimizer state",
-        f"checkpoint           {4 * (weights + state) / 1e9:.2f} GB, {training.keep_checkpoints} kept",
+        f"checkpoint           {4 * (saved + state) / 1e9:.2f} GB, {training.keep_checkpoints} kept",
         f"batch                {training.global_batch_size} rows of {config.data.seq_len}: {tokens:,} tokens on"
         f" {setup.strategy.num_replicas_in_sync} device(s)",
         f"peak memory          {peak_memory_bytes() / 1e9:.2f} GB in this process, compilation included",
@@ -80,6 +82,7 @@ def _measure(setup: TrainingSetup) -> list[str]:
 
 def _replay(setup: TrainingSetup) -> Iterator[str]:
     folder = setup.run_folder.failures
+    setup.fill_base()
     restored = setup.make_checkpointer(folder, keep=1).restore()
     if restored is None:
         raise TrainingError(f"{folder} holds no whole checkpoint of the failed step; let the run fail again")

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.config.build import to_mapping
 from tfllm.data.pipeline import training_batches
+from tfllm.experiment.base import base_of, check_base, has_base, saved_variables
 from tfllm.experiment.build import build, check_builders
 from tfllm.experiment.checks import best_metric, check_late, template_notices
 from tfllm.experiment.epochs import with_steps
@@ -35,7 +36,7 @@ from tfllm.experiment.tokenizer import make_tokenizer
 from tfllm.export.signatures import Limits
 from tfllm.tokenizers import read_tokenizer
 from tfllm.training.callbacks import TrainerState
-from tfllm.training.checkpoint import Checkpointer, Restored, model_variables
+from tfllm.training.checkpoint import Checkpointer, Restored
 from tfllm.training.display import Display
 from tfllm.training.distribution import (
     check_agreement,
@@ -123,6 +124,7 @@ class TrainingSetup:
     ):
         self.config, self.run_folder, self.strategy = config, run, strategy
         self.prepared, self.display = prepared, display
+        self._base: dict[str, Any] | None = None
         self.is_chief = is_chief(strategy)
         precision = config.training.precision
         with strategy.scope():
@@ -145,7 +147,11 @@ class TrainingSetup:
         )
 
     def restored_state(self) -> TrainerState:
-        """Reads the last checkpoint, or the weights that `model.source` names, into the variables."""
+        """Reads the last checkpoint, or the weights that `model.source` names, into the variables.
+
+        Of a model that is frozen but for a part, checkpoints hold that part, and its source all else.
+        """
+        self.fill_base()
         restored = self.checkpointer.restore()
         step = 0 if restored is None else restored.step
         if num_workers(self.strategy) > 1:
@@ -157,12 +163,24 @@ class TrainingSetup:
         if self.is_chief:
             self.run_folder.keep(self.config)
         if restored is None:
-            if self.config.model.source is not None:
-                start_from_source(self.config, self.model, notify=self.display.notice)
-                self.display.notice(f"weights from {self.config.model.source}")
+            if self.config.model.source is not None and not has_base(self.config):
+                self._start_from_source()
             return TrainerState()
+        if has_base(self.config):
+            recorded, source = restored.about.get("base") or {}, str(self.config.model.source)
+            check_base(recorded.get("sample"), self.model, what=str(restored.path), source=source)
         self.display.notice(f"going on from {restored.path}")
         return TrainerState(step=restored.step, saved_step=restored.step, **restored.state)
+
+    def fill_base(self) -> None:
+        """Reads what checkpoints leave out, where they do."""
+        if has_base(self.config):
+            self._start_from_source()
+            self.checkpointer.about["base"] = self._base = base_of(self.config, self.model)
+
+    def _start_from_source(self) -> None:
+        start_from_source(self.config, self.model, notify=self.display.notice)
+        self.display.notice(f"weights from {self.config.model.source}")
 
     def batches(self, start_step: int, num_steps: int) -> Any:
         """The batches from a step on, shared out among the replicas."""
@@ -191,7 +209,7 @@ class TrainingSetup:
 
     def make_checkpointer(self, folder: Path, **settings: Any) -> Checkpointer:
         """Builds what saves all variables of the training under a folder."""
-        named: dict[str, Any] = dict(model_variables(self.model))
+        named: dict[str, Any] = saved_variables(self.config, self.model)
         named |= {f"optimizer/{name}": v for name, v in self.optimizer.named_variables.items()}
         if self.loss_scale is not None:
             named |= {f"loss_scale/{name}": v for name, v in self.loss_scale.named_variables.items()}
@@ -205,6 +223,7 @@ class TrainingSetup:
                 "data": self._data_keys(),
                 "rows": self._row_contents(),
                 "folder": folder_of_text(self.run_folder),
+                **({} if self._base is None else {"base": self._base}),
             },
             writes=self.is_chief,
             notify=self.display.notice,

@@ -303,6 +303,7 @@ def restore_model(
     *,
     best: bool = False,
     leave: Collection[str] = (),
+    without: Collection[str] = (),
     resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] | None = None,
     notify: Callable[[str], None] = print,
 ) -> Restored:
@@ -316,6 +317,7 @@ def restore_model(
         model: A built model.
         best: Take the checkpoint that `best.json` names, where there is one.
         leave: Layers, wherever they stand, whose variables stay as they are, e.g. `output_projection`.
+        without: Names of variables that stay as they are too.
         resize: Variables that may be of another shape there, by their path inside the model, and what makes the
             shape wanted of their value; None allows none.
         notify: Called with one line when a checkpoint is passed over.
@@ -323,18 +325,13 @@ def restore_model(
     Raises:
         CheckpointError: when there is none, or it belongs to another model.
     """
-    paths = checkpoint_paths(folder)
-    recorded = read_best(folder) if best else None
-    if recorded is not None:
-        paths += [path for path in paths if checkpoint_step(path) == recorded["step"]]
-    newest = _newest_whole(paths, notify, set())
-    if newest is None:
-        raise CheckpointError(f"no whole checkpoint in {folder}; train first, or give another run folder")
-    path, manifest = newest
+    path, manifest = checkpoint_in(folder, best=best, notify=notify)
     saved = manifest["variables"]
     inside = {name: name.removeprefix(f"model/{model.name}/") for name in model_variables(model)}
     variables = {
-        name: v for name, v in model_variables(model).items() if not set(inside[name].split("/")) & set(leave)
+        name: v
+        for name, v in model_variables(model).items()
+        if not set(inside[name].split("/")) & set(leave) and name not in without
     }
     wanted = {name: _spec(backing_variable(v)) for name, v in variables.items()}
     differ = [n for n, spec in wanted.items() if saved.get(n, {}).get("shape") != spec["shape"]]
@@ -353,6 +350,20 @@ def restore_model(
         backing_variable(variable).assign(tf.cast(value, variable.dtype))
     averaged = any(name in saved for name in averages.values())
     return Restored(manifest["step"], manifest["state"], manifest["about"], path, averaged)
+
+
+def checkpoint_in(
+    folder: str | Path, *, best: bool, notify: Callable[[str], None]
+) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that `restore_model` takes, and its manifest, verified; arguments and errors as there."""
+    paths = checkpoint_paths(folder)
+    recorded = read_best(folder) if best else None
+    if recorded is not None:
+        paths += [path for path in paths if checkpoint_step(path) == recorded["step"]]
+    newest = _newest_whole(paths, notify, set())
+    if newest is None:
+        raise CheckpointError(f"no whole checkpoint in {folder}; train first, or give another run folder")
+    return newest
 
 
 def model_variables(model: Any) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from tfllm.config.build import to_mapping
 from tfllm.convert.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter
 from tfllm.convert.adapter_reader import read_adapter_config
 from tfllm.convert.assignment import HEAD_LAYERS, POOLER, RESIZED, copy_weights
-from tfllm.convert.config_reader import shown
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.safetensors_files import SafetensorsFiles
 from tfllm.convert.sentence_modules import SentenceModules, read_sentence_modules
 from tfllm.convert.summary import Section
 from tfllm.experiment.adapter import assign_adapter, read_adapter_for, with_section
+from tfllm.experiment.base import check_base, sample_of
 from tfllm.experiment.model import make_model, merged
 from tfllm.json_text import read_json
 from tfllm.peft.lora import NAME
@@ -35,8 +35,6 @@ _HEADS = {
     "QUESTION_ANS": "span",
 }
 _HEAD_WEIGHTS = ("classifier.weight", "classifier.out_proj.weight", "score.weight", "qa_outputs.weight")
-_ALIKE = 0.9  # cosine of the base's weights with those it was trained on, which may have been quantized since
-_MOST_SAMPLED, _SAMPLE = 16, 64
 
 
 class AdapterOrigin:
@@ -108,7 +106,7 @@ class AdapterOrigin:
         for variable in heads:  # so that what nobody fills is seen
             variable.assign(np.full(variable.shape, math.nan))
         self.base.fill(model, new_head=config.model.new_head, notify=notify)
-        self._check_base(model)
+        check_base(self._ours.get("base"), model, what=str(self.path), source=str(self.base.source))
         assign_adapter(self._adapter, model)
         for variable in heads:
             if np.isnan(np.asarray(variable, np.float32)).any():
@@ -206,19 +204,6 @@ class AdapterOrigin:
             ) from None
         return content if isinstance(content, dict) else {}
 
-    def _check_base(self, model: Any) -> None:
-        """A few of the base's weights are like those that it was trained beside."""
-        there = self._ours.get("base")
-        here = sample_of(model)
-        for path, values in there.items() if isinstance(there, dict) else ():
-            one, other = (np.asarray(each, np.float64) for each in (values, here.get(path, ())))
-            scale = np.linalg.norm(one) * np.linalg.norm(other)
-            if one.shape != other.shape or (scale and np.dot(one, other) / scale < _ALIKE):
-                raise ConvertError(
-                    f"{self.path} was trained beside other weights than those of {self.base.source}: {shown(path)}"
-                    " differs; give the base that it was trained on"
-                )
-
 
 def described(config: ExperimentConfig, model: Any) -> dict[str, Any]:
     """What is kept beside PEFT's files: the sections that say what a model is, and a sample of its base."""
@@ -226,21 +211,7 @@ def described(config: ExperimentConfig, model: Any) -> dict[str, Any]:
     return {"config": {key: mapping[key] for key in _SECTIONS}, "base": sample_of(model)}
 
 
-def sample_of(model: Any) -> dict[str, list[float]]:
-    """A few weights of some frozen matrices, by which a base is known again."""
-    frozen = [v for v in model.variables if not v.trainable and len(v.shape) == 2 and "/block_" in v.path]
-    chosen = frozen[:: max(1, math.ceil(len(frozen) / _MOST_SAMPLED))]
-    return {v.path.split("/", 1)[1]: _first(v) for v in chosen}
-
-
-def _first(variable: Any) -> list[float]:
-    values = np.asarray(variable[: max(1, _SAMPLE // variable.shape[1] + 1)], np.float32).reshape(-1)[
-        :_SAMPLE
-    ]
-    return [float(f"{value:.4g}") for value in values]
-
-
-def base_of(path: Path) -> str:
+def named_base(path: Path) -> str:
     """Where the base of an adapter is, as its files say: a folder or handle, or a name on the hub.
 
     Raises:

@@ -11,7 +11,7 @@ from tfllm.convert.adapter import CONFIG_FILE as ADAPTER_FILE
 from tfllm.convert.hub import local_path
 from tfllm.convert.sentence_modules import SentenceModules
 from tfllm.convert.summary import Section
-from tfllm.experiment.origins.adapter import AdapterOrigin, base_of
+from tfllm.experiment.origins.adapter import AdapterOrigin, named_base
 from tfllm.experiment.origins.checkpoint import CheckpointOrigin
 from tfllm.experiment.origins.preset import PRESET, PresetOrigin
 from tfllm.experiment.origins.run import RunOrigin
@@ -94,9 +94,9 @@ def origin_of(source: str | Path) -> Origin:
         return PresetOrigin(name)
     path = local_path(source)
     if RunFolder(path).exists:
-        return RunOrigin(name, RunFolder(path))
+        return RunOrigin(name, RunFolder(path), origin_of)
     if (path / ADAPTER_FILE).is_file():
-        return AdapterOrigin(name, path, lambda: origin_of(base_of(path)))
+        return AdapterOrigin(name, path, lambda: origin_of(named_base(path)))
     if path.suffix != ".gguf" and not path.exists():
         mend = "give the folder of a run, e.g. runs/quickstart, or a checkpoint"
         raise ConfigError([Problem(str(path), Problem.ABSENT, "does not exist", mend)], "the model")

@@ -13,11 +13,12 @@ from tfllm.convert.assignment import HEAD_LAYERS, POOLER, RESIZED, copy_weights
 from tfllm.convert.sentence_modules import SentenceModules, read_sentence_modules
 from tfllm.convert.summary import Section
 from tfllm.convert.weight_table import variables_by_path
+from tfllm.experiment.base import check_base, has_base, place_of
 from tfllm.experiment.model import make_model, merged
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.peft.lora import NAME
 from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
-from tfllm.training.checkpoint import restore_model
+from tfllm.training.checkpoint import checkpoint_in, model_variables, restore_model
 from tfllm.training.checkpoint_folder import checkpoint_paths
 from tfllm.training.metrics_log import read_metrics
 
@@ -31,12 +32,13 @@ class RunOrigin:
     Args:
         source: What it was called by.
         run_folder: The run.
+        open_base: Opens the source that a run was tuned from, whose weights its checkpoints leave out.
     """
 
     stored_dtype = "float32"
 
-    def __init__(self, source: str, run_folder: RunFolder):
-        self.source = source
+    def __init__(self, source: str, run_folder: RunFolder, open_base: Callable[[str], Any]):
+        self.source, self._open_base = source, open_base
         self.run_folder: RunFolder | None = run_folder
         self._run = run_folder
 
@@ -91,7 +93,37 @@ class RunOrigin:
         except NoTokenizerError:
             vocab_size = self._config.model.vocab_size or 0
         model = make_model(self._config, vocab_size, dtype=dtype)
-        return model, restore_model(self._run.checkpoints, model, best=True, notify=notify).step
+        frozen = self._fill_base(model, notify)
+        restored = restore_model(self._run.checkpoints, model, best=True, without=frozen, notify=notify)
+        return model, restored.step
+
+    def _fill_base(self, model: Any, notify: Callable[[str], None]) -> set[str]:
+        """Reads what the checkpoint leaves out, and returns its names: none, where it is whole."""
+        if not has_base(self._config):
+            return set()
+        _, manifest = checkpoint_in(self._run.checkpoints, best=True, notify=lambda line: None)
+        recorded = manifest["about"].get("base")
+        if not isinstance(recorded, dict):  # as `LanguageModel.save` writes it
+            return set()
+        source = place_of(recorded, str(self._config.model.source))
+        new_head = bool(getattr(self._config.model, "new_head", False))
+        try:
+            self._open_base(source).fill(model, new_head=new_head, notify=notify)
+        except ConfigError as error:
+            raise ConfigError(
+                [
+                    Problem(
+                        "model.source",
+                        source,
+                        f"is the base of {self.source}, whose weights its checkpoints leave out, and cannot be read",
+                        "put it there, or keep runs whole with lm.save",
+                    ),
+                    *error.problems,
+                ],
+                str(self._run.config),
+            ) from None
+        check_base(recorded.get("sample"), model, what=self.source, source=source)
+        return model_variables(model).keys() - manifest["variables"].keys()
 
     def fill(self, model: Any, *, new_head: bool, notify: Callable[[str], None]) -> None:
         """Reads the weights into a model; more tokens than the run has begin as the mean of the others."""
