@@ -23,7 +23,7 @@ from tfllm.config import ConfigError
 from tfllm.convert.adapter import CONFIG_FILE, PREFIX, WEIGHTS_FILE, keeps_inputs_first
 from tfllm.convert.errors import ConvertError
 from tfllm.experiment.adapter import read_adapter_for
-from tfllm.peft.targets import projections
+from tfllm.peft.targets import low_rank_layers, projections
 
 TOLERANCE = 2e-5
 
@@ -208,6 +208,40 @@ def test_a_head_is_taken_from_the_adapter_where_the_base_has_none(tmp_path):
         opened(tmp_path / "unpooled", adapter)
 
 
+def test_the_name_of_an_adapter_may_stand_in_its_file_and_patterns_may_be_long(tmp_path):
+    base = write_checkpoint(tmp_path / "base", "llama")
+    named = {
+        key.replace(".weight", ".default_0.weight") if "lora_" in key else key: value
+        for key, value in tensors_of_adapter(LLAMA).items()
+    }
+    pattern = r".*\.layers\.1\..*(q_proj|k_proj|v_proj|o_proj)$"
+    folder = write_adapter(tmp_path / "adapter", LLAMA, tensors=named, alpha_pattern={pattern: 12})
+    plain = write_adapter(tmp_path / "plain", LLAMA)
+    one, other = (
+        {
+            path: (layer.scale, layer.b.numpy())
+            for path, layer in low_rank_layers(opened(base, each).model).items()
+        }
+        for each in (folder, plain)
+    )
+    for path, (scale, b) in one.items():
+        assert (b == other[path][1]).all()
+        again = "/block_01/attention/" in path
+        rank = len(b)
+        assert scale == (12 if again else 6) / rank, path
+
+
+def test_directions_that_fell_to_nothing_are_left_out(tmp_path):
+    base = write_checkpoint(tmp_path / "base", "llama_tied_linear")
+    tensors = tensors_of_adapter("llama_adalora")
+    gone = PREFIX + "model.layers.1.self_attn.v_proj"
+    for key in [key for key in tensors if key.startswith(gone)]:
+        tensors[key] = np.zeros([0 if n == 4 else n for n in tensors[key].shape], np.float32)
+    lm = opened(base, write_adapter(tmp_path / "adapter", "llama_adalora", tensors=tensors))
+    beside = low_rank_layers(lm.model)
+    assert len(beside) == 8 and "decoder/block_01/attention/value" not in beside
+
+
 LLAMA, LAYER = "llama_adapter", PREFIX + "model.layers.0.self_attn.q_proj"
 
 
@@ -237,6 +271,10 @@ BAD = {
     "slow pattern": ({"alpha_pattern": {"(a+)+": 1}}, r"alpha_pattern has '\(a\+\)\+', which is no pattern"),
     "no pattern": ({"alpha_pattern": {"(": 1}}, r"alpha_pattern has '\(', which is no pattern"),
     "alpha of zero": ({"alpha_pattern": {"q_proj": 0}}, "alpha_pattern gives 'q_proj' 0; it must be above 0"),
+    "nothing": (
+        {"tensors": lambda t: t.clear()},
+        "adapter_model.safetensors holds nothing; save the adapter again",
+    ),
     "one half": (
         {"tensors": lambda t: t.pop(LAYER + ".lora_B.weight")},
         "q_proj.lora_A.weight' has no other half; download it again",

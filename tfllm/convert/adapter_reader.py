@@ -43,8 +43,9 @@ _KNOWN = {
     "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
 }
 # fmt: on
-_LOW_RANK = re.compile(r"(.+)\.lora_([ABE])(?:\.default)?(?:\.weight)?")
-_WRAPPED = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
+# Files of some programs leave the adapter's own name in, `default` or another.
+_LOW_RANK = re.compile(r"(.+)\.lora_([ABE])(?:\.(?!weight$)[\w-]+)?(?:\.weight)?")
+_WRAPPED = re.compile(r"\.(base_layer|modules_to_save(\.(?!weight$|bias$)[\w-]+(?=\.(weight|bias)$))?)(?=\.)")
 _EMBEDDED = re.compile(r"\.lora_embedding_[AB]")
 _PICKLE = "adapter_model.bin"
 _LARGEST = 1e6
@@ -87,6 +88,8 @@ def read_adapter(folder: str | Path, family: Family, arguments: Mapping[str, Any
             whole[rows[inside].theirs] = rows[inside], tensors.read(name).astype(np.float32)
         else:
             raise _not_there(folder, name, family, rows)
+    if not parts and not whole:
+        raise ConvertError(f"{folder / WEIGHTS_FILE} holds nothing; save the adapter again")
     _check_saved(folder, config, [_in_table(rows, name) for name in whole])
     _check_tied(folder, whole, names.values())
     matrices = modules(rows.values())
