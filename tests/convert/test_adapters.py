@@ -323,6 +323,11 @@ def test_damaged_and_missing_files_are_told(base, tmp_path):
         opened(base, tmp_path)
     with pytest.raises(ConfigError, match="names no base"):
         tfllm.load(folder)
+    write_adapter(folder, LLAMA, base_model_name_or_path="/home/nobody/base")
+    with pytest.raises(
+        ConfigError, match=r"base_model_name_or_path=/home/nobody/base is not there; give both: tfllm\.load"
+    ):
+        tfllm.load(folder)
     content = (folder / WEIGHTS_FILE).read_bytes()
     (folder / WEIGHTS_FILE).write_bytes(content[:-7])
     with pytest.raises(ConvertError, match="is truncated or corrupt"):

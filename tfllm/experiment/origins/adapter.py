@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -219,8 +220,13 @@ def named_base(path: Path) -> str:
         ConvertError: when they are not understood.
     """
     base = read_adapter_config(path).get("base_model_name_or_path")
+    mend = f'give both: tfllm.load(BASE, adapter="{path}")'
     if not isinstance(base, str) or not base:
-        rule, mend = "names no base", f'give both: tfllm.load(BASE, adapter="{path}")'
-        raise ConfigError([Problem(str(path / CONFIG_FILE), Problem.ABSENT, rule, mend)], "the model")
-    on_hub = "://" not in base and base.count("/") == 1 and not Path(base).exists()
-    return f"hf://{base}" if on_hub else base
+        problem = Problem(str(path / CONFIG_FILE), Problem.ABSENT, "names no base", mend)
+        raise ConfigError([problem], "the model")
+    if "://" in base or Path(base).expanduser().exists():
+        return base
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+        return f"hf://{base}"
+    problem = Problem(f"{path / CONFIG_FILE}: base_model_name_or_path", base, "is not there", mend)
+    raise ConfigError([problem], "the model")
