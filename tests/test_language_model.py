@@ -157,7 +157,7 @@ def test_what_cannot_be_loaded_is_told(tmp_path):
 
 
 def test_settings_and_formats_that_are_not_known(lm, tmp_path):
-    with pytest.raises(ConvertError, match="'onnx' is not a format; write tfllm or huggingface"):
+    with pytest.raises(ConvertError, match="'onnx' is not a format; write tfllm, huggingface or peft"):
         lm.save(tmp_path / "x", to="onnx")
     with pytest.raises(ConvertError, match="load the model with that dtype"):
         lm.save(tmp_path / "x", dtype="bfloat16")

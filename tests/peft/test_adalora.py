@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfllm
+from tests.marks import mostly_slow
 from tests.peft.test_lora import MODELS, logits
 from tests.tiny import randomized, tiny_lm
 from tests.training.toy import DIVISIONS, assert_same_training, batches, run_steps, toy_model, toy_step
@@ -78,7 +79,7 @@ def undivided():
     return taken()
 
 
-@pytest.mark.parametrize("name", [pytest.param(d, marks=pytest.mark.slow) for d in DIVISIONS])
+@pytest.mark.parametrize("name", mostly_slow(["4 microbatches", "2 x 2"], ["4 microbatches"]))
 def test_divided_with_dropout_it_trains_as_one_batch(name, undivided):
     assert_same_training(taken(**DIVISIONS[name])[0], undivided[0], rtol=1e-5, atol=1e-5)
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401  the operations of an export
 
 import tfllm
+from tests.marks import mostly_slow
 from tests.tiny import randomized, tiny_lm
 from tests.training.toy import DIVISIONS, assert_same_training, batches, run_steps, toy_model, toy_step
 from tfllm.commands.main import main
@@ -165,10 +166,7 @@ def undivided():
     return taken()
 
 
-@pytest.mark.parametrize(
-    "division",
-    ["4 microbatches", *(pytest.param(d, marks=pytest.mark.slow) for d in ("2 replicas", "2 x 2"))],
-)
+@pytest.mark.parametrize("division", mostly_slow(["4 microbatches", "2 x 2"], ["4 microbatches"]))
 def test_divided_with_dropout_it_trains_as_one_batch(division, undivided):
     assert_same_training(taken(**DIVISIONS[division]), undivided, rtol=1e-5, atol=1e-5)
 

@@ -71,7 +71,7 @@ def test_it_is_the_loss_of_the_whole_batch(whole):
     assert first["real_tokens"] == features["token_ids"].size
 
 
-@pytest.mark.parametrize("division", mostly_slow(DIVISIONS, ["2 x 2"]))
+@pytest.mark.parametrize("division", mostly_slow(DIVISIONS, ["4 microbatches"]))
 def test_replicas_and_microbatches_equal_one_device(whole, division):
     assert_same(steps(**DIVISIONS[division]), whole)
 

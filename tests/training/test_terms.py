@@ -86,6 +86,7 @@ def test_a_term_that_no_example_has_counts_nothing():
     np.testing.assert_array_equal(shares_of({"a": 2.0}, tf.constant([0.0])), [2])
 
 
+@pytest.mark.slow
 def test_a_penalty_is_added_once_whatever_the_replicas():
     _, _, gradients = by_hand(batch(0), TwoTerms.coefficients, penalty=0.2)
     norm = np.sqrt(sum((g**2).sum() for g in gradients))

@@ -42,7 +42,8 @@ from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
 from tfllm.training.checkpoint import Checkpointer, model_variables
 
-_FORMATS = ("tfllm", "huggingface", "peft")
+_OTHERS = {"huggingface": "transformers", "peft": "PEFT"}
+_FORMATS = ("tfllm", *_OTHERS)
 _SETTINGS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
 
 
@@ -386,7 +387,7 @@ def check_format(to: str, config: ExperimentConfig) -> None:
         raise ConvertError(f"{to!r} is not a format; write {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
     if config.model.type == "keras_nlp" and to != "tfllm":
         raise ConvertError(
-            f"a model of KerasHub cannot be written as {to}, where its layers have other names; save it as tfllm"
+            f"a model of KerasHub cannot be written as a folder of {_OTHERS[to]}; save it as tfllm"
         )
     kind = None if config.peft is None else config.peft.type
     if to == "peft" and kind not in ("lora", "adalora"):
