@@ -152,6 +152,10 @@ def test_adapters_are_kept_and_are_no_sum(tuned):
         ConvertError, match=r"it was tuned with peft\.type=adapters; save it as huggingface or tfllm"
     ):
         again.save(folder / "no", to="peft")
+    with pytest.raises(
+        ConvertError, match=r"tuned with peft\.type=adapters, whose layers nothing takes the place of"
+    ):
+        again.use_adapter(None)
 
 
 @pytest.mark.slow
@@ -168,6 +172,8 @@ def test_adapters_are_served_and_gone_on_from(tuned, capfd):
     (folder / "on.yaml").write_text(yaml % (folder / "tuned", folder / "text.txt"))
     command = ["train", str(folder / "on.yaml"), "--run-dir"]
     assert main([*command, str(folder / "on")]) == 0
+    tiny_lm().save(folder / "plain")  # which has none yet
+    assert main([*command, str(folder / "first"), f"model.source={folder / 'plain'}"]) == 0
     on = tfllm.load(folder / "on", jit_compile=False)
     ids = {"token_ids": IDS}
     np.testing.assert_allclose(on.model(ids)["logits"], lm.model(ids)["logits"], rtol=1e-4, atol=1e-4)

@@ -116,6 +116,11 @@ def change_adapter(
     Raises:
         ConvertError: when the adapter is not understood or stands beside another model; the model is then as it was.
     """
+    if config.peft is not None and not config.peft.sums:
+        raise ConvertError(
+            f"this model was tuned with peft.type={config.peft.type}, whose layers nothing takes the place of; load its"
+            " base, and put adapters beside that"
+        )
     plain = dataclasses.replace(config, peft=None)
     adapter, section = (None, None) if folder is None else read_adapter_for(plain, folder)
     variables = variables_by_path(model)

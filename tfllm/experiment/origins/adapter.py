@@ -24,7 +24,8 @@ from tfllm.experiment.adapter import assign_adapter, read_adapter_for, with_sect
 from tfllm.experiment.base import check_base, sample_of
 from tfllm.experiment.model import make_model, merged
 from tfllm.json_text import read_json
-from tfllm.peft.lora import NAME
+from tfllm.peft.adapters import NAME as ADAPTER
+from tfllm.peft.lora import NAME as LORA
 from tfllm.peft.targets import is_head
 from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
 
@@ -121,7 +122,7 @@ class AdapterOrigin:
         """Reads the sums into a model; more tokens than they have begin as the mean of the others."""
         whole, _ = self.load("float32", notify=notify)
         learned = getattr(self._config.model, POOLER, "none") != "none"
-        leave = (NAME, *((*HEAD_LAYERS, *(() if learned else (POOLER,))) if new_head else ()))
+        leave = (LORA, ADAPTER, *((*HEAD_LAYERS, *(() if learned else (POOLER,))) if new_head else ()))
         copy_weights(merged(whole, self._config), model, leave=leave, resize=RESIZED)
 
     def summary(self) -> list[Section]:

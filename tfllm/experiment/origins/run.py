@@ -16,7 +16,8 @@ from tfllm.convert.weight_table import variables_by_path
 from tfllm.experiment.base import check_base, has_base, place_of
 from tfllm.experiment.model import make_model, merged
 from tfllm.experiment.run_folder import RunFolder
-from tfllm.peft.lora import NAME
+from tfllm.peft.adapters import NAME as ADAPTER
+from tfllm.peft.lora import NAME as LORA
 from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
 from tfllm.training.checkpoint import checkpoint_in, model_variables, restore_model
 from tfllm.training.checkpoint_folder import checkpoint_paths
@@ -128,14 +129,16 @@ class RunOrigin:
     def fill(self, model: Any, *, new_head: bool, notify: Callable[[str], None]) -> None:
         """Reads the weights into a model; more tokens than the run has begin as the mean of the others."""
         learned = getattr(self._config.model, POOLER, "none") != "none"
-        leave = (NAME, *((*HEAD_LAYERS, *(() if learned else (POOLER,))) if new_head else ()))
-        if self._config.peft is None:
+        peft = self._config.peft
+        added = (LORA, ADAPTER) if peft is None or peft.sums else (LORA,)  # which begin anew
+        leave = (*added, *((*HEAD_LAYERS, *(() if learned else (POOLER,))) if new_head else ()))
+        if peft is None:
             restore_model(
                 self._run.checkpoints, model, best=True, leave=leave, resize=_MORE_TOKENS, notify=notify
             )
             return
         whole, _ = self.load("float32", notify=notify)  # what it came to
-        if self._config.peft.sums:
+        if peft.sums:
             whole = merged(whole, self._config)
         self._check_layers(whole, model)
         copy_weights(whole, model, leave=leave, resize=_MORE_TOKENS)
