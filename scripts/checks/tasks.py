@@ -82,6 +82,14 @@ TASKS: dict[str, dict[str, Any]] = {
     "seq2seq, encoder-decoder": {"model": BOTH},
     "seq2seq, decoder": {"task": {"type": "seq2seq", "template": "{source} ="}, "model": DECODER},
     "chat": {"task": {"type": "chat", "template_file": "chat.jinja"}, "model": DECODER},
+    "preference": {
+        "task": {"type": "preference", "loss": "simpo", "template_file": "chat.jinja"},
+        "model": DECODER,
+    },
+    "preference, orpo": {
+        "task": {"type": "preference", "loss": "orpo", "template_file": "chat.jinja"},
+        "model": DECODER,
+    },
 }
 _TWO = ("distribution.type=mirrored", "distribution.num_devices=2")
 LAYOUTS = {
@@ -141,7 +149,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         "name": "exactness",
         "task": {
             **section.get("task", {"type": kind}),
-            **({"template_file": str(folder / "chat.jinja")} if kind == "chat" else {}),
+            **({"template_file": str(folder / "chat.jinja")} if kind in ("chat", "preference") else {}),
         },
         "tokenizer": {"type": "byte_bpe", "vocab_size": 400},
         "model": section["model"],
@@ -227,6 +235,9 @@ def _write_text(folder: Path) -> None:
                     {"role": ("user", "assistant")[place % 2], "content": word}
                     for place, word in enumerate([*words, "end"][: len(words) // 2 * 2 + 2])
                 ],
+                "prompt": words[0],
+                "chosen": " ".join(words[1:]),
+                "rejected": " ".join(reversed(words)),
                 "source": text,
                 "target": " ".join(reversed(words)),
                 "weight": 0.25 + number % 4,

@@ -24,6 +24,7 @@ from tfllm.config.task import TASKS
 
 # What each registered type needs beside its name.
 REQUIRED = {
+    "preference": {"loss": "simpo"},  # the others compare with a start
     "pretrained": {"source": "model.gguf"},
     "keras_nlp": {"backbone": "GPT2Backbone", "arguments": {"num_layers": 2}},
     "text_files": {"path": "a.txt"},

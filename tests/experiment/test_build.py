@@ -136,6 +136,16 @@ class Conversations(Translations):
         return (Record({"prompt": row["source"], "completion": row["target"]}) for row in self.rows)
 
 
+class Preferences(Translations):
+    """The same, each target preferred to its source."""
+
+    def records(self):
+        return (
+            Record({"prompt": "say it", "chosen": row["target"], "rejected": row["source"]})
+            for row in self.rows
+        )
+
+
 @pytest.mark.parametrize("kind", TASKS.names())
 def test_every_task(kind, tmp_path):
     learned = {"type": "byte_bpe", "vocab_size": 400}
@@ -145,9 +155,16 @@ def test_every_task(kind, tmp_path):
         model |= {"head": head, "num_classes": 2, "class_names": ["a", "b"]}
     template = tmp_path / "chat.jinja"
     template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}")
-    section = {"type": kind, **({"template_file": str(template)} if kind == "chat" else {})}
+    section = {"type": kind, **({"template_file": str(template)} if TASKS.get(kind).chats else {})}
+    if kind == "preference":  # without a start there is no reference
+        section["loss"] = "simpo"
     config = experiment_of(task=section, model=model, tokenizer=learned)
-    sources = {"span_qa": Questions, "seq2seq": Translations, "chat": Conversations}
+    sources = {
+        "span_qa": Questions,
+        "seq2seq": Translations,
+        "chat": Conversations,
+        "preference": Preferences,
+    }
     tokenizer = experiment.make_tokenizer(config, sources.get(kind, Pairs)())
     task = experiment.make_task(config, tokenizer)
     assert type(task).__name__.lower() == kind.replace("_", "")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -80,6 +81,8 @@ def made(tmp_path_factory):
         for text in texts
     ]
     (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    preferred = [{"prompt": text[:9], "chosen": text[9:20], "rejected": text[20:25]} for text in texts]
+    (folder / "preferred.jsonl").write_text("\n".join(map(json.dumps, preferred)))
     for name, between in (("plain", ":"), ("other", "!")):
         turn = (
             "{{ m.role[0] }}"
@@ -413,6 +416,42 @@ def chats(template="plain", **keys):
     }
 
 
+def preferred(template="plain", **keys):
+    """A config that learns to prefer answers."""
+    return {
+        "task": {"type": "preference", "template_file": f"{{folder}}/{template}.jinja", **keys},
+        "model": {"type": "decoder", "num_layers": 1, "hidden_dim": 8, "num_heads": 2, "source": "a start"},
+        "data": {
+            "train": {"type": "jsonl", "path": "{folder}/preferred.jsonl"},
+            "seq_len": 64,
+            "packing": False,
+        },
+    }
+
+
+def _pairs_up(fed):
+    assert "keys_low" in fed.rows
+    assert (
+        fed.rows["keys_low"].shape[1] == 2
+        and (fed.rows["example_ids"][:, 0] == fed.rows["example_ids"][:, 1]).all()
+    )
+
+
+def _prefers(loss):
+    """The loss of a pair of answers of 2 and 4 tokens, at -3 and -8, which at the start were at -4 and -6."""
+
+    def shows(fed):
+        sums, counts = tf.constant([[-3.0, -8.0]]), tf.constant([[2.0, 4.0]])
+        found = fed.task._losses(sums, counts, {"reference": tf.constant([[-4.0, -6.0]])})
+        assert float(found[0, 0]) == pytest.approx(loss, rel=1e-5)
+
+    return shows
+
+
+def _log_sigmoid(x):
+    return -math.log1p(math.exp(-x))
+
+
 def _learns(answers):
     """So many stretches of each conversation of two turns, each behind what says who speaks, and with its end."""
 
@@ -488,6 +527,18 @@ CASES = {
     "task:chat": Case(_learns(2), chats(), masked()),
     "task:chat.train_on": Case(_learns_all, chats(train_on="all"), chats()),
     "task:chat.template_file": Case(_is_told_by("!"), chats("other"), chats()),
+    "task:preference": Case(_pairs_up, preferred(), masked()),
+    "task:preference.loss": Case(_prefers((0.5 + 0.5 - 5.0) ** 2), preferred(loss="ipo"), preferred()),
+    "task:preference.beta": Case(_prefers(-_log_sigmoid(0.5 * 3)), preferred(beta=0.5), preferred()),
+    "task:preference.label_smoothing": Case(
+        _prefers(-0.8 * _log_sigmoid(0.3) - 0.2 * _log_sigmoid(-0.3)),
+        preferred(label_smoothing=0.2),
+        preferred(),
+    ),
+    "task:preference.margin": Case(
+        _prefers(-_log_sigmoid(2 * 0.5 - 3)), preferred(loss="simpo", margin=3), preferred(loss="simpo")
+    ),
+    "task:preference.template_file": Case(_is_told_by("!"), preferred("other"), preferred()),
     "task:span_corruption": Case(_has_both_texts, spans(), masked()),
     "task:span_corruption.corruption_rate": Case(_most_is_written, spans(corruption_rate=0.4), spans()),
     "task:span_corruption.mean_span_length": Case(

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     task = experiment.make_task(config, lm.tokenizer)
     _check_examples(arguments, getattr(task, "of_examples", ()), config)
     try:
-        measured = experiment.measure(config, lm.model, lm.tokenizer, arguments.split)
+        measured = experiment.measure(config, lm.model, lm.tokenizer, arguments.split, run=folder)
     except DataError as error:
         if "matches no file" not in str(error):
             raise
@@ -155,7 +155,9 @@ def _against(
     problem = Problem("--against", model, rule, "name a run of the same task")
     if not names:
         raise ConfigError([problem], "the arguments")
-    said = experiment.measure(theirs, lm.model, lm.tokenizer, arguments.split)
+    said = experiment.measure(
+        theirs, lm.model, lm.tokenizer, arguments.split, run=origin_of(model).run_folder
+    )
     ours, others = measured.evaluation.predictions, said.evaluation.predictions
     if [each.number for each in ours] != [each.number for each in others]:
         raise ConfigError([problem], "the arguments")

@@ -12,6 +12,7 @@ from tfllm.config import (  # noqa: F401  enter their types
     decoder,
     encoder,
     encoder_decoder,
+    preference_task,
     text_task,
 )
 from tfllm.config.data import DataConfig

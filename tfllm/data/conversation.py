@@ -19,6 +19,7 @@ MESSAGES, CONVERSATIONS, PROMPT, COMPLETION, TOOLS = (
     "completion",
     "tools",
 )
+CHOSEN = "chosen"  # of two answers, with all that is said before it where no prompt is given
 ROLES = ("system", "developer", "user", "assistant", "tool")
 ASSISTANT = "assistant"
 _SYSTEM = ("system", "developer")
@@ -86,7 +87,8 @@ def conversation_of(record: Record) -> Conversation:
         DataError: The columns are not there, or a message is none.
     """
     fields = record.fields
-    name = next((each for each in (MESSAGES, CONVERSATIONS) if each in fields), None)
+    whole = (MESSAGES, CONVERSATIONS, *(() if PROMPT in fields else (CHOSEN,)))
+    name = next((each for each in whole if each in fields), None)
     if name is None and PROMPT in fields:
         answer = fields.get(COMPLETION)
         given: Sequence[Any] = [

@@ -17,6 +17,7 @@ from tfllm.evaluation.predictions import Prediction
 from tfllm.experiment.origins.origin import origin_of
 from tfllm.experiment.parts import make_evaluator, make_task
 from tfllm.experiment.pictures import draw_confusion
+from tfllm.experiment.reference import give_reference, model_at_start
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.source import has_test
 from tfllm.experiment.text import held_out_rows
@@ -62,7 +63,9 @@ class Measured:
         return intervals(self.metrics, self.evaluation.predictions, self.of_examples, samples=samples)
 
 
-def measure(config: ExperimentConfig, model: Any, tokenizer: Tokenizer, side: str) -> Measured:
+def measure(
+    config: ExperimentConfig, model: Any, tokenizer: Tokenizer, side: str, *, run: RunFolder | None = None
+) -> Measured:
     """Evaluates a model on one side of a config's text.
 
     Args:
@@ -70,12 +73,22 @@ def measure(config: ExperimentConfig, model: Any, tokenizer: Tokenizer, side: st
         model: The model.
         tokenizer: Its tokenizer.
         side: validation or test.
+        run: Where the model was trained, which keeps what a loss of preferences compares with.
 
     Raises:
         ConfigError, DataError: when there is no such text.
     """
     rows = held_out_rows(config, tokenizer, side)
     task = make_task(config, tokenizer)
+    if getattr(task, "needs_reference", False):
+        give_reference(
+            config,
+            task,
+            [rows],
+            path=None if run is None else run.reference,
+            at_start=lambda: model_at_start(config, tokenizer),
+            writes=run is not None,
+        )
     return Measured(
         task, rows, make_evaluator(config, model, task, rows, tokenizer=tokenizer, side=side).run()
     )
@@ -110,7 +123,7 @@ def final_test(folder: Path, *, notify: Callable[[str], None] = print) -> None:
     found: dict[str, Any] = {"step": step, "split": "test", "chosen_by": chosen_by(run, step)}
     if side == "test" and _is_there(run.test, found):
         return
-    measured = measure(config, model, origin.tokenizer, side)
+    measured = measure(config, model, origin.tokenizer, side, run=run)
     draw_confusion(picture, measured.task, measured.evaluation.predictions, side, notify=notify)
     if side == "validation":
         return

@@ -102,6 +102,11 @@ class RunFolder:
         return self.path / "test.json"
 
     @property
+    def reference(self) -> Path:
+        """What the model said at the start of the answers that are compared."""
+        return self.path / "reference.npz"
+
+    @property
     def pictures(self) -> Path:
         """Folder of pictures: of its texts' lengths, and of the classes that its model takes for others."""
         return self.path / "pictures"

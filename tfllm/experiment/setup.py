@@ -27,6 +27,7 @@ from tfllm.experiment.model import make_model, rank_allocator
 from tfllm.experiment.model_source import start_from_source
 from tfllm.experiment.overlap import overlaps
 from tfllm.experiment.parts import make_optimizer_of, make_task
+from tfllm.experiment.reference import give_reference
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.experiment.run_lock import locked_run
 from tfllm.experiment.source import make_source
@@ -152,6 +153,8 @@ class TrainingSetup:
         Of a model that is frozen but for a part, checkpoints hold that part, and its source all else.
         """
         self.fill_base()
+        if getattr(self.task, "needs_reference", False):
+            self._give_reference()
         restored = self.checkpointer.restore()
         step = 0 if restored is None else restored.step
         if num_workers(self.strategy) > 1:
@@ -177,6 +180,21 @@ class TrainingSetup:
         if has_base(self.config):
             self._start_from_source()
             self.checkpointer.about["base"] = self._base = base_of(self.config, self.model)
+
+    def _give_reference(self) -> None:
+        def at_start() -> Any:
+            if not has_base(self.config):
+                start_from_source(self.config, self.model, notify=self.display.notice)
+            return self.model
+
+        give_reference(
+            self.config,
+            self.task,
+            list(self.prepared.sides.values()),
+            path=self.run_folder.reference,
+            at_start=at_start,
+            writes=self.is_chief,
+        )
 
     def _start_from_source(self) -> None:
         start_from_source(self.config, self.model, notify=self.display.notice)

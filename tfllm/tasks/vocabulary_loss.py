@@ -104,6 +104,64 @@ def evaluated_sums(
     return loss, right
 
 
+def token_log_probs(
+    project: Project,
+    hidden_states: tf.Tensor,
+    targets: tf.Tensor,
+    *,
+    chunk_tokens: int | None = None,
+) -> tf.Tensor:
+    """The log-probability of each target, from hidden states, a chunk of tokens at a time.
+
+    The backward pass, which a gradient for every token comes into, makes each chunk's logits once more: unlike a sum,
+    whose gradient by its terms is known beforehand, what is made of these is not.
+
+    Args:
+        project: As in `cross_entropy_sum`.
+        hidden_states: float [B, T, D].
+        targets: int32 [B, T].
+        chunk_tokens: As in `cross_entropy_sum`.
+
+    Returns:
+        float32 [B, T], in nats.
+    """
+    with tf.GradientTape() as probe:
+        vocab_size = project(hidden_states[:1, :1]).shape[-1]
+    variables = probe.watched_variables()
+    limit = chunk_tokens or chunk_tokens_for(vocab_size)
+
+    def of_chunk(states: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        return -tf.nn.sparse_softmax_cross_entropy_with_logits(targets, _logits(project, states))
+
+    chunks = _cut([hidden_states, targets], limit)
+    like = tf.zeros(chunks[1].shape, tf.float32)
+    _, (found,) = _fold(lambda *chunk: ([], [of_chunk(*chunk)]), chunks, [], [like])
+    found = tf.stop_gradient(_join(found[..., None], hidden_states[..., :1])[..., 0])
+
+    def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+        parts = _cut([hidden_states, targets, upstream], limit)
+
+        def differentiated(
+            states: tf.Tensor, targets: tf.Tensor, upstream: tf.Tensor
+        ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+            with tf.GradientTape() as tape:
+                tape.watch(states)
+                total = tf.reduce_sum(of_chunk(states, targets) * upstream)
+            by_states, *by_weights = tape.gradient(total, [states, *variables])
+            return list(map(tf.convert_to_tensor, by_weights)), [by_states]
+
+        zeros = [tf.zeros(v.shape, v.dtype) for v in variables]
+        by_weights, (by_states,) = _fold(differentiated, parts, zeros, [parts[0]])
+        return [_join(by_states, hidden_states), *by_weights]
+
+    @tf.custom_gradient
+    def attach(*inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+        del inputs
+        return found, gradient
+
+    return attach(hidden_states, *map(tf.convert_to_tensor, variables))
+
+
 def chunk_tokens_for(vocab_size: int) -> int:
     """Tokens whose float32 logits `CHUNK_BYTES` hold."""
     return max(1, CHUNK_BYTES // (4 * vocab_size))
