@@ -184,6 +184,11 @@ def test_another_adapter_takes_the_place_of_one(tmp_path):
     with pytest.raises(ConvertError, match=r"holds no adapter_config\.json"):
         lm.use_adapter(second)
     assert (logits(lm) == alone[first]).all()
+    wider = {k: np.pad(v, [[0, 0], [0, 8]]) if "lora_A" in k else v for k, v in other.items()}
+    write_adapter(tmp_path / "wider", "qwen3_adapter", tensors=wider, r=2, bias="none")
+    with pytest.raises(ConvertError, match="is for a matrix of 48 x 24, and this model's is 40 x 24"):
+        lm.use_adapter(tmp_path / "wider")
+    assert (logits(lm) == alone[first]).all()
     loaded = opened(tmp_path / "base", first)
     with pytest.raises(ConvertError, match="trained whole by the adapter that the model was loaded with"):
         loaded.use_adapter(None)

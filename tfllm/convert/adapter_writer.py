@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from tfllm.convert.adapter import (
 )
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.family import Family
+from tfllm.convert.new_folder import check_is_new, new_folder
 from tfllm.convert.safetensors_files import ONE_FILE, write_safetensors
 from tfllm.convert.weight_table import Row
 from tfllm.models.decoder import Decoder
@@ -87,8 +86,7 @@ def write_adapter(
         ConvertError: when the folder holds something, or PEFT's layout has no place for what was trained.
     """
     folder, arguments = Path(folder), family.kind.resolved(dict(arguments))
-    if folder.exists() and any(folder.iterdir()):
-        raise ConvertError(f"{folder} is not empty; give a folder that does not exist yet")
+    check_is_new(folder)
     bare = family.heads is not None and family.heads.bare(arguments)
     rows = [
         dataclasses.replace(row, theirs=row.theirs.removeprefix(family.prefix) if bare else row.theirs)
@@ -122,19 +120,11 @@ def write_adapter(
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part", dir=folder.parent))
-    try:
+    with new_folder(folder) as part:
         (part / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        tensors = _tensors(rows, pairs, saved, bias, variables)
-        write_safetensors(part, tensors, shard_bytes=2**62)
+        write_safetensors(part, _tensors(rows, pairs, saved, bias, variables), shard_bytes=2**62)
         (part / ONE_FILE).rename(part / WEIGHTS_FILE)
         extras(part)
-        part.chmod(0o755)  # mkdtemp's own would keep everybody else out
-        part.replace(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _pair(row: Row, beside: Mapping[str, Beside], variables: Mapping[str, Any], rslora: bool) -> LowRankPair:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from tfllm.convert.config_table import Arguments
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.families import FAMILIES
 from tfllm.convert.family import Family
+from tfllm.convert.new_folder import check_is_new, new_folder
 from tfllm.convert.safetensors_files import write_safetensors
 from tfllm.convert.weight_table import variables_by_path
 
@@ -50,22 +49,14 @@ def save_model(
     folder, dtype = Path(folder), dtype or model.variable_dtype
     if dtype not in DTYPES:
         raise ConvertError(f"dtype={dtype!r} is not known; use {', '.join(DTYPES)}")
-    if folder.exists() and any(folder.iterdir()):
-        raise ConvertError(f"{folder} is not empty; give a folder that does not exist yet")
+    check_is_new(folder)
     family, config = written_config(type(model), arguments, model_type)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part", dir=folder.parent))
-    try:
+    with new_folder(folder) as part:
         text = json.dumps({**config, **(more or {}), "torch_dtype": dtype}, indent=2)
         (part / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         write_safetensors(part, _tensors(model, family, family.kind.resolved(arguments), dtype))
         if extras is not None:
             extras(part)
-        part.chmod(0o755)  # mkdtemp's own would keep everybody else out
-        part.replace(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def fitting_families(model: type[keras.Model], arguments: Arguments) -> Iterator[Family]:

@@ -13,7 +13,7 @@ from tfllm.config import ConfigError, ExperimentConfig, Problem, config_from_map
 from tfllm.config.build import to_mapping
 from tfllm.config.home import expand_home
 from tfllm.config.peft import LoraConfig
-from tfllm.convert.adapter import KERNEL, Adapter, assigned, modules
+from tfllm.convert.adapter import KERNEL, Adapter, assigned, keeps_inputs_first, modules
 from tfllm.convert.adapter_reader import read_adapter
 from tfllm.convert.errors import ConvertError
 from tfllm.convert.family import Family
@@ -130,6 +130,14 @@ def change_adapter(
             raise ConvertError(
                 f"{folder}: {row.theirs} is {list(tensor.shape)} there and {list(shape)} in this model, so it cannot be"
                 " put in its place; load the adapter with its base"
+            )
+    for pair in () if adapter is None else adapter.pairs:
+        whole = pair.row.layout.shape([tuple(variables[path].shape) for path in pair.row.ours])
+        inputs, outputs = whole if keeps_inputs_first(pair.row) else whole[::-1]
+        if (pair.a.shape[1], len(pair.b)) != (inputs, outputs):
+            raise ConvertError(
+                f"{folder}: what stands beside {pair.row.theirs} is for a matrix of {pair.a.shape[1]} x {len(pair.b)},"
+                f" and this model's is {inputs} x {outputs}; take the base that it was trained on"
             )
     paths = [] if adapter is None else [path for row, _ in adapter.whole for path in row.ours]
     trained = {variable.path.split("/", 1)[1] for variable in model.trainable_variables}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tfllm.layers.dropout import Dropout
+from tfllm.layers.low_rank import LowRank
 from tfllm.layers.projection import project
 
 PARTS = ("a", "e", "b")
 
 
-class AdaptiveLowRank(keras.layers.Layer):
+class AdaptiveLowRank(LowRank):
     """Multiplies by two narrow matrices with a scale for each direction between: x·A·diag(E)·B (Zhang et al. 2023).
 
     E begins as zeros, so that nothing is added before the first update. What a direction is worth is kept beside it,
@@ -23,11 +23,6 @@ class AdaptiveLowRank(keras.layers.Layer):
         scale: What the result is multiplied by.
         dropout: Share of `x` that is dropped.
     """
-
-    def __init__(self, *, units: int, rank: int, scale: float = 1.0, dropout: float = 0.0, **kwargs):
-        super().__init__(**kwargs)
-        self.units, self.rank, self.scale = units, rank, scale
-        self.dropout = Dropout(rate=dropout, name="dropout", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         """Makes `a` float [D, r], `e` float [r], `b` float [r, F]; each with its `_worth` and `_doubt`; and `kept`."""
@@ -60,7 +55,3 @@ class AdaptiveLowRank(keras.layers.Layer):
         a, e, b = (tf.cast(tf.convert_to_tensor(getattr(self, name)), tf.float32) for name in PARTS)
         left = tf.not_equal(e, 0.0)
         return tf.boolean_mask(a * e, left, axis=1), tf.boolean_mask(b, left)
-
-    def product(self) -> tf.Tensor:
-        """What it adds to the kernel beside it, float32 [D, F]."""
-        return tf.matmul(*self.pair()) * self.scale
