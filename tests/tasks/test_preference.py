@@ -229,24 +229,29 @@ def logged(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_begins_at_the_logarithm_of_two_and_learns(folder):
+@pytest.fixture(scope="module")
+def run(folder):
     assert main(["train", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]) == 0
-    entries = logged(folder / "run")
+    return folder / "run"
+
+
+def test_a_run_begins_at_the_logarithm_of_two_and_learns(run):
+    entries = logged(run)
     first = next(entry for entry in entries if entry["split"] == "train")
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     [*_, last] = [entry for entry in entries if entry["split"] == "validation"]
     assert last["reward_accuracy"] == 1.0 and last["loss"] < 0.6
-    assert (folder / "run" / "reference.npz").exists()
-    assert main(["evaluate", str(folder / "run")]) == 0
+    assert (run / "reference.npz").exists()
+    assert main(["evaluate", str(run)]) == 0
 
 
 @pytest.mark.slow
-def test_a_run_that_stopped_goes_on_with_the_reference_of_its_start(folder):
+def test_a_run_that_stopped_goes_on_with_the_reference_of_its_start(folder, run):
     command = ["train", str(folder / "config.yaml"), "--run-dir", str(folder / "stopped")]
     assert main([*command, "training.steps=4"]) == 0 and main(command) == 0
-    whole = [e["loss"] for e in logged(folder / "run") if e["split"] == "train"]
+    whole = [e["loss"] for e in logged(run) if e["split"] == "train"]
     assert [e["loss"] for e in logged(folder / "stopped") if e["split"] == "train"] == whole
-    one, other = (tfllm.load(folder / name, jit_compile=False).model for name in ("run", "stopped"))
+    one, other = (tfllm.load(each, jit_compile=False).model for each in (run, folder / "stopped"))
     for a, b in zip(one.variables, other.variables, strict=True):
         assert (a.numpy() == b.numpy()).all(), a.path
 
