@@ -154,7 +154,8 @@ def _work(row: dict[str, Any], steps: int) -> None:
         "milliseconds": 1000 * seconds,
         "estimate": estimate(
             shape,
-            weights=model.count_params(),
+            weights=4 * model.count_params(),
+            trained=model.count_params(),
             optimizer_state=state,
             framework=started,
             compiler=compiler_bytes(shape, model.trainable_variables),

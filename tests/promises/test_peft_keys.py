@@ -11,9 +11,10 @@ from tests.promises.case import Case, hold
 from tests.promises.runs import mapping
 from tfllm import experiment
 from tfllm.config import config_from_mapping
+from tfllm.config.build import to_mapping
 from tfllm.experiment.model import rank_allocator
 from tfllm.language_model import LanguageModel
-from tfllm.peft.targets import low_rank_layers
+from tfllm.peft.targets import low_rank_layers, projections
 from tfllm.tokenizers.byte import ByteTokenizer
 
 SAVED = {"peft": {"type": "lora", "rank": 2, "alpha": 6, "targets": ["value"]}}
@@ -134,6 +135,17 @@ def _allocates(holds):
     return shows
 
 
+@functools.cache
+def _stored(text):
+    config = config_from_mapping(mapping("unused", model=MODEL, **json.loads(text)), for_training=False)
+    model = experiment.make_model(config, 259, training=True)
+    return {projection.kernel.dtype for projection in projections(model).values()}
+
+
+def _in_bytes(made):
+    assert _stored(json.dumps({"peft": to_mapping(made[2].peft)})) == {"int8"}
+
+
 def adapters(**keys):
     return {"peft": {"type": "adapters", **keys}}
 
@@ -185,12 +197,14 @@ CASES = {
     "peft:adalora.orthogonality": Case(
         _allocates(lambda ranks: float(ranks.penalty()) == 0.0), adalora(orthogonality=0.0), adalora()
     ),
+    "peft:adalora.base_dtype": Case(_in_bytes, adalora(base_dtype="int8"), adalora()),
     "peft:adalora.train": Case(_norm_is_trained, adalora(train=["*final_norm*"]), adalora()),
     "peft:adapters": Case(_behind_branches, adapters(), lora()),
     "peft:adapters.width": Case(_each(lambda layer: layer.width == 3), adapters(width=3), adapters()),
     "peft:adapters.activation": Case(
         _each(lambda layer: layer.activation == "relu"), adapters(activation="relu"), adapters()
     ),
+    "peft:adapters.base_dtype": Case(_in_bytes, adapters(base_dtype="int8"), adapters()),
     "peft:adapters.train": Case(_norm_is_trained, adapters(train=["*final_norm*"]), adapters()),
     "peft:freeze": Case(_frozen(lambda model: set()), freeze(), lora()),
     "peft:freeze.first_layers": Case(_frozen(_first_block), freeze(first_layers=1), freeze()),
@@ -215,6 +229,7 @@ CASES = {
     "peft:lora.alpha_pattern": Case(
         _of_patterns(lambda layer: layer.scale == 0.5), lora(alpha_pattern={"*/query": 4}), lora()
     ),
+    "peft:lora.base_dtype": Case(_in_bytes, lora(base_dtype="int8"), lora(base_dtype="bfloat16")),
     "peft:lora.train": Case(_norm_is_trained, lora(train=["*final_norm*"]), lora()),
 }
 

@@ -25,7 +25,9 @@ SHAPE = StepShape(
 
 
 def total(**changes):
-    return sum(estimate(dataclasses.replace(SHAPE, **changes), weights=10, optimizer_state=0).values())
+    return sum(
+        estimate(dataclasses.replace(SHAPE, **changes), weights=40, trained=10, optimizer_state=0).values()
+    )
 
 
 @pytest.mark.parametrize("kind", RULES)
@@ -52,22 +54,22 @@ def test_each_saving_saves():
 
 
 def test_the_parts_are_what_is_held():
-    plain = estimate(SHAPE, weights=1000, optimizer_state=77, framework=5)
+    plain = estimate(SHAPE, weights=4000, trained=1000, optimizer_state=77, framework=5)
     assert (plain["framework"], plain["weights"], plain["optimizer"]) == (5, 4000, 77)
-    averaged = estimate(SHAPE, weights=1000, optimizer_state=77, averaged_weights=True)
+    averaged = estimate(SHAPE, weights=4000, trained=1000, optimizer_state=77, averaged_weights=True)
     assert averaged["averaged weights"] == 4000
     parts = dataclasses.replace(SHAPE, num_microbatches=2)
-    summed = estimate(parts, weights=1000, optimizer_state=77)
+    summed = estimate(parts, weights=4000, trained=1000, optimizer_state=77)
     assert summed["gradients"] == plain["gradients"] + 4000
 
 
 def test_the_fullest_moment_counts():
     """Few tokens and many weights: at the update the gradients are all there, and hardly an activation."""
     tiny = dataclasses.replace(SHAPE, rows=1, seq_len=8)
-    parts = estimate(tiny, weights=100_000_000, optimizer_state=0)
+    parts = estimate(tiny, weights=400_000_000, trained=100_000_000, optimizer_state=0)
     assert parts["gradients"] == 400_000_000
     assert parts["activations"] == tiny.line
-    assert estimate(SHAPE, weights=10, optimizer_state=0)["activations"] > SHAPE.kept
+    assert estimate(SHAPE, weights=40, trained=10, optimizer_state=0)["activations"] > SHAPE.kept
 
 
 def test_attention_grows_with_the_square_of_the_row_but_in_blocks():
@@ -90,4 +92,4 @@ def test_compiling_takes_more_where_there_are_more_operations():
     assert compiler_bytes(dataclasses.replace(SHAPE, num_layers=12), variables) > plain
     assert compiler_bytes(dataclasses.replace(SHAPE, remat="attention"), variables) > plain
     assert compiler_bytes(dataclasses.replace(SHAPE, attention_block_size=64), variables) < plain
-    assert estimate(SHAPE, weights=1, optimizer_state=0, compiler=plain)["compiler"] == plain
+    assert estimate(SHAPE, weights=4, trained=1, optimizer_state=0, compiler=plain)["compiler"] == plain

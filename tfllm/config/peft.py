@@ -14,6 +14,8 @@ PEFT = Registry("peft", needs=("train", "sums"))
 
 
 _TRAIN = "globs over the paths of variables that are trained besides"
+_BASE_DTYPE = "what the frozen matrices of blocks are stored in while training; rounded"
+_BASE_DTYPES = ("float32", "bfloat16", "int8")
 
 
 @PEFT.register("lora", builds="tfllm.peft.lora:Lora")
@@ -38,6 +40,7 @@ class LoraConfig:
     )
     alpha_pattern: dict[str, float] = setting({}, "the same of alpha")
     train: tuple[str, ...] = setting((), _TRAIN)
+    base_dtype: str = setting("float32", _BASE_DTYPE, choices=_BASE_DTYPES)
     source: str | None = setting(
         None, "an adapter to go on from, a folder of PEFT; rank, alpha, targets and the like are its own"
     )
@@ -73,6 +76,7 @@ class AdaloraConfig:
     beta_2: float = setting(0.85, "decay of how much that varies", minimum=0.0, below=1.0)
     orthogonality: float = setting(0.5, "coefficient of the penalty that keeps directions apart", minimum=0.0)
     train: tuple[str, ...] = setting((), _TRAIN)
+    base_dtype: str = setting("float32", _BASE_DTYPE, choices=_BASE_DTYPES)
 
     def check(self, path: str) -> Iterator[Problem]:
         """Yields ranks that rise, and a fall that ends before it begins."""
@@ -96,6 +100,7 @@ class AdaptersConfig:
     width: int = setting(64, "width inside", minimum=1)
     activation: str = setting("gelu", "function inside", choices=("gelu", "gelu_tanh", "relu", "silu"))
     train: tuple[str, ...] = setting((), _TRAIN + ', such as "*norm*", which Houlsby et al. train')
+    base_dtype: str = setting("float32", _BASE_DTYPE, choices=_BASE_DTYPES)
 
 
 @PEFT.register("freeze", builds="tfllm.peft.freeze:Freeze")

@@ -69,7 +69,7 @@ def assign_weights(checkpoint: Checkpoint, model: Any, *, new_head: bool = False
             variable = variables[path]
             if path in _SIZED:
                 part = RESIZED[path](part, tuple(variable.shape))
-            variable.assign(tf.cast(tf.convert_to_tensor(part), variable.dtype))
+            variable.assign(tf.convert_to_tensor(part))
 
 
 def copy_weights(
@@ -104,7 +104,7 @@ def copy_weights(
             )
         values[path] = variable, value
     for variable, value in values.values():
-        variable.assign(tf.cast(tf.convert_to_tensor(value), variable.dtype))
+        variable.assign(tf.convert_to_tensor(value))
 
 
 def has_pooler(model: Any) -> bool:

@@ -19,7 +19,7 @@ from tfllm.convert.errors import ConvertError
 from tfllm.convert.family import Family
 from tfllm.convert.huggingface import fitting_families
 from tfllm.convert.weight_table import variables_by_path
-from tfllm.experiment.build import build
+from tfllm.experiment.model import peft_method
 from tfllm.models.decoder import Decoder
 from tfllm.models.encoder import Encoder
 from tfllm.models.encoder_decoder import EncoderDecoder
@@ -95,7 +95,7 @@ def assign_adapter(adapter: Adapter, model: Any) -> None:
                 f" {list(variable.shape)}; take the base that it was trained on"
             )
     for variable, value in values:
-        variable.assign(tf.cast(tf.convert_to_tensor(value), variable.dtype))
+        variable.assign(tf.convert_to_tensor(value))
 
 
 def change_adapter(
@@ -156,7 +156,7 @@ def change_adapter(
     if adapter is None or section is None:
         return plain
     changed = with_section(plain, section)
-    build(changed.peft, at="peft", without=("source",)).attach(model)
+    peft_method(changed).attach(model)
     covered.update({path: variables[path].numpy() for path in paths})
     assign_adapter(adapter, model)
     return changed

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfllm.config import ExperimentConfig
 from tfllm.convert.config_reader import shown
 from tfllm.convert.errors import ConvertError
-from tfllm.peft.targets import low_rank_layers
+from tfllm.layers.stored_kernel import Int8Kernel, in_block, rounded
+from tfllm.peft.targets import low_rank_layers, projections
 from tfllm.training.checkpoint import model_variables
 
 _ALIKE = 0.9  # cosine of the base's weights with those it was trained on, which may have been quantized since
@@ -79,6 +81,19 @@ def check_base(sample: Any, model: Any, *, what: str, source: str) -> None:
             )
 
 
+def round_base(config: ExperimentConfig, model: Any) -> None:
+    """Rounds matrices as `peft.base_dtype` had them stored, so that a model says what its training measured."""
+    dtype = getattr(config.peft, "base_dtype", "float32")
+    if dtype == "float32":
+        return
+    for path, projection in projections(model).items():
+        if in_block(path):
+            projection.kernel.assign(rounded(tf.convert_to_tensor(projection.kernel), dtype))
+
+
 def _first(variable: Any) -> list[float]:
-    values = np.asarray(variable[: _SAMPLE // variable.shape[1] + 1], np.float32).reshape(-1)[:_SAMPLE]
+    values = np.asarray(variable[: _SAMPLE // variable.shape[1] + 1], np.float32)
+    if isinstance(variable, Int8Kernel):
+        values = values * variable.scale.numpy()
+    values = values.reshape(-1)[:_SAMPLE]
     return [float(f"{value:.4g}") for value in values]

@@ -71,10 +71,10 @@ def memory_of(config: ExperimentConfig, model: Any, *, framework: int = 0) -> di
     variables, weights = model.trainable_variables, model.count_params()
     trained = sum(math.prod(v.shape) for v in variables)
     state = optimizer_bytes(make_rule(config), variables)
+    stored = FLOAT32 * weights - _saved_by_types(model)
     if not isinstance(model, Transformer):
-        size = FLOAT32 * weights
         own = FLOAT32 * trained
-        known = {"framework": framework, "weights": size, "optimizer": state, "gradients": own}
+        known = {"framework": framework, "weights": stored, "optimizer": state, "gradients": own}
         return {**known, "averaged weights": own} if averaged else known
     share = training.global_batch_size // config.distribution.replicas
     rows = training.microbatch_size or share
@@ -88,13 +88,18 @@ def memory_of(config: ExperimentConfig, model: Any, *, framework: int = 0) -> di
     on_cpu = not tf.config.list_physical_devices("GPU")
     return estimate(
         shape,
-        weights=weights,
+        weights=stored,
         trained=trained,
         optimizer_state=state,
         averaged_weights=averaged,
         framework=framework,
         compiler=compiler_bytes(shape, variables) if on_cpu else 0,
     )
+
+
+def _saved_by_types(model: Any) -> int:
+    """Bytes that variables take less than as many in float32."""
+    return sum(math.prod(v.shape) * (FLOAT32 - tf.as_dtype(v.dtype).size) for v in model.variables)
 
 
 def step_shape(

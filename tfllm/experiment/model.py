@@ -11,6 +11,7 @@ import keras
 
 from tfllm.config import ConfigError, ExperimentConfig, Problem
 from tfllm.experiment.build import build, builder_of
+from tfllm.layers.stored_kernel import KernelPolicy
 from tfllm.models.keras_nlp_model import KerasNlpModel
 from tfllm.peft.lora import copy_merged
 from tfllm.training.precision import dtype_policy
@@ -50,25 +51,31 @@ def make_model(
         without=_NOT_ITS_OWN,
         vocab_size=section.vocab_size or vocab_size,
         max_seq_len=section.max_seq_len if unlimited else config.context_length,
-        dtype=dtype_policy(config.training.precision) if training else keras.DTypePolicy(dtype),
+        dtype=_training_policy(config) if training else keras.DTypePolicy(dtype),
         **(_savings(config) if training else {}),
     )
     model.build()
     if config.peft is not None:
-        _method(config).attach(model, with_head=bool(getattr(section, "new_head", False)))
+        peft_method(config).attach(model, with_head=bool(getattr(section, "new_head", False)))
     problems = list(_too_small(config, model, vocab_size)) if training else []
     if problems:
         raise ConfigError(problems, "the config")
     return model
 
 
-def _method(config: ExperimentConfig) -> Any:
-    return build(config.peft, at="peft", without=("source",))
+def _training_policy(config: ExperimentConfig) -> keras.DTypePolicy:
+    precision, stored = config.training.precision, getattr(config.peft, "base_dtype", "float32")
+    return dtype_policy(precision) if stored == "float32" else KernelPolicy(precision, stored)
+
+
+def peft_method(config: ExperimentConfig) -> Any:
+    """What changes a built model as `config.peft` says, by its `attach`."""
+    return build(config.peft, at="peft", without=("source", "base_dtype"))
 
 
 def rank_allocator(config: ExperimentConfig, model: Any) -> Any:
     """What changes the ranks of a model from `make_model` while it is trained; None where nothing does."""
-    allocator = None if config.peft is None else getattr(_method(config), "allocator", None)
+    allocator = None if config.peft is None else getattr(peft_method(config), "allocator", None)
     return None if allocator is None else allocator(model, config.training.steps)
 
 

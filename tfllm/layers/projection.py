@@ -8,7 +8,9 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from tfllm.layers.recompute import not_before
 from tfllm.layers.sizes import sizes
+from tfllm.layers.stored_kernel import Int8Kernel, stored_dtype
 
 
 def project(
@@ -60,6 +62,46 @@ def _product(
     return multiply(flat, kernel, *([] if bias is None else [bias]))
 
 
+def project_stored(
+    x: tf.Tensor, kernel: tf.Tensor, scale: tf.Tensor | None = None, bias: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Multiplies the last axis by a matrix that has no gradient and is stored in few bytes.
+
+    It is widened where it is multiplied, and once more in the backward pass, so that no wide copy lives in between.
+    The scale multiplies the product, for whole numbers up to 127 are exact in any type that computes.
+
+    Args:
+        x: float [B, T, D].
+        kernel: bfloat16 or int8 [D, F].
+        scale: float32 [F], of the matrix's columns; None is 1.
+        bias: float32 [F], added to the product; it may have a gradient.
+
+    Returns:
+        float [B, T, F].
+    """
+    rows, places, _ = sizes(x)
+    flat = tf.reshape(x, [-1, x.shape[-1]])
+
+    @tf.custom_gradient
+    def multiply(
+        flat: tf.Tensor, *bias: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+            again = tf.cast(not_before(upstream, kernel), upstream.dtype)
+            by_flat = tf.matmul(_scaled(upstream, scale), again, transpose_b=True)
+            return [by_flat, *(_sum_of_rows(tf.cast(upstream, tf.float32)) for _ in bias)]
+
+        product = _scaled(tf.matmul(flat, tf.cast(kernel, flat.dtype)), scale)
+        return product + tf.cast(bias[0], flat.dtype) if bias else product, gradient
+
+    product = multiply(flat, *([] if bias is None else [bias]))
+    return tf.reshape(product, [rows, places, kernel.shape[1]])
+
+
+def _scaled(x: tf.Tensor, scale: tf.Tensor | None) -> tf.Tensor:
+    return x if scale is None else x * tf.cast(scale, x.dtype)
+
+
 def _sum_of_rows(x: tf.Tensor) -> tf.Tensor:
     """float [N, F] -> [F]. As a product of matrices, for XLA on CPU takes five times as long over the reduction."""
     return tf.matmul(tf.ones([2, sizes(x)[0]], x.dtype), x)[0]
@@ -72,6 +114,8 @@ def new_weights(initializer_range: float) -> keras.initializers.Initializer | st
 
 class Projection(keras.layers.Layer):
     """Multiplies the last axis by a learned matrix, and adds a bias where asked for.
+
+    Under a `KernelPolicy`, the matrix of one inside a block is stored as that says.
 
     Args:
         units: Width of the result.
@@ -87,13 +131,22 @@ class Projection(keras.layers.Layer):
         self.beside: keras.layers.Layer | None = None
 
     def build(self, input_shape):
-        """Makes `kernel`, float [D, F], and `bias`, float [F]."""
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(input_shape[-1], self.units),
-            initializer=new_weights(self.initializer_range),
-            autocast=False,
-        )
+        """Makes `kernel`, float or int8 [D, F], and `bias`, float [F]."""
+        shape, self._stored = (input_shape[-1], self.units), stored_dtype(self)
+        drawn = new_weights(
+            self.initializer_range
+        )  # made in any case, for each is a step of the seeds of those after it
+        if self._stored == "int8":
+            self.kernel = Int8Kernel(shape, name="kernel")
+        else:
+            self.kernel = self.add_weight(
+                name="kernel",
+                shape=shape,
+                dtype=self._stored,
+                initializer="zeros" if self._stored else drawn,
+                trainable=self._stored is None,
+                autocast=False,
+            )
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", autocast=False)
 
@@ -122,5 +175,10 @@ class Projection(keras.layers.Layer):
     def call(self, x: tf.Tensor, row_seeds: tf.Tensor | None = None) -> tf.Tensor:
         """Projects float [B, T, D] -> float [B, T, F]; `row_seeds` int32 [B] are for what stands beside the matrix."""
         bias = tf.convert_to_tensor(self.bias) if self.use_bias else None
-        result = project(x, tf.convert_to_tensor(self.kernel), bias)
+        kernel = tf.convert_to_tensor(self.kernel)
+        if self._stored is None:
+            result = project(x, kernel, bias)
+        else:
+            scale = tf.convert_to_tensor(self.kernel.scale) if self._stored == "int8" else None
+            result = project_stored(x, kernel, scale, bias)
         return result if self.beside is None else result + self.beside(x, result, row_seeds)

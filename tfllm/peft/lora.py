@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfllm.layers.low_rank import LowRank
+from tfllm.layers.stored_kernel import floats
 from tfllm.peft.errors import PeftError
 from tfllm.peft.targets import chosen, first_named, low_rank_layers, train_only
 
@@ -104,8 +105,8 @@ def copy_merged(model: Any, plain: Any) -> None:
     weights = {variable.path: variable for variable in model.variables}
     beside = low_rank_layers(model)
     for variable in plain.variables:
-        value = tf.convert_to_tensor(weights[variable.path])
+        value = floats(weights[variable.path])
         layer = beside.get(variable.path.removesuffix("/kernel"))
         if layer is not None and variable.path.endswith("/kernel"):
-            value = tf.cast(value, tf.float32) + layer.product()
+            value += layer.product()
         variable.assign(tf.cast(value, variable.dtype))

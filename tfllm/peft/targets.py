@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tfllm.layers.projection import Projection
+from tfllm.layers.stored_kernel import in_block, stored_dtype
 from tfllm.peft.errors import PeftError
 
 ALL = "all"
@@ -64,7 +65,7 @@ def train_only(model: Any, trained: Iterable[Any], *, patterns: Sequence[str], w
         with_head: What stands on top of the body is trained too, for it is new.
 
     Raises:
-        PeftError: a pattern matches nothing.
+        PeftError: a pattern matches nothing, or a matrix that is stored in few bytes.
     """
     kept = {id(variable) for variable in trained}
     paths = [variable.path for variable in model.variables]
@@ -72,8 +73,14 @@ def train_only(model: Any, trained: Iterable[Any], *, patterns: Sequence[str], w
         if not any(fnmatchcase(path, pattern) for path in paths):
             near = ", ".join(difflib.get_close_matches(pattern, paths, 3, 0.0))
             raise PeftError(f"peft.train={pattern} matches no variable; there are for example {near}")
+    stored = {each.kernel.path: stored_dtype(each) for each in projections(model).values()}
     for variable in model.variables:
-        named = any(fnmatchcase(variable.path, pattern) for pattern in patterns)
+        named = [pattern for pattern in patterns if fnmatchcase(variable.path, pattern)]
+        if named and stored.get(variable.path) is not None:
+            raise PeftError(
+                f"peft.train={named[0]} names {variable.path}, which peft.base_dtype={stored[variable.path]} stores and"
+                " does not train; train others, or leave base_dtype out"
+            )
         on_top = with_head and is_head(variable.path)
         if variable.trainable and not (id(variable) in kept or named or on_top):
             variable.trainable = False
@@ -87,5 +94,5 @@ def is_head(path: str) -> bool:
 
 def _is_named(path: str, target: str) -> bool:
     if target == ALL:
-        return "/block_" in path
+        return in_block(path)
     return path.rpartition("/")[2] == target or fnmatchcase(path, target)

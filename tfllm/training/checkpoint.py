@@ -347,7 +347,7 @@ def restore_model(
         value = read_tensor(path / _BUNDLE, source, saved[source]["dtype"])
         if name in resized:
             value = resized[name](np.asarray(value), tuple(variable.shape))
-        backing_variable(variable).assign(tf.cast(value, variable.dtype))
+        variable.assign(tf.convert_to_tensor(value))
     averaged = any(name in saved for name in averages.values())
     return Restored(manifest["step"], manifest["state"], manifest["about"], path, averaged)
 

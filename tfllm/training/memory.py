@@ -135,7 +135,7 @@ def estimate(
     *,
     weights: int,
     optimizer_state: int,
-    trained: int | None = None,
+    trained: int,
     averaged_weights: bool = False,
     framework: int = 0,
     compiler: int = 0,
@@ -150,9 +150,9 @@ def estimate(
 
     Args:
         shape: The sizes.
-        weights: Numbers in the model, all float32.
+        weights: Bytes of the model's weights.
         optimizer_state: Bytes, from `optimizer_bytes`.
-        trained: How many of the numbers are trained; None is all.
+        trained: How many numbers are trained.
         averaged_weights: A moving average of the weights is kept.
         framework: Bytes of the process without a model, measured.
         compiler: Bytes from `compiler_bytes`, where they are taken from the same memory.
@@ -160,7 +160,7 @@ def estimate(
     Returns:
         Bytes by part: framework, compiler, weights, optimizer, averaged weights, gradients, activations, loss, batch.
     """
-    own = FLOAT32 * (weights if trained is None else trained)
+    own = FLOAT32 * trained
     moments = [
         {
             "gradients": min(shape.output_kernel, own),
@@ -180,7 +180,7 @@ def estimate(
     return {
         "framework": framework,
         "compiler": compiler,
-        "weights": FLOAT32 * weights,
+        "weights": weights,
         "optimizer": optimizer_state,
         "averaged weights": own if averaged_weights else 0,
         **fullest,

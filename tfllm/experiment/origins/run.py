@@ -13,7 +13,7 @@ from tfllm.convert.assignment import HEAD_LAYERS, POOLER, RESIZED, copy_weights
 from tfllm.convert.sentence_modules import SentenceModules, read_sentence_modules
 from tfllm.convert.summary import Section
 from tfllm.convert.weight_table import variables_by_path
-from tfllm.experiment.base import check_base, has_base, place_of
+from tfllm.experiment.base import check_base, has_base, place_of, round_base
 from tfllm.experiment.model import make_model, merged
 from tfllm.experiment.run_folder import RunFolder
 from tfllm.peft.adapters import NAME as ADAPTER
@@ -124,6 +124,7 @@ class RunOrigin:
                 str(self._run.config),
             ) from None
         check_base(recorded.get("sample"), model, what=self.source, source=source)
+        round_base(self._config, model)
         return model_variables(model).keys() - manifest["variables"].keys()
 
     def fill(self, model: Any, *, new_head: bool, notify: Callable[[str], None]) -> None:
