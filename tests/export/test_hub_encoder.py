@@ -22,7 +22,7 @@ from tfllm.models.hub_preprocessor import HubPreprocessor
 from tfllm.models.hub_text_embedding import HubTextEmbedding
 from tfllm.tokenizers.framing import Framing
 from tfllm.tokenizers.wordpiece import WordPieceTokenizer
-from tfllm.training.checkpoint import model_variables
+from tfllm.training.model_checkpoint import model_variables
 from tfllm.training.optimizers import make_optimizer
 from tfllm.training.train_step import TrainStep
 from tfllm.training.update_rules import SGD

@@ -15,9 +15,10 @@ import tensorflow as tf
 from tests.training.rules import RULES, optimizer_of
 from tests.training.toy import batch, run_steps, toy_model, toy_step
 from tfllm.training import tensor_bundle
-from tfllm.training.checkpoint import Checkpointer, model_variables, restore_model
+from tfllm.training.checkpoint import Checkpointer
 from tfllm.training.checkpoint_folder import checkpoint_paths, read_best
 from tfllm.training.errors import CheckpointError
+from tfllm.training.model_checkpoint import model_variables, restore_model
 
 
 def named(step):

@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from tests.training.toy import batches, toy_step
 from tfllm.training.callbacks import Evaluate, Log, Profile, Sample, Save, TrainerState
-from tfllm.training.checkpoint import Checkpointer, model_variables
+from tfllm.training.checkpoint import Checkpointer
 from tfllm.training.display import Display
 from tfllm.training.errors import CheckpointError, TrainingError
 from tfllm.training.metrics_log import TIMED, MetricsLog, read_metrics
+from tfllm.training.model_checkpoint import model_variables
 from tfllm.training.train_step import metrics_by_name
 from tfllm.training.trainer import Trainer
 

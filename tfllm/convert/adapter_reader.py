@@ -92,25 +92,9 @@ def read_adapter(folder: str | Path, family: Family, arguments: Mapping[str, Any
         raise ConvertError(f"{folder / WEIGHTS_FILE} holds nothing; save the adapter again")
     _check_saved(folder, config, [_in_table(rows, name) for name in whole])
     _check_tied(folder, whole, names.values())
-    matrices = modules(rows.values())
-    pairs: list[LowRankPair] = []
-    for module, each in parts.items():
-        row = rows.get(f"{module}.weight")
-        if row is None or row.theirs.removesuffix(".weight") not in matrices:
-            raise _not_there(folder, next(iter(each.values())), family, rows)
-        if set(each) != set("ABE" if config["peft_type"] == "ADALORA" else "AB"):
-            raise ConvertError(
-                f"{folder}: {shown(next(iter(each.values())))} has no other half; download it again"
-            )
-        a, b = (tensors.read(each[half]).astype(np.float32) for half in "AB")
-        if config["peft_type"] == "ADALORA":
-            e = tensors.read(each["E"]).astype(np.float32)
-            pairs += _fallen(folder, config, module, row, a, e, b)
-        else:
-            pairs.append(_pair(folder, config, module, row, a, b))
     return Adapter(
         path=folder,
-        pairs=tuple(pairs),
+        pairs=tuple(_pairs(folder, config, parts, rows, family, tensors)),
         whole=tuple(whole.values()),
         rank=config["r"],
         alpha=float(config["lora_alpha"]),
@@ -160,6 +144,31 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     if not _is_number(alpha):
         raise ConvertError(f"{where}: lora_alpha={shown(alpha)} must be a number above 0")
     return config
+
+
+def _pairs(
+    folder: Path,
+    config: Mapping[str, Any],
+    parts: Mapping[str, Mapping[str, str]],
+    rows: Mapping[str, Row],
+    family: Family,
+    tensors: SafetensorsFiles,
+) -> Iterator[LowRankPair]:
+    """What stands beside each module; `parts` has the names of its tensors by the half that they are."""
+    matrices, adaptive = modules(rows.values()), config["peft_type"] == "ADALORA"
+    for module, names in parts.items():
+        row = rows.get(f"{module}.weight")
+        if row is None or row.theirs.removesuffix(".weight") not in matrices:
+            raise _not_there(folder, next(iter(names.values())), family, rows)
+        if set(names) != set("ABE" if adaptive else "AB"):
+            raise ConvertError(
+                f"{folder}: {shown(next(iter(names.values())))} has no other half; download it again"
+            )
+        half = {part: tensors.read(name).astype(np.float32) for part, name in names.items()}
+        if adaptive:
+            yield from _fallen(folder, config, module, row, half["A"], half["E"], half["B"])
+        else:
+            yield _pair(folder, config, module, row, half["A"], half["B"])
 
 
 def _by_name(family: Family, arguments: dict[str, Any], names: Collection[str]) -> dict[str, Row]:

@@ -16,7 +16,7 @@ from tfllm.convert.config_reader import shown
 from tfllm.convert.errors import ConvertError
 from tfllm.layers.stored_kernel import Int8Kernel, in_block, rounded
 from tfllm.peft.targets import low_rank_layers, projections
-from tfllm.training.checkpoint import model_variables
+from tfllm.training.model_checkpoint import model_variables
 
 _ALIKE = 0.9  # cosine of the base's weights with those it was trained on, which may have been quantized since
 _MOST_SAMPLED, _SAMPLE = 16, 64

@@ -40,7 +40,8 @@ from tfllm.peft.targets import low_rank_layers
 from tfllm.tasks.examples.prompt import SOURCE
 from tfllm.tokenizers import NoTokenizerError, Tokenizer
 from tfllm.tokenizers.chat.encoding import encode_prompt
-from tfllm.training.checkpoint import Checkpointer, model_variables
+from tfllm.training.checkpoint import Checkpointer
+from tfllm.training.model_checkpoint import model_variables
 
 _OTHERS = {"huggingface": "transformers", "peft": "PEFT"}
 _FORMATS = ("tfllm", *_OTHERS)

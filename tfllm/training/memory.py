@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import keras
 
+from tfllm.training.norms import SMALL
 from tfllm.training.update_rules import Rules
 
 FLOAT32 = 4
@@ -216,7 +217,9 @@ def compiler_bytes(shape: StepShape, variables: Iterable[keras.Variable]) -> int
         shape: The sizes.
         variables: The trained variables.
     """
-    matrices = sum(math.prod(variable.shape) > 4096 for variable in variables)  # `norms` cuts them up
+    variables = list(variables)
+    large = sum(math.prod(variable.shape) > SMALL for variable in variables)  # `norms` cuts them up
+    small = sum(len(variable.shape) > 1 for variable in variables) - large
     recomputed = 0 if shape.remat == "none" else 20
     layer = 47 + 14 * (shape.attention_groups - 1) + recomputed
-    return 10**6 * (280 + shape.num_layers * layer + 11 * matrices)
+    return 10**6 * (280 + shape.num_layers * layer + 11 * large + 2 * small)

@@ -19,9 +19,9 @@ from tfllm.experiment.run_folder import RunFolder
 from tfllm.peft.adapters import NAME as ADAPTER
 from tfllm.peft.lora import NAME as LORA
 from tfllm.tokenizers import NoTokenizerError, Tokenizer, read_tokenizer
-from tfllm.training.checkpoint import checkpoint_in, model_variables, restore_model
 from tfllm.training.checkpoint_folder import checkpoint_paths
 from tfllm.training.metrics_log import read_metrics
+from tfllm.training.model_checkpoint import checkpoint_in, model_variables, restore_model
 
 # A run's positions are as many as it learned; its tokens may be more or less in another run.
 _MORE_TOKENS = {path: fit for path, fit in RESIZED.items() if not path.startswith("position_")}

@@ -7,56 +7,41 @@ from typing import Any
 
 import numpy as np
 
-from tfllm.data.conversation import ASSISTANT, MESSAGES, Conversation, conversation_of
+from tfllm.data.conversation import ASSISTANT, Conversation, conversation_of
 from tfllm.data.errors import DataError
-from tfllm.data.examples import Example, Packer, WholeSegments
+from tfllm.data.examples import Example
 from tfllm.data.record import Record
 from tfllm.tasks.examples.labels import weight_of
 from tfllm.tasks.examples.learned_tokens import learned_arrays, learned_layout
-from tfllm.tokenizers.chat import encode_answers
-from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tasks.examples.rendered import Rendered, size_of
 
 
-class ChatTurns:
-    """Renders each conversation through the chat template, whole, and tells what of it is learned.
+class ChatTurns(Rendered):
+    """Renders each conversation, and tells what of it is learned.
 
     Rows hold `token_ids`, `targets` and `learned`, and of each segment, which is one conversation, `weights` and
     `example_ids`. What is said makes no control tokens. An answer is learned with the token that ends its turn.
 
     Args:
-        tokenizer: A tokenizer with a chat template.
-        seq_len: Tokens of a row.
-        packing: Several conversations to a row.
+        tokenizer, seq_len, packing, on_too_long: As in `Rendered`.
         train_on: assistant, every answer; last_assistant, the last one; all, every token.
-        on_too_long: cut_oldest_turns leaves out what was said first, but for the system's message; drop the
-            conversation; error refuses it.
     """
 
-    split_column = MESSAGES
-    fewest_documents = 1
-
     def __init__(self, tokenizer: Any, *, seq_len: int, packing: bool, train_on: str, on_too_long: str):
-        self.tokenizer, self.seq_len, self.packing = tokenizer, seq_len, packing
-        self.train_on, self.on_too_long = train_on, on_too_long
-        self.layout = learned_layout(tokenizer, seq_len=seq_len, packing=packing)
+        super().__init__(
+            tokenizer,
+            seq_len=seq_len,
+            packing=packing,
+            on_too_long=on_too_long,
+            layout=learned_layout(tokenizer, seq_len=seq_len, packing=packing),
+            kind="chat 1",
+        )
+        self.train_on = train_on
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What the examples depend on, beside records and tokenizer."""
-        return {
-            "examples": "chat 1",
-            "chat_template": self.tokenizer.chat_template,
-            "roles": dict(self.tokenizer.shown_roles),
-            "seq_len": self.seq_len,
-            "packing": self.packing,
-            "train_on": self.train_on,
-            "on_too_long": self.on_too_long,
-        }
-
-    def keeps(self, record: Record) -> bool:
-        """Return that it is to be looked at."""
-        del record
-        return True
+        return {**super().settings, "train_on": self.train_on}
 
     def examples(self, records: Sequence[Record], numbers: Sequence[int]) -> Iterator[Example]:
         """Yield each conversation, but for those that are dropped.
@@ -67,7 +52,7 @@ class ChatTurns:
         for number, record in zip(numbers, records, strict=True):
             whole = conversation_of(record)
             ids, is_learned = self._encoded(record, whole)
-            is_cut = len(ids) > self.seq_len + 1
+            is_cut = not self.fits(len(ids))
             if is_cut:
                 found = self._fitted(record, whole, len(ids))
                 if found is None:
@@ -78,12 +63,7 @@ class ChatTurns:
             arrays = learned_arrays(ids, is_learned)
             arrays["weights"] = np.array([weight_of(record)], np.float32)
             arrays["example_ids"] = np.array([number], np.int32)
-            size = sum(len(text.encode("utf-8", "surrogatepass")) for text in whole.texts)
-            yield Example(number, arrays, len(ids) - 1, size, is_cut=is_cut)
-
-    def packer(self) -> Packer:
-        """Return what puts examples into rows."""
-        return WholeSegments(self.layout, packing=self.packing)
+            yield Example(number, arrays, len(ids) - 1, size_of(whole), is_cut=is_cut)
 
     def _wanted(self, record: Record, conversation: Conversation) -> list[bool]:
         """Which of the answers are learned."""
@@ -111,11 +91,7 @@ class ChatTurns:
     def _encoded(self, record: Record, conversation: Conversation) -> tuple[list[int], list[bool]]:
         """The ids of a conversation, and which of them are learned."""
         wanted = self._wanted(record, conversation)
-        tools = list(conversation.tools) or None
-        try:
-            ids, answers = encode_answers(self.tokenizer, conversation.messages, tools=tools)
-        except TokenizerError as error:
-            raise DataError(f"{record.at}{error}") from None
+        ids, answers = self.rendered(record, conversation)
         if self.train_on == "all":
             return ids, [True] * len(ids)
         found = max(answers, default=-1) + 1
@@ -143,7 +119,7 @@ class ChatTurns:
         while first < last:
             middle = (first + last) // 2
             ids, is_learned = self._encoded(record, shorter[middle])
-            if len(ids) > self.seq_len + 1:
+            if not self.fits(len(ids)):
                 first = middle + 1
             else:
                 last, best = middle, (ids, is_learned)

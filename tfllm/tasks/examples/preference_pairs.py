@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,42 +18,29 @@ from tfllm.data.conversation import (
     conversation_of,
 )
 from tfllm.data.errors import DataError
-from tfllm.data.examples import Example, Packer, WholeSegments
+from tfllm.data.examples import Example
 from tfllm.data.layout import Feature, RowLayout
 from tfllm.data.record import Record
 from tfllm.tasks.examples.labels import weight_of
 from tfllm.tasks.examples.learned_tokens import OF_SEGMENTS, learned_arrays
-from tfllm.tokenizers.chat import encode_answers
-from tfllm.tokenizers.errors import TokenizerError
+from tfllm.tasks.examples.rendered import Rendered, size_of
 
 REJECTED = "rejected"
 _PAIRS_A_ROW = 8  # at most, with packing
 
 
-class PreferencePairs:
-    """Renders both conversations of a record through the chat template.
+class PreferencePairs(Rendered):
+    """Renders both conversations of a record.
 
     A row holds `token_ids`, `targets`, `segment_ids` and `learned`, 1 where the answer was written that is compared;
     and of each segment `weights`, `example_ids` and two numbers, `keys_low` and `keys_high`, which differ where
     segments do. The chosen answer's segment stands before the rejected one's.
 
     Args:
-        tokenizer: A tokenizer with a chat template.
-        seq_len: Tokens of one conversation.
-        packing: Several pairs to a row.
-        on_too_long: As in `ChatTurns`, of both conversations alike.
+        tokenizer, seq_len, packing, on_too_long: As in `Rendered`; both conversations are cut alike.
     """
 
-    split_column = MESSAGES
-    fewest_documents = 1
-
     def __init__(self, tokenizer: Any, *, seq_len: int, packing: bool, on_too_long: str):
-        self.tokenizer, self.seq_len, self.packing, self.on_too_long = (
-            tokenizer,
-            seq_len,
-            packing,
-            on_too_long,
-        )
         ids: dict[str, Any] = {"fill": tokenizer.pad_id, "limit": tokenizer.vocab_size}
         of_tokens = (
             Feature("token_ids", "", **ids),
@@ -62,28 +49,19 @@ class PreferencePairs:
             Feature("learned", "", limit=2),
         )
         of_keys = (Feature("keys_low", None), Feature("keys_high", None))
-        self.layout = RowLayout(
+        layout = RowLayout(
             (("", 2 * seq_len),),
             (*of_tokens, *OF_SEGMENTS, *of_keys),
             segments=2 * (_PAIRS_A_ROW if packing else 1),
         )
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What the examples depend on, beside records and tokenizer."""
-        return {
-            "examples": "preference 1",
-            "chat_template": self.tokenizer.chat_template,
-            "roles": dict(self.tokenizer.shown_roles),
-            "seq_len": self.seq_len,
-            "packing": self.packing,
-            "on_too_long": self.on_too_long,
-        }
-
-    def keeps(self, record: Record) -> bool:
-        """Return that it is to be looked at."""
-        del record
-        return True
+        super().__init__(
+            tokenizer,
+            seq_len=seq_len,
+            packing=packing,
+            on_too_long=on_too_long,
+            layout=layout,
+            kind="preference 1",
+        )
 
     def examples(self, records: Sequence[Record], numbers: Sequence[int]) -> Iterator[Example]:
         """Yield the two conversations of each record, in one example, but for those that are dropped.
@@ -103,21 +81,11 @@ class PreferencePairs:
             arrays["weights"] = np.full(2, weight_of(record), np.float32)
             arrays["example_ids"] = np.full(2, number, np.int32)
             sizes = tuple(len(ids) - 1 for ids, _ in found)
-            size = sum(len(text.encode("utf-8", "surrogatepass")) for each in whole for text in each.texts)
-            yield Example(number, arrays, sum(sizes), size, sizes, is_cut=is_cut)
-
-    def packer(self) -> Packer:
-        """Return what puts examples into rows."""
-        return WholeSegments(self.layout, packing=self.packing)
+            yield Example(number, arrays, sum(sizes), sum(map(size_of, whole)), sizes, is_cut=is_cut)
 
     def _encoded(self, record: Record, conversation: Conversation) -> tuple[list[int], list[bool]]:
         """The ids of a conversation, and which of them its last answer wrote."""
-        try:
-            ids, answers = encode_answers(
-                self.tokenizer, conversation.messages, tools=list(conversation.tools) or None
-            )
-        except TokenizerError as error:
-            raise DataError(f"{record.at}{error}") from None
+        ids, answers = self.rendered(record, conversation)
         last = max(answers, default=-1)
         if last < 0:
             raise DataError(
@@ -132,7 +100,7 @@ class PreferencePairs:
         """Both conversations, or without the same oldest turns; None where the record is left out."""
         found = [self._encoded(record, each) for each in pair]
         longest = max(len(ids) for ids, _ in found)
-        if longest <= self.seq_len + 1:
+        if self.fits(longest):
             return found, False
         if self.on_too_long == "error":
             raise DataError(
@@ -145,7 +113,7 @@ class PreferencePairs:
             if any(each.messages[-1]["role"] != ASSISTANT for each in shorter):
                 continue
             found = [self._encoded(record, each) for each in shorter]
-            if max(len(ids) for ids, _ in found) <= self.seq_len + 1:
+            if self.fits(max(len(ids) for ids, _ in found)):
                 return found, True
         return None, True
 
