@@ -58,6 +58,26 @@ def test_its_product_and_gradients_are_those_of_the_rounded_matrix(dtype, jit_co
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("compute", "near"), [("float16", 2e-3), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("dtype", SMALL)
+def test_it_multiplies_in_half_precision_without_overflow(dtype, compute, near):
+    x, kernel = tf.abs(drawn(1, 2, 900)) * 50.0, tf.abs(drawn(900, 3, seed=1)) * 0.01
+    upstream = tf.cast(drawn(1, 2, 3, seed=2), compute)
+    taken = []
+    for product, given, by in (
+        (project_stored, tf.cast(x, compute), stored(kernel, dtype)),
+        (project, x, [rounded(kernel, dtype)]),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            result = product(given, *by)
+        gradient = tape.gradient(result, given, tf.cast(upstream, result.dtype))
+        assert result.dtype == given.dtype == gradient.dtype
+        taken.append([np.asarray(each, np.float32) for each in (result, gradient)])
+    for one, other in zip(*taken, strict=True):
+        assert np.abs(one - other).max() < near * np.abs(other).max()
+
+
 def test_bytes_hold_a_column_to_half_a_step_of_its_largest_number():
     kernel = drawn(50, 6).numpy() * 10.0 ** np.arange(-3, 3)
     kernel[:, 4] = 0.0

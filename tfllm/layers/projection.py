@@ -68,7 +68,8 @@ def project_stored(
     """Multiplies the last axis by a matrix that has no gradient and is stored in few bytes.
 
     It is widened where it is multiplied, and once more in the backward pass, so that no wide copy lives in between.
-    The scale multiplies the product, for whole numbers up to 127 are exact in any type that computes.
+    The scale multiplies the product, for whole numbers up to 127 are exact in any type that computes; in float16, where
+    their sums could be infinite, it multiplies the matrix.
 
     Args:
         x: float [B, T, D].
@@ -87,15 +88,25 @@ def project_stored(
         flat: tf.Tensor, *bias: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            again = tf.cast(not_before(upstream, kernel), upstream.dtype)
-            by_flat = tf.matmul(_scaled(upstream, scale), again, transpose_b=True)
+            again, rest = _widened(not_before(upstream, kernel), scale, upstream.dtype)
+            by_flat = tf.matmul(_scaled(upstream, rest), again, transpose_b=True)
             return [by_flat, *(_sum_of_rows(tf.cast(upstream, tf.float32)) for _ in bias)]
 
-        product = _scaled(tf.matmul(flat, tf.cast(kernel, flat.dtype)), scale)
+        wide, rest = _widened(kernel, scale, flat.dtype)
+        product = _scaled(tf.matmul(flat, wide), rest)
         return product + tf.cast(bias[0], flat.dtype) if bias else product, gradient
 
     product = multiply(flat, *([] if bias is None else [bias]))
     return tf.reshape(product, [rows, places, kernel.shape[1]])
+
+
+def _widened(
+    kernel: tf.Tensor, scale: tf.Tensor | None, dtype: tf.DType
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """A stored matrix in another type, and the scale that its product is yet to be multiplied by."""
+    if scale is None or dtype != tf.float16:
+        return tf.cast(kernel, dtype), scale
+    return tf.cast(tf.cast(kernel, tf.float32) * scale, dtype), None
 
 
 def _scaled(x: tf.Tensor, scale: tf.Tensor | None) -> tf.Tensor:
