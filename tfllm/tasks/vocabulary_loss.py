@@ -134,7 +134,7 @@ def token_log_probs(
         return -tf.nn.sparse_softmax_cross_entropy_with_logits(targets, _logits(project, states))
 
     chunks = _cut([hidden_states, targets], limit)
-    like = tf.zeros(chunks[1].shape, tf.float32)
+    like = tf.cast(chunks[1], tf.float32)
     _, (found,) = _fold(lambda *chunk: ([], [of_chunk(*chunk)]), chunks, [], [like])
     found = tf.stop_gradient(_join(found[..., None], hidden_states[..., :1])[..., 0])
 
