@@ -7,7 +7,8 @@ of every block, AdamW, gradients clipped to norm 1, no dropout, arithmetic in fl
 (`full`), or LoRA over a base in float32, bfloat16 and int8 (`peft.base_dtype`), compiled by XLA; of transformers all of
 it, and LoRA by PEFT, both under torch.compile and with the fused optimizer; and LoRA eager, and compiled over a base in
 bfloat16, whose arithmetic is then in it too. Each system runs in a process of its own, so that its peak memory is its
-own, and they take turns. The floor of time is arithmetic at the rate of a large product, of memory the base alone.
+own, and they take turns; `--systems` names some of them where the machine does not hold all. The floor of time is
+arithmetic at the rate of a large product, of memory the base alone.
 `peers` is the interpreter of an environment with PyTorch, transformers and peft.
 """
 

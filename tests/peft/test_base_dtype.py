@@ -9,7 +9,15 @@ import tensorflow as tf
 import tfllm
 from tests.marks import mostly_slow
 from tests.tiny import tiny_lm
-from tests.training.toy import DIVISIONS, assert_same_training, batches, run_steps, toy_model, toy_step
+from tests.training.toy import (
+    DIVISIONS,
+    assert_computed_again_alike,
+    assert_same_training,
+    batches,
+    run_steps,
+    toy_model,
+    toy_step,
+)
 from tfllm.commands.main import main
 from tfllm.config import config_from_mapping
 from tfllm.experiment import expand, make_model, start_from_source
@@ -150,17 +158,7 @@ def test_divided_with_dropout_it_trains_as_one_batch(division, undivided):
 
 @pytest.mark.parametrize("remat", ["attention", "block"])
 def test_what_is_computed_again_is_the_same(remat):
-    found = []
-    for kept in ("none", remat):
-        model = tuned_toy(remat=kept)
-        with tf.GradientTape() as tape:
-            features = {
-                name: tf.constant(x) for name, x in next(iter(batches(0, 1).as_numpy_iterator())).items()
-            }
-            total = tf.reduce_sum(model(features, training=True)["logits"] ** 2)
-        found.append(tape.gradient(total, [v.value for v in model.trainable_variables]))
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert_computed_again_alike(tuned_toy, remat)
 
 
 def test_a_matrix_that_is_stored_small_is_not_trained():
@@ -222,6 +220,13 @@ def test_a_run_says_what_its_training_measured(dtype, folder, capfd):
         if "/block_" in path:
             value = rounded(tf.convert_to_tensor(theirs[f"{path}/kernel"]), dtype).numpy()
             assert (projection.kernel.numpy() == value).all() and projection.kernel.dtype == "float32"
+
+    lm.save(folder / f"{dtype}_adapter", to="peft")  # which stands beside the base as it is
+    beside = tfllm.load(folder / "base", adapter=folder / f"{dtype}_adapter", jit_compile=False).model
+    trained = {v.path: v.numpy() for v in lm.model.trainable_variables}
+    for variable in beside.variables:
+        wanted = trained[variable.path] if variable.path in trained else theirs[variable.path].numpy()
+        assert (variable.numpy() == wanted).all(), variable.path
 
 
 @pytest.mark.slow

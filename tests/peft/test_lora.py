@@ -11,7 +11,15 @@ import tensorflow_text  # noqa: F401  the operations of an export
 import tfllm
 from tests.marks import mostly_slow
 from tests.tiny import randomized, tiny_lm
-from tests.training.toy import DIVISIONS, assert_same_training, batches, run_steps, toy_model, toy_step
+from tests.training.toy import (
+    DIVISIONS,
+    assert_computed_again_alike,
+    assert_same_training,
+    batches,
+    run_steps,
+    toy_model,
+    toy_step,
+)
 from tfllm.commands.main import main
 from tfllm.config import ConfigError, config_from_mapping
 from tfllm.convert.errors import ConvertError
@@ -173,17 +181,7 @@ def test_divided_with_dropout_it_trains_as_one_batch(division, undivided):
 
 @pytest.mark.parametrize("remat", ["attention", "block"])
 def test_what_is_computed_again_drops_alike(remat):
-    found = []
-    for kept in ("none", remat):
-        model = adapted_toy(remat=kept)
-        with tf.GradientTape() as tape:
-            features = {
-                name: tf.constant(x) for name, x in next(iter(batches(0, 1).as_numpy_iterator())).items()
-            }
-            total = tf.reduce_sum(model(features, training=True)["logits"] ** 2)
-        found.append(tape.gradient(total, [v.value for v in model.trainable_variables]))
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert_computed_again_alike(adapted_toy, remat)
 
 
 def test_a_frozen_matrix_costs_no_gradient_by_it():

@@ -120,3 +120,16 @@ def assert_same_training(one, other, *, rtol=3e-6, atol=1e-6):
     np.testing.assert_allclose(others, metrics, rtol=rtol, atol=1e-6)
     for ours, theirs in zip(weights, spread, strict=True):
         np.testing.assert_allclose(theirs, ours, atol=atol)
+
+
+def assert_computed_again_alike(make, remat):
+    """Gradients with `remat` are those without; `make(remat=…)` gives the model."""
+    features = {name: tf.constant(x) for name, x in next(iter(batches(0, 1).as_numpy_iterator())).items()}
+    found = []
+    for kept in ("none", remat):
+        model = make(remat=kept)
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(model(features, training=True)["logits"] ** 2)
+        found.append(tape.gradient(total, [v.value for v in model.trainable_variables]))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

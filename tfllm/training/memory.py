@@ -211,7 +211,8 @@ def compiler_bytes(shape: StepShape, variables: Iterable[keras.Variable]) -> int
     """Bytes that tracing and compiling a step leave in the process, on the CPU.
 
     They follow the number of operations. The coefficients are fitted to peaks that
-    `scripts/benchmarks/memory.py` measured with TensorFlow 2.21, of 2 to 12 blocks; they are no theory.
+    `scripts/benchmarks/memory.py` measured with TensorFlow 2.21, of 2 to 12 blocks, and those of matrices to what
+    `scripts/benchmarks/tuning.py` measured of 30; they are no theory.
 
     Args:
         shape: The sizes.
@@ -222,4 +223,4 @@ def compiler_bytes(shape: StepShape, variables: Iterable[keras.Variable]) -> int
     small = sum(len(variable.shape) > 1 for variable in variables) - large
     recomputed = 0 if shape.remat == "none" else 20
     layer = 47 + 14 * (shape.attention_groups - 1) + recomputed
-    return 10**6 * (280 + shape.num_layers * layer + 11 * large + 2 * small)
+    return 10**6 * (280 + shape.num_layers * layer + 6 * large + 2 * small)

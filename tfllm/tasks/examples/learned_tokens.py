@@ -14,8 +14,25 @@ from tfllm.tasks.examples.text_segments import EXAMPLES_A_ROW
 OF_SEGMENTS = (Feature("weights", None, dtype="float32"), Feature("example_ids", None, fill=-1))
 
 
-def learned_layout(tokenizer: Any, *, seq_len: int, packing: bool) -> RowLayout:
-    """Return the layout of rows that hold `token_ids`, `targets`, each next token, and `learned`, 1 where it is."""
+def learned_layout(
+    tokenizer: Any,
+    *,
+    seq_len: int,
+    packing: bool,
+    more: Sequence[Feature] = (),
+    segments: int = EXAMPLES_A_ROW,
+    fewest: int = 1,
+) -> RowLayout:
+    """Return the layout of rows that hold `token_ids`, `targets`, each next token, and `learned`, 1 where it is.
+
+    Args:
+        tokenizer: Fills what is empty, and knows how many tokens there are.
+        seq_len: Tokens of a row.
+        packing: Several examples to a row.
+        more: What else is told of each segment.
+        segments: Of a row, at most, with packing.
+        fewest: Segments of an example, and so of a row without packing.
+    """
     ids: dict[str, Any] = {"fill": tokenizer.pad_id, "limit": tokenizer.vocab_size}
     of_tokens = (
         Feature("token_ids", "", **ids),
@@ -23,7 +40,9 @@ def learned_layout(tokenizer: Any, *, seq_len: int, packing: bool) -> RowLayout:
         Feature("segment_ids", ""),
         Feature("learned", "", limit=2),
     )
-    return RowLayout((("", seq_len),), (*of_tokens, *OF_SEGMENTS), segments=EXAMPLES_A_ROW if packing else 1)
+    return RowLayout(
+        (("", seq_len),), (*of_tokens, *OF_SEGMENTS, *more), segments=segments if packing else fewest
+    )
 
 
 def learned_arrays(ids: Sequence[int], is_learned: Sequence[bool]) -> dict[str, np.ndarray]:

@@ -19,10 +19,10 @@ from tfllm.data.conversation import (
 )
 from tfllm.data.errors import DataError
 from tfllm.data.examples import Example
-from tfllm.data.layout import Feature, RowLayout
+from tfllm.data.layout import Feature
 from tfllm.data.record import Record
 from tfllm.tasks.examples.labels import weight_of
-from tfllm.tasks.examples.learned_tokens import OF_SEGMENTS, learned_arrays
+from tfllm.tasks.examples.learned_tokens import learned_arrays, learned_layout
 from tfllm.tasks.examples.rendered import Rendered, size_of
 
 REJECTED = "rejected"
@@ -41,18 +41,13 @@ class PreferencePairs(Rendered):
     """
 
     def __init__(self, tokenizer: Any, *, seq_len: int, packing: bool, on_too_long: str):
-        ids: dict[str, Any] = {"fill": tokenizer.pad_id, "limit": tokenizer.vocab_size}
-        of_tokens = (
-            Feature("token_ids", "", **ids),
-            Feature("targets", "", **ids),
-            Feature("segment_ids", ""),
-            Feature("learned", "", limit=2),
-        )
-        of_keys = (Feature("keys_low", None), Feature("keys_high", None))
-        layout = RowLayout(
-            (("", 2 * seq_len),),
-            (*of_tokens, *OF_SEGMENTS, *of_keys),
-            segments=2 * (_PAIRS_A_ROW if packing else 1),
+        layout = learned_layout(
+            tokenizer,
+            seq_len=2 * seq_len,
+            packing=packing,
+            more=(Feature("keys_low", None), Feature("keys_high", None)),
+            segments=2 * _PAIRS_A_ROW,
+            fewest=2,
         )
         super().__init__(
             tokenizer,
