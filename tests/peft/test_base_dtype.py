@@ -22,6 +22,8 @@ from tfllm.commands.main import main
 from tfllm.config import config_from_mapping
 from tfllm.experiment import expand, make_model, start_from_source
 from tfllm.experiment.cost import memory_of
+from tfllm.experiment.model_source import pretrained_tokenizer
+from tfllm.experiment.reference import model_at_start
 from tfllm.layers.projection import project, project_stored
 from tfllm.layers.stored_kernel import Int8Kernel, KernelPolicy, floats, rounded
 from tfllm.peft.adalora import Adalora
@@ -256,6 +258,14 @@ def test_it_is_read_from_its_base_and_takes_less_memory(folder):
         model = make_model(expanded, expanded.model.vocab_size, training=True)
         start_from_source(expanded, model, notify=lambda line: None)
         weights[dtype] = memory_of(expanded, model)["weights"]
+        at_start = {
+            v.path: v.numpy() for v in model_at_start(expanded, pretrained_tokenizer(expanded)).variables
+        }
+        for path, projection in projections(
+            model
+        ).items():  # what a preference is measured by, of other rows too
+            value = floats(projection.kernel)
+            np.testing.assert_allclose(at_start[f"{path}/kernel"], value, rtol=1e-6, atol=1e-7)
         numbers = sum(np.prod(p.kernel.shape) for path, p in projections(model).items() if "/block_" in path)
         if dtype == "float32":
             values = {path: tf.convert_to_tensor(p.kernel) for path, p in projections(model).items()}

@@ -14,6 +14,7 @@ from tfllm.config import ExperimentConfig
 from tfllm.data.mixture import RowMixture
 from tfllm.data.pipeline import evaluation_batches
 from tfllm.data.store import RowStore
+from tfllm.experiment.base import round_base
 from tfllm.experiment.model import make_model
 from tfllm.experiment.model_source import start_from_source
 from tfllm.tasks.preference import segment_keys
@@ -58,6 +59,7 @@ def model_at_start(config: ExperimentConfig, tokenizer: Tokenizer) -> Any:
     """The model as a training of a config begins with it."""
     model = make_model(config, tokenizer.vocab_size)
     start_from_source(config, model, notify=lambda line: None)
+    round_base(config, model)
     return model
 
 
